@@ -1,0 +1,38 @@
+"""hasten: the fastest Transformer that provably still passes, on your hardware.
+
+Importing this package touches no accelerator and loads no torch: the public names
+resolve on first use.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_PUBLIC = {
+    "optimize": "hasten.pipeline",
+    "Result": "hasten.pipeline",
+    "bench": "hasten.bench",
+    "load": "hasten.bundle",
+    "check": "hasten.check",
+}
+
+__all__ = ["Result", "__version__", "bench", "check", "load", "optimize"]
+
+if TYPE_CHECKING:
+    from hasten.bench import bench
+    from hasten.bundle import load
+    from hasten.check import check
+    from hasten.pipeline import Result, optimize
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'hasten' has no attribute {name!r}")
+    return getattr(import_module(_PUBLIC[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
