@@ -31,6 +31,9 @@ class InputError(HastenError, ValueError):
         super().__init__(f"{got}\n  expected: {expected}\n  to do: {remedy}")
         self.got, self.expected, self.remedy = got, expected, remedy
 
+    def __reduce__(self) -> tuple[Any, ...]:  # crosses a process boundary
+        return (_input_error, (type(self), self.got, self.expected, self.remedy))
+
 
 class MissingDependency(HastenError, ImportError):
     """An optional library is not installed; the message names the extra that brings it."""
@@ -38,6 +41,9 @@ class MissingDependency(HastenError, ImportError):
     def __init__(self, library: str, *, extra: str) -> None:
         super().__init__(f"{library} is not installed\n  to do: pip install 'hasten[{extra}]'")
         self.library, self.extra = library, extra
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (_missing_dependency, (self.library, self.extra))
 
 
 class Rejected(HastenError):
@@ -52,6 +58,14 @@ class Rejected(HastenError):
 
     def __reduce__(self) -> tuple[type[Rejected], tuple[str, str]]:  # crosses a process boundary
         return (type(self), (self.stage, self.reason))
+
+
+def _input_error(kind: type[InputError], got: str, expected: str, remedy: str) -> InputError:
+    return kind(got, expected=expected, remedy=remedy)
+
+
+def _missing_dependency(library: str, extra: str) -> MissingDependency:
+    return MissingDependency(library, extra=extra)
 
 
 # --------------------------------------------------------------------------- recipes

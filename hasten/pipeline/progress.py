@@ -1,0 +1,86 @@
+"""Progress for people: what runs now, how far, how long it may still take.
+
+Takes calls from the loop, draws on stderr with Rich (bars on a terminal, plain lines
+elsewhere). Knows nothing of what it counts.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from types import TracebackType
+from typing import Protocol
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+
+class Reporter(Protocol):
+    """Where the loop says what it is doing."""
+
+    def stage(self, text: str, *, done: float, total: float, left_s: float | None) -> None:
+        """``done`` of ``total`` steps are behind us; ``left_s`` is the expected time to the end."""
+        ...
+
+    def line(self, text: str) -> None:
+        """One finished fact worth a line of its own."""
+        ...
+
+
+class Silent:
+    """Says nothing."""
+
+    def stage(self, text: str, *, done: float, total: float, left_s: float | None) -> None:
+        """Ignored."""
+
+    def line(self, text: str) -> None:
+        """Ignored."""
+
+
+class Lines:
+    """One plain line per finished fact, for pipes and log files."""
+
+    def __init__(self, write: Callable[[str], object]) -> None:
+        self._write, self._started = write, time.monotonic()
+
+    def stage(self, text: str, *, done: float, total: float, left_s: float | None) -> None:
+        """A pipe wants facts, not a moving bar."""
+
+    def line(self, text: str) -> None:
+        self._write(f"[{time.monotonic() - self._started:6.1f}s] {text}")
+
+
+class Bar(AbstractContextManager["Bar"]):
+    """A live bar at the bottom, finished facts scrolling above it."""
+
+    def __init__(self, console: Console) -> None:
+        self._progress = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            TextColumn("{task.fields[left]}"),
+            TimeElapsedColumn(),
+            console=console,
+            transient=True,
+        )
+        self._task = self._progress.add_task("starting", total=1.0, left="")
+        self._progress.start()
+
+    def stage(self, text: str, *, done: float, total: float, left_s: float | None) -> None:
+        left = "" if left_s is None else f"at most {clock(left_s)} left"
+        self._progress.update(self._task, description=text, completed=done, total=total, left=left)
+
+    def line(self, text: str) -> None:
+        self._progress.console.print(text, highlight=False)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._progress.stop()
+
+
+def clock(seconds: float) -> str:
+    """``75`` -> ``"1:15"``."""
+    whole = max(0, round(seconds))
+    return f"{whole // 60}:{whole % 60:02d}"
