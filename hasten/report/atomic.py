@@ -1,0 +1,32 @@
+"""Write a text file so that a reader finds the old one or the new one, whole.
+
+Takes a path and text. Knows nothing of what the text says.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+
+def write_atomically(path: str | Path, text: str) -> None:
+    """Write UTF-8 beside ``path``, flush it, and rename it over ``path``.
+
+    Lone surrogates (a user's broken text) are written as ``?``. Raises OSError with ``path`` unchanged.
+    """
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, staging = tempfile.mkstemp(prefix=f".{target.name}-", dir=target.parent)
+    try:
+        with os.fdopen(descriptor, "wb") as stream:
+            stream.write(text.encode("utf-8", "replace"))
+            stream.flush()
+            os.fsync(stream.fileno())
+        umask = os.umask(0)
+        os.umask(umask)
+        Path(staging).chmod(0o666 & ~umask)  # mkstemp makes it private; a report is as open as any new file
+        os.replace(staging, target)
+    except BaseException:
+        Path(staging).unlink(missing_ok=True)
+        raise
