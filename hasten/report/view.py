@@ -1,0 +1,232 @@
+"""What a report shows, chosen and ordered once for the terminal and the page.
+
+Takes the verdict and the trials, gives rows. Knows no markup and no drawing. A trial
+at the preflight stage measured a two-layer copy, so its figures are never shown as
+the model's own.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from hasten.records import Figures, Interval, Latency, Measured, Prediction, Quality, Trial, Verdict, Workload
+from hasten.report import quantities as q
+
+_STAGES = ("preflight", "screen", "contest", "final")
+_HEADS = {
+    "met": "Meets the budget",
+    "not_met": "Does not meet the budget",
+    "baseline_best": "Nothing beats your baseline",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Headline:
+    """The outcome in a few words, and the rest of the verdict's sentence."""
+
+    head: str
+    rest: str
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One figure of every side: name, then baseline, tuned baseline, chosen as far as there are."""
+
+    name: str
+    cells: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One stage on the way from the baseline to the chosen recipe; ``spent_s`` is the time of its trials."""
+
+    name: str
+    label: str
+    figures: Figures
+    speedup: float | None
+    quality_drop_pt: Interval | None
+    spent_s: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Forecast:
+    """What the cost model predicted of a candidate, and what was then measured."""
+
+    label: str
+    prediction: Prediction
+    measured: Figures
+
+
+def headline(verdict: Verdict) -> Headline:
+    """Split ``"MEETS THE BUDGET: 5.1x..."`` after its capitals; without them, use the outcome's words."""
+    found = re.match(r"([A-Z][A-Z' ]+[A-Z])[:.,]\s+(.+)", verdict.sentence, re.DOTALL)
+    if found is None:
+        return Headline(_HEADS[verdict.outcome], verdict.sentence)
+    rest = found[2][0].upper() + found[2][1:]
+    return Headline(found[1].capitalize(), rest)
+
+
+def sides(verdict: Verdict) -> list[tuple[str, Measured]]:
+    """Columns of the comparison. A tuned baseline that is the baseline itself is not repeated."""
+    columns = [("baseline", verdict.baseline)]
+    chosen = verdict.chosen
+    ids = {verdict.baseline.recipe_id, chosen.recipe_id if chosen else None}
+    if verdict.tuned_baseline.recipe_id not in ids:
+        columns.append(("tuned baseline", verdict.tuned_baseline))
+    if chosen is not None:
+        columns.append(("closest miss" if verdict.outcome == "not_met" else "chosen", chosen))
+    return columns
+
+
+def comparison(verdict: Verdict) -> list[Line]:
+    """Figures of all sides, leaving out what no side has."""
+    figures = [side.figures for _, side in sides(verdict)]
+    metric = verdict.baseline.figures.quality
+
+    def line(name: str, cell: Callable[[Figures], str]) -> Line:
+        return Line(name, tuple(cell(f) for f in figures))
+
+    lines = [
+        line("latency p50", lambda f: _percentile(f.latency_ms, "p50")),
+        line("latency p95", lambda f: _percentile(f.latency_ms, "p95")),
+        line("latency p99", lambda f: _percentile(f.latency_ms, "p99")),
+        line("p50 with tokenizer", lambda f: _percentile(f.end_to_end_ms, "p50")),
+        line("throughput", lambda f: q.rate(f.throughput_per_s)),
+        line("size on disk", lambda f: q.size(f.bytes)),
+        line("peak memory", lambda f: q.size(f.peak_rss_bytes)),
+        line("load time", lambda f: q.duration(f.load_s)),
+        line("first call", lambda f: q.ms(f.first_call_ms)),
+        line(_metric_name(metric.metric) if metric else "quality", lambda f: q.quality(f.quality)),
+        *_other_metrics(figures),
+        line("energy per request", lambda f: q.joules(f.energy.joules_per_request if f.energy else None)),
+        line("precision that ran", lambda f: f.precision_ran or q.MISSING),
+        line("threads", lambda f: str(f.threads or q.MISSING)),
+    ]
+    return [line for line in lines if any(cell != q.MISSING for cell in line.cells)]
+
+
+def _percentile(latency: Latency | None, name: Literal["p50", "p95", "p99"]) -> str:
+    return q.ms(None if latency is None else getattr(latency, name))
+
+
+def _other_metrics(figures: Sequence[Figures]) -> list[Line]:
+    names = dict.fromkeys(name for f in figures if f.quality for name in f.quality.others)
+
+    def cell(name: str, quality: Quality | None) -> str:
+        return q.MISSING if quality is None or name not in quality.others else f"{quality.others[name]:.2f}"
+
+    return [Line(_metric_name(name), tuple(cell(name, f.quality) for f in figures)) for name in names]
+
+
+def _metric_name(metric: str) -> str:
+    return metric.replace("_", " ")
+
+
+def rejected(trials: Sequence[Trial]) -> list[Trial]:
+    """Every rejected candidate, in the order in which they fell."""
+    return [trial for trial in trials if trial.status == "rejected"]
+
+
+def reached(trials: Sequence[Trial]) -> list[Trial]:
+    """The furthest stage of every candidate that was measured in full and passed, fastest first."""
+    latest: dict[str, Trial] = {}
+    for trial in trials:
+        known = latest.get(trial.recipe_id)
+        if known is None or _STAGES.index(trial.stage) >= _STAGES.index(known.stage):
+            latest[trial.recipe_id] = trial
+    passed = [t for t in latest.values() if t.status == "ok" and t.stage != "preflight"]
+    return sorted(passed, key=lambda t: t.figures.latency_ms.p50 if t.figures.latency_ms else float("inf"))
+
+
+def steps(verdict: Verdict, trials: Sequence[Trial]) -> list[Step]:
+    """Baseline -> tuned baseline -> the chosen runtime in fp32 -> chosen, as far as they were measured."""
+    path = [_side_step("as it is", verdict.baseline, verdict, trials)]
+    if verdict.tuned_baseline.recipe_id != verdict.baseline.recipe_id:
+        path.append(_side_step("torch, tuned", verdict.tuned_baseline, verdict, trials))
+    chosen = verdict.chosen
+    if chosen is None or chosen.recipe_id == verdict.tuned_baseline.recipe_id:
+        return path
+    fp32 = _runtime_in_fp32(chosen, trials)
+    if fp32 is not None:
+        spent_s = _spent(trials, fp32.recipe_id)
+        name = f"{chosen.recipe['runtime']['kind']}, fp32"
+        speedup = _times(fp32.speedup)
+        path.append(Step(name, fp32.label, fp32.figures, speedup, fp32.quality_drop_pt, spent_s))
+    path.append(_side_step(sides(verdict)[-1][0], chosen, verdict, trials))
+    return path
+
+
+def _runtime_in_fp32(chosen: Measured, trials: Sequence[Trial]) -> Trial | None:
+    """The fastest fp32 form of the chosen runtime: what the runtime alone bought."""
+    kind = chosen.recipe["runtime"]["kind"]
+    for trial in reached(trials):
+        runtime = trial.recipe["runtime"]
+        fp32 = runtime.get("precision") == "fp32" and not trial.recipe["passes"]
+        if fp32 and runtime["kind"] == kind != "torch" and trial.recipe_id != chosen.recipe_id:
+            return trial
+    return None
+
+
+def _side_step(name: str, side: Measured, verdict: Verdict, trials: Sequence[Trial]) -> Step:
+    own = next((t for t in reached(trials) if t.recipe_id == side.recipe_id), None)
+    if verdict.chosen is not None and side.recipe_id == verdict.chosen.recipe_id:
+        speedup, drop = _times(verdict.speedup), verdict.quality_drop
+    elif side.recipe_id == verdict.baseline.recipe_id:
+        speedup, drop = 1.0, None
+    else:
+        speedup, drop = (_times(own.speedup), own.quality_drop_pt) if own else (None, None)
+        speedup = speedup or _p50_ratio(verdict.baseline.figures, side.figures)
+    return Step(name, side.label, side.figures, speedup, drop, _spent(trials, side.recipe_id))
+
+
+def _times(interval: Interval | None) -> float | None:
+    return None if interval is None else interval.estimate
+
+
+def _p50_ratio(baseline: Figures, other: Figures) -> float | None:
+    if baseline.latency_ms is None or other.latency_ms is None:
+        return None
+    return baseline.latency_ms.p50 / other.latency_ms.p50
+
+
+def _spent(trials: Sequence[Trial], recipe_id: str) -> float | None:
+    spent = [t.elapsed_s for t in trials if t.recipe_id == recipe_id]
+    return sum(spent) if spent else None
+
+
+def forecasts(trials: Sequence[Trial]) -> list[Forecast]:
+    """Candidates with a prediction that were measured in full later."""
+    first: dict[str, Prediction] = {}
+    for trial in trials:
+        if trial.prediction is not None:
+            first.setdefault(trial.recipe_id, trial.prediction)
+    return [
+        Forecast(t.label, first[t.recipe_id], t.figures)
+        for t in reached(trials)
+        if t.recipe_id in first and t.figures.latency_ms is not None
+    ]
+
+
+def method(verdict: Verdict, workload: Workload | None) -> list[str]:
+    """How it was measured, in sentences."""
+    host, splits, latency = verdict.host, verdict.splits, verdict.baseline.figures.latency_ms
+    cores = _count(len(host.cores_used), "core") + f" ({', '.join(map(str, host.cores_used))})"
+    load = f" in batches of {workload.batch} at concurrency {workload.concurrency}" if workload else ""
+    timed = f" over {latency.n:,} timed requests" if latency else ""
+    return [
+        f"Each side ran in a process of its own on {cores} with {_count(host.threads, 'thread')}. Baseline "
+        f"and candidate took turns (A B A B) on the same requests{load}: what slows the machine slows both.",
+        "Requests are rows of your data at their real lengths. Latency is that of the session on tokenized "
+        f"input{timed}; warm-up and building are left out. Speed-up is the ratio of the two p50 latencies.",
+        f"Quality was compared row by row on {splits.test:,} test rows that took no part in calibration or "
+        "in choosing. Intervals are 95 % bootstrap intervals.",
+        "Before any candidate was timed, its outputs were compared with the original's on varied lengths and "
+        "batch sizes; one that differed was rejected.",
+    ]
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
