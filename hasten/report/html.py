@@ -22,7 +22,7 @@ from hasten.report.atomic import write_atomically
 FILE_NAME = "report.html"
 _HERE = Path(__file__).parent
 _FLIPS_SHOWN = 10
-_FLIP_CHARACTERS = 400
+_FLIP_CHARACTERS = 300
 
 
 def write_html(
@@ -56,9 +56,7 @@ def render_html(
     """The page as text; arguments as in :func:`write_html`."""
     from markupsafe import Markup
 
-    figures = {"latency": plots.latency(verdict, samples or {})}
-    if plots.has_points(verdict, trials):
-        figures["pareto"] = plots.pareto(verdict, trials)
+    figures = _figures(verdict, trials, samples=samples or {})
     steps = view.steps(verdict, trials)
     template = _environment().get_template("page.html.j2")
     page: str = template.render(
@@ -84,6 +82,16 @@ def render_html(
         plotly=Markup(_plotly_script()),
     )
     return page
+
+
+def _figures(
+    verdict: Verdict, trials: Sequence[Trial], *, samples: Mapping[str, Sequence[float]]
+) -> dict[str, plots.Figure]:
+    """The charts that have something to show, by the id of their place on the page."""
+    figures = {"latency": plots.latency(verdict, samples)}
+    if plots.has_points(verdict, trials):
+        figures["pareto"] = plots.pareto(verdict, trials)
+    return {name: figure for name, figure in figures.items() if figure["data"]}
 
 
 def strip(interval: Interval, *, neutral: float, bound: float | None = None) -> dict[str, float | None]:
@@ -121,10 +129,21 @@ def _environment() -> Any:
     environment.filters |= {
         "ms": q.ms, "size": q.size, "points": q.points, "quality": q.quality, "times": q.times,
         "times_interval": q.times_interval, "points_interval": q.points_interval, "duration": q.duration,
+        "times_range": q.times_range, "points_range": q.points_range, "typeset": _typeset,
+        "metric_name": view.metric_name, "sentence_case": _sentence_case,
         "check": q.check_words, "clip": _clip, "pretty": _pretty,
     }  # fmt: skip
     environment.globals["strip"] = strip
     return environment
+
+
+def _sentence_case(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
+def _typeset(text: str) -> str:
+    """Arrows drawn, and never at the start of a line."""
+    return text.replace(" -> ", "\u00a0\u2192 ")
 
 
 def _clip(text: str) -> str:

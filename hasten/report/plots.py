@@ -8,6 +8,7 @@ Plotly reads a subset of HTML in text.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
@@ -21,6 +22,8 @@ _COLOURS = {"torch": "#d0722a", "onnxruntime": "#3b82c4", "openvino": "#8a63c9",
 _OTHER, _REJECTED, _CHOSEN, _FRONT = "#5a8f8f", "#8c9099", "#22976a", "#8c9099"
 _MAX_STEPS = 400  # points of a distribution curve: more than a screen can show
 _TRANSPARENT = "rgba(0,0,0,0)"
+_TICKS = [float(f"{digit}e{power}") for power in range(-4, 7) for digit in (1, 2, 5)]
+_LOG_TICKS = {"tickvals": _TICKS, "ticktext": [f"{tick:,.10g}" for tick in _TICKS]}
 
 
 def has_points(verdict: Verdict, trials: Sequence[Trial]) -> bool:
@@ -47,6 +50,7 @@ def pareto(verdict: Verdict, trials: Sequence[Trial]) -> Figure:
     data += [_role(p) for p in named]
     x_type = _axis_type([p["x"] for p in points])
     layout = _layout(x="latency p50, ms", y="quality drop, points", x_type=x_type)
+    layout["xaxis"]["range"] = _range_with_names([p["x"] for p in points], x_type=x_type)
     layout["shapes"] = _bounds(verdict)
     layout["hovermode"] = "closest"
     return {"data": data, "layout": layout}
@@ -160,10 +164,11 @@ def _markers(points: Sequence[Mapping[str, Any]], *, name: str) -> Figure:
 def _role(point: Mapping[str, Any]) -> Figure:
     """A ring and a name around the baseline, the tuned baseline and the chosen."""
     chosen = point["role"] in ("chosen", "closest miss")
+    place = {"baseline": "bottom center", "tuned baseline": "top center"}.get(point["role"], "middle left")
     return {
         "type": "scatter", "mode": "markers+text", "showlegend": False, "hoverinfo": "skip",
         "x": [point["x"]], "y": [point["y"]], "text": [point["role"]],
-        "textposition": "middle right" if chosen else "bottom center", "cliponaxis": False,
+        "textposition": place, "cliponaxis": False,
         "textfont": {"size": 13},
         "marker": {"size": 20, "color": _TRANSPARENT, "symbol": "circle",
                    "line": {"width": 2.5 if chosen else 1.25, "color": _CHOSEN if chosen else _FRONT}},
@@ -182,7 +187,7 @@ def _bounds(verdict: Verdict) -> list[Figure]:
             ends = {"yref": "paper", "y0": 0, "y1": 1, "x0": bound.value, "x1": bound.value}
         else:
             continue
-        made.append({"type": "line", "layer": "below", "line": line, "label": label, **ends})
+        made.append({"type": "line", "layer": "above", "line": line, "label": label, **ends})
     return made
 
 
@@ -225,6 +230,13 @@ def _distribution(name: str, side: Measured, x: list[float], y: list[float], raw
 # --------------------------------------------------------------------------- layout
 
 
+def _range_with_names(values: Sequence[float], *, x_type: str) -> list[float]:
+    """Room on the left for the chosen one's name; in the axis's own terms (exponents when logarithmic)."""
+    ends = [math.log10(v) if x_type == "log" else v for v in (min(values), max(values))]
+    span = (ends[1] - ends[0]) or 1.0
+    return [ends[0] - 0.2 * span, ends[1] + 0.12 * span]
+
+
 def _axis_type(values: Sequence[float]) -> str:
     """A logarithmic axis where the fastest is several times faster than the slowest."""
     positive = [v for v in values if v > 0]
@@ -241,8 +253,9 @@ def _layout(*, x: str, y: str, x_type: str) -> Figure:
             "bgcolor": "#24272c", "bordercolor": "#24272c", "align": "left",
             "font": {"color": "#f4f2ee", "size": 13},
         },
+        "modebar": {"bgcolor": _TRANSPARENT, "color": _REJECTED, "activecolor": _COLOURS["onnxruntime"]},
         "legend": {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom"},
         "xaxis": {**axis, "title": {"text": x, "standoff": 8}, "type": x_type,
-                  **({"dtick": "D2"} if x_type == "log" else {"rangemode": "tozero"})},
+                  **(_LOG_TICKS if x_type == "log" else {"rangemode": "tozero"})},
         "yaxis": {**axis, "title": {"text": y, "standoff": 8}},
     }  # fmt: skip

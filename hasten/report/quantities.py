@@ -61,14 +61,22 @@ def times(value: float | None) -> str:
 def times_interval(interval: Interval | None) -> str:
     if interval is None:
         return MISSING
-    return f"{times(interval.estimate)} ({significant(interval.low)} to {significant(interval.high)})"
+    return f"{times(interval.estimate)} ({times_range(interval)})"
+
+
+def times_range(interval: Interval) -> str:
+    """The interval without its estimate: ``4.81 to 5.39``."""
+    return f"{significant(interval.low)} to {significant(interval.high)}"
+
+
+def points_range(interval: Interval) -> str:
+    return f"{_unsigned_zero(interval.low)} to {_unsigned_zero(interval.high)}"
 
 
 def points_interval(interval: Interval | None) -> str:
     if interval is None:
         return MISSING
-    low, high = _unsigned_zero(interval.low), _unsigned_zero(interval.high)
-    return f"{points(interval.estimate)} ({low} to {high})"
+    return f"{points(interval.estimate)} ({points_range(interval)})"
 
 
 def duration(seconds: float | None) -> str:

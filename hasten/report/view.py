@@ -99,7 +99,7 @@ def comparison(verdict: Verdict) -> list[Line]:
         line("peak memory", lambda f: q.size(f.peak_rss_bytes)),
         line("load time", lambda f: q.duration(f.load_s)),
         line("first call", lambda f: q.ms(f.first_call_ms)),
-        line(_metric_name(metric.metric) if metric else "quality", lambda f: q.quality(f.quality)),
+        line(metric_name(metric.metric) if metric else "quality", lambda f: q.quality(f.quality)),
         *_other_metrics(figures),
         line("energy per request", lambda f: q.joules(f.energy.joules_per_request if f.energy else None)),
         line("precision that ran", lambda f: f.precision_ran or q.MISSING),
@@ -118,11 +118,11 @@ def _other_metrics(figures: Sequence[Figures]) -> list[Line]:
     def cell(name: str, quality: Quality | None) -> str:
         return q.MISSING if quality is None or name not in quality.others else f"{quality.others[name]:.2f}"
 
-    return [Line(_metric_name(name), tuple(cell(name, f.quality) for f in figures)) for name in names]
+    return [Line(metric_name(name), tuple(cell(name, f.quality) for f in figures)) for name in names]
 
 
-def _metric_name(metric: str) -> str:
-    return metric.replace("_", " ")
+def metric_name(metric: str) -> str:
+    return {"mcc": "MCC", "macro_f1": "macro F1"}.get(metric, metric.replace("_", " "))
 
 
 def rejected(trials: Sequence[Trial]) -> list[Trial]:

@@ -38,7 +38,9 @@ def figures(
     p50_ms: float, *, accuracy: float, bytes: int, rss_bytes: int, tail: float = 1.6, precision: str = "fp32"
 ) -> Figures:
     return Figures(
-        latency_ms=Latency(p50=p50_ms, p90=p50_ms * 1.35, p95=p50_ms * tail, p99=p50_ms * tail * 1.3, n=1200),
+        latency_ms=Latency(
+            p50=p50_ms, p90=p50_ms * 1.44, p95=p50_ms * tail, p99=p50_ms * tail * 1.22, n=1200
+        ),
         end_to_end_ms=Latency(
             p50=p50_ms + 0.1, p90=p50_ms * 1.4, p95=p50_ms * tail, p99=p50_ms * tail * 1.4, n=1200
         ),
@@ -111,7 +113,7 @@ def trial(row: tuple[str, str, str, str, Stage, float, float, int]) -> Trial:
         status="ok",
         elapsed_s=8.0 + megabytes / 10,
         figures=figures(
-            p50_ms, accuracy=accuracy, bytes=megabytes * MB, rss_bytes=150 * MB + 3 * megabytes * MB
+            p50_ms, accuracy=accuracy, bytes=megabytes * MB, rss_bytes=119 * MB + 3 * megabytes * MB
         ),
         baseline=BASELINE.figures,
         speedup=Interval(speedup, speedup * 0.95, speedup * 1.05),
@@ -189,9 +191,31 @@ def verdict() -> Verdict:
 
 
 @pytest.fixture
+def nothing_found(verdict: Verdict) -> Verdict:
+    """A run that was stopped before anything passed."""
+    return replace(
+        verdict,
+        outcome="baseline_best",
+        sentence="Keep it",
+        chosen=None,
+        speedup=None,
+        speedup_vs_tuned=None,
+        quality_drop=None,
+        quality_p_value=None,
+        checks=(),
+        relaxations=(),
+        flips=(),
+        warnings=(),
+        budget=Budget((), ""),
+        tuned_baseline=verdict.baseline,
+        interrupted=True,
+    )
+
+
+@pytest.fixture
 def samples() -> Mapping[str, list[float]]:
     draw = random.Random(0)
     return {
-        "baseline": [11.3 * math.exp(draw.gauss(0, 0.25)) for _ in range(1200)],
-        "chosen": [2.2 * math.exp(draw.gauss(0, 0.28)) for _ in range(1200)],
+        "baseline": [11.3 * math.exp(draw.gauss(0, 0.286)) for _ in range(1200)],
+        "chosen": [2.2 * math.exp(draw.gauss(0, 0.286)) for _ in range(1200)],
     }
