@@ -1,0 +1,143 @@
+"""Which of two sessions is faster, measured in the same breath.
+
+Takes two workers with open sessions and the requests of the workload; gives their times turn by turn, and
+from one or more such rounds (fresh processes each) the ratio of medians with its interval. Knows no runtime.
+
+Machines drift, so the two sides alternate in short turns on the same requests. Times within a turn are
+correlated, so whole turns are resampled and not requests. A process keeps a speed of its own for its whole
+life (memory layout, page placement), so rounds are resampled too, and a single round is widened by what it
+cannot see.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from hasten.measure.statistics import LEVEL, RESAMPLES, require
+from hasten.measure.worker import Worker
+from hasten.records import InputError, Interval
+
+NOISE_FLOOR = 0.03  # a ratio nearer to 1 than this is never called a difference
+ONE_ROUND_SPREAD = 0.02  # what one pair of processes may differ by for its whole life, on top of its interval
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """Milliseconds of both sides, turns x requests; turn i of ``a`` and of ``b`` ran the same requests."""
+
+    a_ms: tuple[tuple[float, ...], ...]
+    b_ms: tuple[tuple[float, ...], ...]
+
+
+def duel(
+    a: Worker,
+    b: Worker,
+    requests: Sequence[Mapping[str, Any]],
+    *,
+    turns: int,
+    per_turn: int,
+    warmup: int,
+    seed: int,
+    progress: Callable[[int, int], None] | None = None,
+) -> Round:
+    """One round: ``turns`` turns of ``per_turn`` requests drawn by ``seed``, each on both sides.
+
+    ``warmup`` requests per side come first, untimed. Who begins a turn alternates, and each side's turn
+    starts with one untimed call, because it has slept through the other's. ``progress(done, turns)``.
+    """
+    if not requests or turns < 1 or per_turn < 1:
+        raise InputError(
+            f"{len(requests)} requests, {turns} turns of {per_turn}",
+            expected="at least one of each",
+            remedy="give the duel more rows or more time",
+        )
+    draw = np.random.default_rng(seed)
+    warm = [requests[i % len(requests)] for i in range(warmup)]
+    for worker in (a, b):
+        worker.time(warm)
+    times: tuple[list[tuple[float, ...]], list[tuple[float, ...]]] = ([], [])
+    sides = (a, b)
+    for turn in range(turns):
+        few = per_turn > len(requests)
+        chosen = [requests[i] for i in draw.choice(len(requests), size=per_turn, replace=few)]
+        for side in (0, 1) if turn % 2 == 0 else (1, 0):
+            times[side].append(tuple(sides[side].time([chosen[0], *chosen])[1:]))
+        if progress is not None:
+            progress(turn + 1, turns)
+    return Round(a_ms=tuple(times[0]), b_ms=tuple(times[1]))
+
+
+def speedup(rounds: Sequence[Round], *, seed: int = 0) -> Interval:
+    """How many times faster ``b`` is than ``a``: p50(a) / p50(b), geometric mean over rounds, with 95 %.
+
+    The bootstrap resamples rounds (when there are several) and the turns inside them.
+    """
+    pairs = [_arrays(one) for one in rounds]
+    if not pairs:
+        raise InputError(
+            "no rounds", expected="at least one round of a duel", remedy="measure before comparing"
+        )
+    estimate = math.exp(sum(_log_ratio(a, b) for a, b in pairs) / len(pairs))
+    low, high = _bounds(pairs, seed) if len(pairs) > 1 or len(pairs[0][0]) > 1 else (estimate, estimate)
+    if len(pairs) == 1:
+        low, high = low / (1 + ONE_ROUND_SPREAD), high * (1 + ONE_ROUND_SPREAD)
+    return Interval(estimate, min(low, estimate), max(high, estimate))
+
+
+def claims_speedup(interval: Interval) -> bool:
+    """Whether the whole interval lies above the noise floor: may one say "faster"?"""
+    return interval.low > 1 + NOISE_FLOOR
+
+
+def claims_slowdown(interval: Interval) -> bool:
+    """Whether the whole interval lies below the noise floor: must one say "slower"?"""
+    return interval.high < 1 / (1 + NOISE_FLOOR)
+
+
+Pair = tuple[np.ndarray, np.ndarray]
+
+
+def _bounds(pairs: Sequence[Pair], seed: int) -> tuple[float, float]:
+    from scipy import stats
+
+    draw = np.random.default_rng(seed)
+    alone = len(pairs) == 1
+
+    def resampled(indices: np.ndarray) -> float:
+        if alone:
+            a, b = pairs[0]
+            return _log_ratio(a[indices], b[indices])
+        logs = []
+        for index in indices:
+            a, b = pairs[index]
+            turns = draw.integers(0, len(a), len(a))
+            logs.append(_log_ratio(a[turns], b[turns]))
+        return float(np.mean(logs))
+
+    found = stats.bootstrap(
+        (np.arange(len(pairs[0][0]) if alone else len(pairs)),),
+        resampled,
+        n_resamples=RESAMPLES,
+        vectorized=False,
+        confidence_level=LEVEL,
+        method="percentile",
+        rng=np.random.default_rng(seed + 1),
+    )
+    low, high = found.confidence_interval
+    return math.exp(low), math.exp(high)
+
+
+def _arrays(one: Round) -> Pair:
+    a, b = np.asarray(one.a_ms, dtype=np.float64), np.asarray(one.b_ms, dtype=np.float64)
+    require(a, "times of the first side")
+    require(b, "times of the second side")
+    return a, b
+
+
+def _log_ratio(a: np.ndarray, b: np.ndarray) -> float:
+    return math.log(float(np.median(a)) / float(np.median(b)))

@@ -1,0 +1,286 @@
+"""One isolated child process that builds, opens and times sessions.
+
+Takes an opener string and arrays, gives outputs, times and resource use. Whatever happens to the child
+(an exception, a crash, out of memory, a time limit) comes back as :class:`hasten.records.Rejected`, never
+as a dead parent. Knows no runtime. A Worker serves one caller at a time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import math
+import os
+import pickle
+import selectors
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import IO, TYPE_CHECKING, Any
+
+from hasten.measure.worker_main import HEADER_BYTES
+from hasten.records import HastenError, Rejected
+
+if TYPE_CHECKING:
+    import numpy as np
+
+START_TIMEOUT_S = 60.0
+CLOSE_TIMEOUT_S = 5.0
+POLL_S = 0.5
+READ_BYTES = 1 << 20
+TAIL_BYTES = 4096
+TAIL_LINES = 3
+
+Batch = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class OpenFacts:
+    """What opening a session cost and what really runs in it."""
+
+    load_s: float
+    precision: str
+    input_names: tuple[str, ...]
+    peak_rss_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerStats:
+    """Use of the whole child process so far: peak and current resident memory, CPU seconds of all threads."""
+
+    peak_rss_bytes: int
+    rss_bytes: int
+    cpu_s: float
+
+
+class Worker:
+    """A child process pinned to its cores; use as a context manager, or call :meth:`close`."""
+
+    def __init__(self, process: subprocess.Popen[bytes], errors: IO[bytes]) -> None:
+        self._process = process
+        self._errors = errors
+        self._errors_start = errors.tell()
+        self._first_call_ms: float | None = None
+        self._ended: str | None = None
+
+    @classmethod
+    def start(cls, *, cores: tuple[int, ...], threads: int, log: Path | None = None) -> Worker:
+        """A fresh process on ``cores`` (none: wherever the system likes) with ``threads`` per native pool.
+
+        Its stderr is appended to ``log``, else kept in a temporary file for the reason of a crash.
+        """
+        errors: IO[bytes] = tempfile.TemporaryFile() if log is None else _log_file(log)  # noqa: SIM115
+        command = [sys.executable, "-P", "-m", "hasten.measure.worker_main"]
+        command += [f"--cores={','.join(map(str, cores))}", f"--parent={os.getpid()}"]
+        if threading.current_thread() is threading.main_thread():
+            command.append("--by-signal")
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            bufsize=0,
+            env=_environment(threads),
+            start_new_session=True,  # the terminal's Ctrl-C is the parent's to handle
+        )
+        worker = cls(process, errors)
+        try:
+            worker._reply("start", START_TIMEOUT_S)
+        except BaseException:
+            worker.close()
+            raise
+        return worker
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
+    def first_call_ms(self) -> float | None:
+        """Milliseconds of the first request after the last :meth:`open`; ``None`` before there was one."""
+        return self._first_call_ms
+
+    def open(self, opener: str, *, timeout_s: float | None = None, **kwargs: Any) -> OpenFacts:
+        """Opens the session that ``opener`` ("module:function") returns for ``kwargs``; closes one before."""
+        self._first_call_ms = None
+        facts = self._ask("open", timeout_s, opener=opener, kwargs=kwargs)
+        return OpenFacts(*facts)
+
+    def call(self, function: str, *, timeout_s: float | None = None, **kwargs: Any) -> Any:
+        """What ``function`` ("module:function") returns for ``kwargs`` in the child."""
+        return self._ask("call", timeout_s, function=function, kwargs=kwargs)
+
+    def call_with_session(self, function: str, *, timeout_s: float | None = None, **kwargs: Any) -> Any:
+        """Like :meth:`call`, with the open session as the first argument."""
+        return self._ask("with_session", timeout_s, function=function, kwargs=kwargs)
+
+    def run(self, batches: Sequence[Batch], *, timeout_s: float | None = None) -> list[np.ndarray]:
+        """The outputs, one array per batch; inputs the session does not name are left out."""
+        outputs, self._first_call_ms = self._ask("run", timeout_s, batches=list(batches))
+        return list(outputs)
+
+    def time(self, batches: Sequence[Batch], *, timeout_s: float | None = None) -> list[float]:
+        """Milliseconds per batch around ``session.run`` alone, taken in the child."""
+        times, self._first_call_ms = self._ask("time", timeout_s, batches=list(batches))
+        return list(times)
+
+    def stats(self) -> WorkerStats:
+        return WorkerStats(*self._ask("stats", None))
+
+    def close(self) -> None:
+        """Ends the child, kindly at first; safe to call twice."""
+        if self._ended is None:
+            self._ended = "the worker is closed"
+            with contextlib.suppress(OSError):
+                self._pipe("stdin").close()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(CLOSE_TIMEOUT_S)
+        self._kill()
+        for stream in (self._process.stdin, self._process.stdout, self._errors):
+            if stream is not None:
+                with contextlib.suppress(OSError):
+                    stream.close()
+
+    def __enter__(self) -> Worker:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is not None and not issubclass(kind, Exception):
+            self._end("interrupted")  # Ctrl-C: no time for a kind end
+        self.close()
+
+    # ------------------------------------------------------------------ the wire
+
+    def _ask(self, command: str, timeout_s: float | None, **arguments: Any) -> Any:
+        if self._ended is not None:
+            raise Rejected("crash", self._ended)
+        payload = pickle.dumps((command, arguments), protocol=5)
+        try:
+            try:
+                _send(self._pipe("stdin"), payload)
+            except OSError:
+                raise self._crash(command) from None
+            return self._reply(command, timeout_s)
+        except (KeyboardInterrupt, SystemExit):
+            self._end("interrupted")
+            raise
+
+    def _reply(self, command: str, timeout_s: float | None) -> Any:
+        deadline = math.inf if timeout_s is None else time.monotonic() + timeout_s
+        size = int.from_bytes(self._read(HEADER_BYTES, command, deadline, timeout_s), "big")
+        kind, value = pickle.loads(self._read(size, command, deadline, timeout_s))
+        if kind == "ok":
+            return value
+        if isinstance(value, HastenError):
+            raise value
+        if kind == "memory":
+            raise Rejected("memory", f"{command} ran out of memory: {value}")
+        raise Rejected("error", str(value))
+
+    def _read(self, size: int, command: str, deadline: float, timeout_s: float | None) -> bytes:
+        stream = self._pipe("stdout")
+        parts = io.BytesIO()
+        with selectors.DefaultSelector() as selector:
+            selector.register(stream, selectors.EVENT_READ)
+            while parts.tell() < size:
+                left_s = deadline - time.monotonic()
+                if left_s <= 0:
+                    self._end(f"the worker was stopped after {timeout_s:g} s")
+                    raise Rejected("timeout", f"{command} took longer than {timeout_s:g} s")
+                if selector.select(min(POLL_S, left_s)):
+                    part = os.read(stream.fileno(), min(READ_BYTES, size - parts.tell()))
+                    if not part:
+                        raise self._crash(command)
+                    parts.write(part)
+                elif self._process.poll() is not None:  # dead, its pipe held open by a process it forked
+                    raise self._crash(command)
+        return parts.getvalue()
+
+    def _pipe(self, name: str) -> IO[bytes]:
+        pipe: IO[bytes] | None = getattr(self._process, name)
+        assert pipe is not None
+        return pipe
+
+    # ------------------------------------------------------------------ its end
+
+    def _crash(self, command: str) -> Rejected:
+        try:
+            code = self._process.wait(CLOSE_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            how = "closed its pipe"
+        else:
+            how = f"exited with code {code}" if code >= 0 else f"died by {_signal_name(-code)}"
+        if how.endswith("SIGKILL"):
+            how += " (out of memory?)"
+        tail = self._tail()
+        reason = f"the worker {how} during {command}" + (f"; last words: {tail}" if tail else "")
+        self._end(reason)
+        return Rejected("crash", reason)
+
+    def _tail(self) -> str:
+        """The last lines that the child wrote to stderr."""
+        with contextlib.suppress(OSError, ValueError):
+            end = self._errors.seek(0, os.SEEK_END)
+            self._errors.seek(max(self._errors_start, end - TAIL_BYTES))
+            lines = self._errors.read().decode(errors="replace").strip().splitlines()
+            return " | ".join(line.strip() for line in lines[-TAIL_LINES:])
+        return ""
+
+    def _end(self, reason: str) -> None:
+        self._ended = self._ended or reason
+        self._kill()
+
+    def _kill(self) -> None:
+        """Kills the child's whole process group, with whatever compilers it started."""
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+
+
+def _send(pipe: IO[bytes], payload: bytes) -> None:
+    """Writes one frame whole: a raw pipe may take only a part at a time."""
+    for part in (len(payload).to_bytes(HEADER_BYTES, "big"), payload):
+        view = memoryview(part)
+        while view:
+            view = view[os.write(pipe.fileno(), view) :]
+
+
+def _log_file(log: Path) -> IO[bytes]:
+    log.parent.mkdir(parents=True, exist_ok=True)
+    stream = open(log, "a+b")  # noqa: SIM115
+    stream.seek(0, os.SEEK_END)
+    return stream
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
+def _environment(threads: int) -> dict[str, str]:
+    """The child's environment: bounded thread pools that sleep when idle, and quiet libraries."""
+    pools = ("OMP", "MKL", "OPENBLAS", "NUMEXPR", "VECLIB_MAXIMUM")
+    here = [os.path.abspath(entry) for entry in sys.path]
+    return {
+        **{name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"},
+        **{f"{pool}_NUM_THREADS" if "MAX" not in pool else f"{pool}_THREADS": str(threads) for pool in pools},
+        "GOMP_SPINCOUNT": "2000",
+        "KMP_BLOCKTIME": "1",  # milliseconds
+        "TOKENIZERS_PARALLELISM": "false",
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "TRANSFORMERS_VERBOSITY": "error",
+        "PYTHONUNBUFFERED": "1",
+        "PYTHONPATH": os.pathsep.join(dict.fromkeys(here)),  # what the parent can import, the child can
+    }
