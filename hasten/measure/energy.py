@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import statistics
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -45,8 +46,10 @@ def energy(
 def package_meter() -> Meter | None:
     """Reads the joules of all processor packages and memory; ``None`` where no meter can be read."""
     try:
-        from zeus.device.cpu import get_cpus
-        from zeus.exception import ZeusBaseError
+        with warnings.catch_warnings():  # zeus imports the old name of nvidia-ml-py
+            warnings.simplefilter("ignore", FutureWarning)
+            from zeus.device.cpu import get_cpus
+            from zeus.exception import ZeusBaseError
     except ImportError:
         return None
     try:

@@ -25,6 +25,8 @@ from hasten.records import HastenError
 
 HEADER_BYTES = 8
 PR_SET_PDEATHSIG = 1
+# Native libraries raise their own kind of error where Python would raise MemoryError.
+NATIVE_OUT_OF_MEMORY = ("can't allocate memory", "bad_alloc", "Failed to allocate memory", "out of memory")
 
 
 class Session(Protocol):
@@ -162,6 +164,8 @@ def reply_to(child: Child, payload: bytes) -> bytes:
         return pickle.dumps(("memory", str(error) or "an allocation failed"))
     except (Exception, SystemExit) as error:
         traceback.print_exc()
+        if any(words in str(error) for words in NATIVE_OUT_OF_MEMORY):
+            return pickle.dumps(("memory", str(error).splitlines()[0]))
         return pickle.dumps(("error", described(error)))
 
 
