@@ -5,8 +5,8 @@ from one or more such rounds (fresh processes each) the ratio of medians with it
 
 Machines drift, so the two sides alternate in short turns on the same requests. Times within a turn are
 correlated, so whole turns are resampled and not requests. A process keeps a speed of its own for its whole
-life (memory layout, page placement), so rounds are resampled too, and a single round is widened by what it
-cannot see.
+life (memory layout, page placement), so rounds are resampled too, and since a bootstrap over one or a few
+rounds is too narrow, the interval is widened by what they cannot show.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from hasten.measure.worker import Worker
 from hasten.records import InputError, Interval
 
 NOISE_FLOOR = 0.03  # a ratio nearer to 1 than this is never called a difference
-ONE_ROUND_SPREAD = 0.02  # what one pair of processes may differ by for its whole life, on top of its interval
+PROCESS_SPREAD = 0.02  # what one pair of processes may differ by for its whole life, unseen by its turns
 
 BATCH = 100  # resamples worked on together; bounds memory
 
@@ -86,9 +86,8 @@ def speedup(rounds: Sequence[Round], *, seed: int = 0) -> Interval:
         )
     estimate = math.exp(sum(float(_log_ratio(a, b)) for a, b in pairs) / len(pairs))
     low, high = _bounds(pairs, seed) if len(pairs) > 1 or len(pairs[0][0]) > 1 else (estimate, estimate)
-    if len(pairs) == 1:
-        low, high = low / (1 + ONE_ROUND_SPREAD), high * (1 + ONE_ROUND_SPREAD)
-    return Interval(estimate, min(low, estimate), max(high, estimate))
+    unseen = 1 + PROCESS_SPREAD / len(pairs)
+    return Interval(estimate, min(low, estimate) / unseen, max(high, estimate) * unseen)
 
 
 def claims_speedup(interval: Interval) -> bool:
