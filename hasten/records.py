@@ -118,8 +118,7 @@ def config_from_dict(data: Mapping[str, Any], table: Mapping[str, type]) -> Conf
 
     Raises InputError for an unknown kind or an unknown, missing or ill-typed setting.
     """
-    from pydantic import ConfigDict, TypeAdapter, ValidationError
-    from pydantic.dataclasses import dataclass as checked
+    from pydantic import TypeAdapter, ValidationError
 
     kind = data.get("kind")
     if kind not in table:
@@ -128,19 +127,25 @@ def config_from_dict(data: Mapping[str, Any], table: Mapping[str, type]) -> Conf
             expected=f"one of {', '.join(sorted(table))}",
             remedy="use the hasten version that wrote this recipe, or a newer one",
         )
+    known = [f.name for f in dataclasses.fields(table[kind])]
     settings = {k: v for k, v in data.items() if k != "kind"}
-    strict = checked(table[kind], config=ConfigDict(extra="forbid"))
     try:
-        TypeAdapter(strict).validate_python(settings)
+        unknown = sorted(set(settings) - set(known))
+        if unknown:
+            raise _bad_setting(kind, unknown[0], "is not known", known)
+        made: Config = TypeAdapter(table[kind]).validate_python(settings)
     except ValidationError as error:
         first = error.errors()[0]
-        raise InputError(
-            f"bad setting {'.'.join(map(str, first['loc']))!r} in recipe part {kind!r}: {first['msg']}",
-            expected="the settings of " + ", ".join(f.name for f in dataclasses.fields(table[kind])),
-            remedy="correct the recipe, or rebuild it with hasten optimize",
-        ) from error
-    made: Config = table[kind](**{k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()})
+        raise _bad_setting(kind, ".".join(map(str, first["loc"])), first["msg"], known) from error
     return made
+
+
+def _bad_setting(kind: str, name: str, what: str, known: list[str]) -> InputError:
+    return InputError(
+        f"setting {name!r} of recipe part {kind!r}: {what}",
+        expected=f"the settings {', '.join(known)}",
+        remedy="correct the recipe, or rebuild it with hasten optimize",
+    )
 
 
 # --------------------------------------------------------------------------- what the user asks

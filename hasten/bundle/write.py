@@ -50,7 +50,7 @@ def write_bundle(
         written = write_manifest(staging, stamped(manifest))
         _sync_folder(staging)
         _open_permissions(staging)
-        _swap_in(staging, target)
+        swap_in(staging, target)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
     return written
@@ -68,7 +68,8 @@ def remove_staging(parent: Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
 
 
-def _swap_in(staging: Path, target: Path) -> None:
+def swap_in(staging: Path, target: Path) -> None:
+    """Make ``target`` be what ``staging`` is; what stood at ``target`` is left at ``staging`` or deleted."""
     if not target.exists():
         staging.rename(target)
         return

@@ -1,0 +1,162 @@
+"""Load a checkpoint's model, tokenizer and facts.
+
+Takes a :class:`ModelRef`, gives a :class:`Checkpoint`. Weights come from safetensors
+unless the user allowed pickle; no code of the checkpoint runs unless the user trusts
+it. A weight that transformers would fill at random is an error, not a warning.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from hasten.models.inspect import CheckpointFiles, inspect_checkpoint, license_of
+from hasten.records import InputError, ModelRef
+
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt")
+# transformers writes this for "no limit"
+_NO_LIMIT = 100_000
+# RoBERTa's positions start after the padding index
+_POSITION_OFFSET = {"roberta": 2, "xlm-roberta": 2}
+# Buffers, and without a head the pooler, which our own pooling never uses.
+_MAY_BE_MISSING = {
+    "text-classification": ("position_ids", "token_type_ids"),
+    "feature-extraction": ("position_ids", "token_type_ids", "pooler."),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A loaded checkpoint. ``model`` is in eval mode and fp32; ``labels`` are in id order (empty: none)."""
+
+    model: nn.Module
+    family: str
+    config: Any
+    labels: tuple[str, ...]
+    pooling: str
+    normalize: bool
+    tokenizer_json: str
+    tokenizer_files: dict[str, bytes]
+    max_length: int
+    source_hash: str
+    license: str | None
+
+
+def load_checkpoint(ref: ModelRef, *, task: str) -> Checkpoint:
+    """Load everything. Raises InputError as :func:`inspect_checkpoint`, and for weights that do not fit."""
+    files = inspect_checkpoint(ref, task=task)
+    model = _load_model(files, ref, task=task)
+    tokenizer_files, limit = _tokenizer(files, ref)
+    pooling, normalize = _pooling(files.folder)
+    positions = int(model.config.max_position_embeddings) - _POSITION_OFFSET.get(files.family, 0)
+    names = getattr(model.config, "id2label", None) or {}
+    return Checkpoint(
+        model=model,
+        family=files.family,
+        config=model.config,
+        labels=tuple(str(names[i]) for i in range(len(names))) if task == "text-classification" else (),
+        pooling=pooling,
+        normalize=normalize,
+        tokenizer_json=tokenizer_files["tokenizer.json"].decode("utf-8"),
+        tokenizer_files=tokenizer_files,
+        max_length=min(positions, limit),
+        source_hash=files.source_hash(),
+        license=license_of(files.folder),
+    )
+
+
+def _load_model(files: CheckpointFiles, ref: ModelRef, *, task: str) -> Any:
+    import torch
+    import transformers
+
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    headed = task == "text-classification"
+    loader = transformers.AutoModelForSequenceClassification if headed else transformers.AutoModel
+    try:
+        model, info = loader.from_pretrained(
+            files.folder,
+            dtype=torch.float32,
+            use_safetensors=not files.pickled,
+            trust_remote_code=ref.trust_remote_code,
+            local_files_only=True,
+            output_loading_info=True,
+        )
+    except Exception as error:  # shape mismatches, bad values in config.json: all of them the checkpoint's
+        raise InputError(
+            f"transformers cannot load {files.folder}: {str(error).strip()[:400]}",
+            expected="weights that fit the config.json beside them",
+            remedy="load it with transformers alone to see more, then save it again",
+        ) from error
+    missing = [k for k in info["missing_keys"] if not any(part in k for part in _MAY_BE_MISSING[task])]
+    if missing or info.get("mismatched_keys"):
+        bad = [*missing, *map(str, info.get("mismatched_keys", []))]
+        raise InputError(
+            f"{len(bad)} weights of {files.folder} are missing or of another shape, such as {bad[0]}",
+            expected="every weight: transformers would fill them at random and the model would be wrong",
+            remedy="save the whole fine-tuned model (with its head) and give that folder",
+        )
+    return model.eval()
+
+
+def _tokenizer(files: CheckpointFiles, ref: ModelRef) -> tuple[dict[str, bytes], int]:
+    """The tokenizer's files and its own length limit; a slow tokenizer is converted once here."""
+    folder = files.folder
+    if (folder / "tokenizer.json").is_file():
+        found = _read_files(folder)
+    else:
+        found = _converted(folder, ref)
+    try:
+        settings = json.loads(found.get("tokenizer_config.json", b"{}"))
+        limit = settings.get("model_max_length") or _NO_LIMIT
+    except ValueError as error:
+        raise InputError(
+            f"{folder / 'tokenizer_config.json'}: {error}", expected="valid JSON", remedy="restore the file"
+        ) from error
+    return found, int(min(limit, _NO_LIMIT))
+
+
+def _read_files(folder: Path) -> dict[str, bytes]:
+    return {name: (folder / name).read_bytes() for name in _TOKENIZER_FILES if (folder / name).is_file()}
+
+
+def _converted(folder: Path, ref: ModelRef) -> dict[str, bytes]:
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(
+            folder, trust_remote_code=ref.trust_remote_code, local_files_only=True
+        )
+        with tempfile.TemporaryDirectory() as scratch:
+            tokenizer.save_pretrained(scratch)
+            found = _read_files(Path(scratch))
+    except Exception as error:  # a missing vocabulary, an unknown class: all of them the checkpoint's
+        raise InputError(
+            f"{folder} has no usable tokenizer ({str(error).strip()[:200]})",
+            expected="tokenizer.json, or vocabulary files that transformers can convert",
+            remedy="save the tokenizer into the folder with save_pretrained",
+        ) from error
+    if "tokenizer.json" not in found:
+        raise InputError(
+            f"the tokenizer of {folder} has no fast form", expected="tokenizer.json",
+            remedy="save a fast tokenizer into the folder",
+        )  # fmt: skip
+    return found
+
+
+def _pooling(folder: Path) -> tuple[str, bool]:
+    """Pooling and normalization of a sentence-transformers folder; mean without normalization elsewhere."""
+    modules = folder / "modules.json"
+    if not modules.is_file():
+        return "mean", False
+    normalize = "Normalize" in modules.read_text(encoding="utf-8")
+    path = folder / "1_Pooling" / "config.json"
+    settings = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    if settings.get("pooling_mode_cls_token") or settings.get("pooling_mode") == "cls":
+        return "cls", normalize
+    return "mean", normalize

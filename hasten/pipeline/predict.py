@@ -1,0 +1,46 @@
+"""Predict a file of rows with a bundle.
+
+Takes a bundle and a data file, gives one record per row in input order. Imports no
+training code; only reading Parquet or a hub dataset needs more than the serving extras.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from hasten.pipeline.request import parse_cores
+from hasten.records import Columns, InputError
+
+_CHUNK = 256
+
+
+def predict_file(
+    bundle: str | Path,
+    *,
+    data: str,
+    batch: int | None = None,
+    text_column: str | None = None,
+    text_pair_column: str | None = None,
+    label_column: str | None = None,
+    threads: int | None = None,
+    cores: str | None = None,
+    out: Path | None = None,
+) -> Iterator[Any]:
+    """Yield predictions of ``data``'s rows; raises InputError for a bad bundle or file before the first one."""
+    from hasten.bundle import load
+    from hasten.tasks.rows import read_rows
+
+    if out is not None and not out.parent.is_dir():
+        raise InputError(f"no folder {out.parent}", expected="an existing folder for --out", remedy="make it first")
+    if batch is not None and batch < 1:
+        raise InputError(f"--batch {batch}", expected="a whole number of at least 1", remedy="correct the flag")
+    model = load(bundle, threads=threads, cores=None if cores is None else parse_cores(cores))
+    with model:
+        columns = Columns(text_column, text_pair_column, label_column)
+        rows = read_rows(data, columns=columns)
+        pairs = rows.pairs or (None,) * len(rows.texts)
+        for start in range(0, len(rows.texts), _CHUNK):
+            chunk = zip(rows.texts[start : start + _CHUNK], pairs[start : start + _CHUNK], strict=True)
+            yield from model.predict([{"text": t, "text_pair": p} for t, p in chunk], batch=batch)

@@ -1,0 +1,121 @@
+"""Put a candidate that passed on disk as ``out/bundle``, and prove that it opens again.
+
+Takes the built candidate, its trial and the prepared data, gives the manifest. The
+bundle is opened in a fresh process, with hashes and golden outputs checked, before it
+replaces the one that stood there.
+"""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hasten.bundle.golden import Golden, make_golden
+from hasten.bundle.manifest import Manifest, Measurement
+from hasten.bundle.write import write_bundle
+from hasten.measure.worker import Worker
+from hasten.pipeline.jobs import Built, CheckpointFacts
+from hasten.pipeline.prepare import GOLDEN_ROWS, Prepared
+from hasten.pipeline.request import Request
+from hasten.records import Host, Rejected, Trial
+
+# The same file on the same kind of CPU repeats to the last bits; other thread counts and newer
+# libraries reorder sums. Int8 rounding may then flip a step, which moves an output by a per cent or so.
+_GOLDEN_TOLERANCE = {"fp32": 1e-3, "bf16": 2e-2}
+_GOLDEN_TOLERANCE_INT8 = 5e-2
+
+
+@dataclass(frozen=True, slots=True)
+class Publisher:
+    """Writes bundles of one run."""
+
+    request: Request
+    facts: CheckpointFacts
+    prepared: Prepared
+    host: Host
+    log: Path
+
+    def publish(self, trial: Trial, built: Built, *, measured_on: str) -> Manifest:
+        """Write, reopen, verify, swap in; raises Rejected when the written bundle does not verify."""
+        target = self.request.out / "bundle"
+        trying = self.request.out / "work" / "bundle-trying"
+        shutil.rmtree(trying, ignore_errors=True)
+        workload = self.request.workload
+        with Worker.start(cores=workload.cores, threads=workload.threads, log=self.log) as worker:
+            manifest = write_bundle(
+                trying,
+                model_folder=built.folder,
+                tokenizer_files=self.facts.tokenizer_files,
+                golden=self._golden(worker, trial, built),
+                manifest=self._manifest(trial, built, measured_on=measured_on),
+            )
+        self._verify(trying)
+        _move_in(trying, target)
+        return manifest
+
+    def _golden(self, worker: Worker, trial: Trial, built: Built) -> Golden:
+        part = self.prepared.test.head(GOLDEN_ROWS)
+        rows = self.prepared.rows_of(part)
+        open_candidate(worker, trial.recipe, built, self.request)
+        outputs = iter(worker.run(self.prepared.batches(part, batch=1)))
+        return make_golden(
+            lambda _batch: np.asarray(next(outputs)),
+            texts=rows.texts,
+            pairs=rows.pairs,
+            batches=self.prepared.batches(part, batch=1),
+        )
+
+    def _manifest(self, trial: Trial, built: Built, *, measured_on: str) -> Manifest:
+        precision = trial.figures.precision_ran or "unknown"
+        workload = replace(self.request.workload, max_length=self.prepared.tokenizer.max_length)
+        return Manifest(
+            task=self.request.task,
+            labels=self.facts.labels,
+            family=self.facts.family,
+            source=self.request.model.source,
+            source_hash=self.facts.source_hash,
+            license=self.facts.license,
+            recipe=trial.recipe,
+            recipe_id=trial.recipe_id,
+            recipe_label=trial.label,
+            input_names=built.input_names,
+            max_length=self.prepared.tokenizer.max_length,
+            workload=workload,
+            instructions=built.instructions,
+            precision_ran=precision,
+            host=self.host,
+            measured=Measurement(trial.figures, trial.baseline, trial.speedup, trial.quality_drop_pt, measured_on),
+            golden_tolerance=_GOLDEN_TOLERANCE.get(precision, _GOLDEN_TOLERANCE_INT8),
+        )
+
+    def _verify(self, folder: Path) -> None:
+        workload = self.request.workload
+        with Worker.start(cores=workload.cores, threads=workload.threads, log=self.log) as worker:
+            try:
+                worker.open("hasten.pipeline.jobs:open_bundle", folder=folder, threads=None, cores=workload.cores)
+            except Exception as error:
+                raise Rejected("bundle", f"the written bundle does not open again: {error}") from error
+
+
+def open_candidate(worker: Worker, recipe: Any, built: Built, request: Request) -> Any:
+    """Open a built candidate in ``worker`` with the threads its recipe asks for."""
+    config = recipe["runtime"]
+    threads = config.get("threads") or request.workload.threads
+    return worker.open(
+        "hasten.pipeline.jobs:open_artifact",
+        folder=built.folder,
+        config=config,
+        threads=threads,
+        cores=request.workload.cores[:threads],
+    )
+
+
+def _move_in(trying: Path, target: Path) -> None:
+    from hasten.bundle.write import swap_in
+
+    swap_in(trying, target)
+    shutil.rmtree(trying, ignore_errors=True)

@@ -1,0 +1,111 @@
+"""The output folder of one run: locked, recovered after a kill, never half-written.
+
+Takes a :class:`Request`, gives paths and the open ledger. Layout: ``bundle/``,
+``report.html``, ``trials.jsonl``, ``verdict.json``, and ``work/`` while it runs.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hasten.bundle.write import remove_staging
+from hasten.ledger import FILE_NAME, Ledger
+from hasten.pipeline.request import Request
+from hasten.records import InputError
+
+_OURS = {"bundle", "report.html", FILE_NAME, "verdict.json", "work", ".lock"}
+# Every candidate is written once, the bundle twice while it is swapped, the shared exports once.
+_DISK_COPIES = 6
+
+
+@dataclass(frozen=True, slots=True)
+class Workspace:
+    """Paths of a run."""
+
+    out: Path
+    ledger: Ledger
+
+    @property
+    def work(self) -> Path:
+        return self.out / "work"
+
+    @property
+    def log(self) -> Path:
+        return self.work / "workers.log"
+
+    def folder(self, stage: str, recipe_id: str) -> Path:
+        """A fresh folder for one candidate's files."""
+        path = self.work / stage / recipe_id
+        shutil.rmtree(path, ignore_errors=True)
+        path.mkdir(parents=True)
+        return path
+
+
+@contextmanager
+def open_workspace(request: Request, *, header: Mapping[str, Any]) -> Iterator[Workspace]:
+    """Lock the folder, clear what a killed run left, open the ledger to resume or start.
+
+    Raises InputError when the folder holds something else, another run is in it, or it cannot be written.
+    """
+    from filelock import FileLock, Timeout
+
+    out = request.out
+    _check_folder(out)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(out / ".lock", timeout=0)
+        with lock:
+            if request.overwrite:
+                _clear(out)
+            remove_staging(out)
+            (out / "work").mkdir(exist_ok=True)
+            with Ledger.open(out / FILE_NAME, run_key=request.run_key, header=header) as ledger:
+                yield Workspace(out=out, ledger=ledger)
+            if not request.keep_work:
+                shutil.rmtree(out / "work", ignore_errors=True)
+    except Timeout as error:
+        raise InputError(
+            f"another run is using {out}",
+            expected="one run per output folder",
+            remedy="wait for it to end, or give another --out",
+        ) from error
+    except PermissionError as error:
+        raise InputError(f"{error}", expected="a folder that may be written", remedy="give another --out") from error
+    (out / ".lock").unlink(missing_ok=True)
+
+
+def check_disk(out: Path, *, weights_bytes: int) -> None:
+    """Raise InputError when the disk cannot hold the candidates that a run writes."""
+    folder = next(p for p in (out, *out.resolve().parents) if p.exists())
+    needed, free = _DISK_COPIES * weights_bytes, shutil.disk_usage(folder).free
+    if free < needed:
+        raise InputError(
+            f"{free / 1e6:,.0f} MB free where {out} is",
+            expected=f"about {needed / 1e6:,.0f} MB for the candidates and the bundle",
+            remedy="free some space, or give an --out on a larger disk",
+        )
+
+
+def _check_folder(out: Path) -> None:
+    if out.exists() and not out.is_dir():
+        raise InputError(f"{out} is a file", expected="a folder", remedy="give another --out")
+    if not out.is_dir():
+        return
+    strange = sorted(p.name for p in out.iterdir() if p.name not in _OURS and not p.name.startswith(".bundle-"))
+    if strange or (any(out.iterdir()) and not (out / FILE_NAME).is_file() and (out / "bundle").exists()):
+        raise InputError(
+            f"{out} holds something else ({', '.join(strange[:3]) or 'a bundle without its trials'})",
+            expected="a new or empty folder, or that of an earlier hasten run",
+            remedy="give another --out",
+        )
+
+
+def _clear(out: Path) -> None:
+    for name in _OURS - {".lock"}:
+        path = out / name
+        shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)

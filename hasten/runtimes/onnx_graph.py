@@ -1,0 +1,153 @@
+"""From a module to a fused fp32 ONNX graph.
+
+Takes the task's wrapper, writes ``fp32.onnx`` and ``fused.onnx`` into a cache folder
+that all recipes of the same module share. Knows nothing of precision.
+
+The graph is traced with the plain attention path: its MatMul-Softmax-MatMul is what
+ONNX Runtime's transformer optimizer turns into one Attention operator. The older
+tracing exporter is used first because the optimizer recognises its graphs whole (12
+layer norms, 6 attentions and the embedding block of a MiniLM, against none of the
+attentions after the dynamo exporter) and it takes a fifth of the time; where it
+fails, the dynamo exporter gets its turn.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from hasten.records import MissingDependency
+from hasten.runtimes.runtime import Arrays
+
+OUTPUT = "output"
+_OPSET_TRACED, _OPSET_DYNAMO = 17, 18
+
+
+def fp32_graph(wrapper: Any, *, example: Arrays, cache: Path, fusion: bool) -> Path:
+    """Path of the (fused) fp32 graph, exported at most once per ``cache``."""
+    plain = cache / "fp32.onnx"
+    if not plain.is_file():
+        with quiet():
+            _export(wrapper, example=example, path=plain)
+    if not fusion:
+        return plain
+    fused = cache / "fused.onnx"
+    if not fused.is_file():
+        with quiet():
+            _fuse(plain, fused)
+    return fused
+
+
+def input_names(path: Path) -> tuple[str, ...]:
+    """The graph's inputs in order."""
+    import onnx
+
+    return tuple(i.name for i in onnx.load(path, load_external_data=False).graph.input)
+
+
+def _export(wrapper: Any, *, example: Arrays, path: Path) -> None:
+    try:
+        import onnx
+        import onnxscript  # noqa: F401  (the exporters need it)
+    except ImportError as error:
+        raise MissingDependency("onnx and onnxscript", extra="onnxruntime") from error
+    part = path.with_suffix(".part")
+    with _attention(wrapper.hf, "eager"):
+        try:
+            _trace(wrapper, example=example, path=part)
+        except Exception as error:  # any failure of the tracer means: try the other exporter
+            logging.getLogger(__name__).info("the tracing exporter failed (%s); trying dynamo", error)
+            _dynamo(wrapper, example=example, path=part)
+    onnx.checker.check_model(str(part))
+    part.replace(path)
+
+
+def two_row_example(example: Arrays) -> dict[str, Any]:
+    """Two rows of seven tokens with padding: sizes that stand for nothing special when traced."""
+    import torch
+
+    rows = {}
+    for name, array in example.items():
+        row = torch.from_numpy(array[:1]).repeat(2, 7)[:, :7].clone()
+        if name == "attention_mask":
+            row[:] = 1
+            row[1, 5:] = 0
+        rows[name] = row
+    return rows
+
+
+def _trace(wrapper: Any, *, example: Arrays, path: Path) -> None:
+    import torch
+
+    inputs = two_row_example(example)
+    torch.onnx.export(
+        wrapper,
+        tuple(inputs.values()),
+        str(path),
+        dynamo=False,
+        opset_version=_OPSET_TRACED,
+        input_names=list(inputs),
+        output_names=[OUTPUT],
+        dynamic_axes={**{name: {0: "batch", 1: "length"} for name in inputs}, OUTPUT: {0: "batch"}},
+    )
+
+
+def _dynamo(wrapper: Any, *, example: Arrays, path: Path) -> None:
+    import torch
+
+    inputs = two_row_example(example)
+    free = torch.export.Dim.DYNAMIC
+    program = torch.onnx.export(
+        wrapper,
+        tuple(inputs.values()),
+        dynamo=True,
+        opset_version=_OPSET_DYNAMO,
+        input_names=list(inputs),
+        output_names=[OUTPUT],
+        dynamic_shapes=tuple({0: free, 1: free} for _ in inputs),
+        verbose=False,
+    )
+    assert program is not None
+    program.save(str(path))
+
+
+def _fuse(source: Path, target: Path) -> None:
+    """Attention, SkipLayerNormalization, BiasGelu and EmbedLayerNormalization in place of their parts."""
+    from onnxruntime.transformers import optimizer
+    from onnxruntime.transformers.fusion_options import FusionOptions
+
+    # Zero lets the optimizer read heads and width off the graph (pruned models have other numbers per layer).
+    model = optimizer.optimize_model(
+        str(source), model_type="bert", num_heads=0, hidden_size=0, optimization_options=FusionOptions("bert"), opt_level=0
+    )
+    part = target.with_suffix(".part")
+    model.save_model_to_file(str(part))
+    part.replace(target)
+
+
+@contextlib.contextmanager
+def _attention(hf: Any, implementation: str) -> Iterator[None]:
+    """Switch the attention path for the export, and back."""
+    before = hf.config._attn_implementation
+    hf.set_attn_implementation(implementation)
+    try:
+        yield
+    finally:
+        hf.set_attn_implementation(before)
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Exporters print pages of warnings about themselves; errors still come as exceptions."""
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(logging.NOTSET)

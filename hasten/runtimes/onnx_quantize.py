@@ -1,0 +1,111 @@
+"""Int8 for ONNX graphs: dynamic, and static with QDQ pairs.
+
+Takes the fp32 graph, writes the quantized one. Weights are symmetric int8, per
+channel unless told otherwise; dynamic activations are u8 per tensor at run time,
+static ones are calibrated on the user's calibration rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hasten.runtimes.onnx_graph import quiet
+from hasten.runtimes.runtime import Arrays
+
+if TYPE_CHECKING:
+    from hasten.runtimes.onnxruntime import OnnxRuntimeConfig
+
+_PRODUCTS = ["MatMul", "Gemm", "Attention"]
+_EMBEDDINGS = ["Gather", "EmbedLayerNormalization"]
+# Histograms of every activation are kept in memory: a few dozen rows settle them.
+_CALIBRATION_ROWS = {"minmax": 128, "percentile": 48, "entropy": 24}
+_PERCENTILE = 99.99
+
+
+def quantize_dynamic_graph(source: Path, target: Path, *, config: OnnxRuntimeConfig) -> None:
+    """Int8 weights now, activation scales at run time (Q8BERT's dynamic setting)."""
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    with quiet():
+        quantize_dynamic(
+            _plain_model(source),
+            target,
+            op_types_to_quantize=_PRODUCTS + (_EMBEDDINGS if config.embeddings else []),
+            per_channel=config.per_channel,
+            reduce_range=config.reduce_range,
+            weight_type=QuantType.QInt8,
+            extra_options={"DefaultTensorType": 1, "MatMulConstBOnly": True},
+        )
+
+
+def quantize_static_graph(
+    source: Path, target: Path, *, config: OnnxRuntimeConfig, feeds: Sequence[Arrays]
+) -> None:
+    """QDQ pairs around every product with a constant weight, scales from the calibration rows."""
+    from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
+
+    methods = {
+        "minmax": CalibrationMethod.MinMax,
+        "percentile": CalibrationMethod.Percentile,
+        "entropy": CalibrationMethod.Entropy,
+    }
+    with quiet():
+        quantize_static(
+            _inferred_model(source),
+            str(target),
+            _Feeds(feeds[: _CALIBRATION_ROWS[config.calibration]]),
+            quant_format=QuantFormat.QDQ,
+            op_types_to_quantize=["MatMul", "Gemm"],
+            per_channel=config.per_channel,
+            reduce_range=config.reduce_range,
+            activation_type=QuantType.QUInt8,
+            weight_type=QuantType.QInt8,
+            calibrate_method=methods[config.calibration],
+            extra_options={
+                "DefaultTensorType": 1,
+                "MatMulConstBOnly": True,
+                "CalibPercentile": _PERCENTILE,
+                # One row at a time: rows of different lengths cannot be stacked into one histogram.
+                "CalibStridedMinMax": 1,
+            },
+        )
+
+
+def _plain_model(source: Path) -> Any:
+    """The graph without inferred shapes: stale ones make the quantizer refuse the model."""
+    import onnx
+
+    model = onnx.load(source)
+    del model.graph.value_info[:]
+    return model
+
+
+def _inferred_model(source: Path) -> Any:
+    """The graph with fresh types and shapes: the calibrator watches only tensors whose type it knows."""
+    import onnx
+
+    return onnx.shape_inference.infer_shapes(_plain_model(source))
+
+
+class _Feeds:
+    """Calibration rows, one at a time, in the form the quantizer asks for."""
+
+    def __init__(self, feeds: Sequence[Arrays]) -> None:
+        self._feeds, self._next, self._end = feeds, 0, len(feeds)
+
+    def get_next(self) -> dict[str, Any] | None:
+        if self._next >= self._end:
+            return None
+        self._next += 1
+        return dict(self._feeds[self._next - 1])
+
+    def rewind(self) -> None:
+        self._next = 0
+
+    def set_range(self, start_index: int, end_index: int) -> None:
+        self._next, self._end = start_index, min(end_index, len(self._feeds))
+
+    def __len__(self) -> int:
+        return len(self._feeds)

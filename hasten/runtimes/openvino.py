@@ -1,0 +1,204 @@
+"""OpenVINO on the CPU: fp32, bf16, and int8 through NNCF with SmoothQuant.
+
+Takes the task's wrapper, writes ``model.xml`` and ``model.bin``; opening needs
+openvino and numpy alone. OpenVINO prepares its kernels anew for each new shape, which
+on free lengths makes the slowest calls many times the median: lengths are therefore
+padded up to a bucket (the mask hides the padding), and every bucket is run once while
+opening.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+
+from hasten.records import Config, MissingDependency, Rejected
+from hasten.runtimes.runtime import Array, Arrays, Exported, Probe, Session
+
+MODEL = "model.xml"
+BUCKETS = (8, 12, 16, 20, 24, 28, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384, 448, 512)
+_WARMED_UP_TO = 64
+_CALIBRATION_ROWS = 128
+_OV_TYPE = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}
+_NAMES = {"f32": "fp32", "bf16": "bf16", "f16": "fp16"}
+_FAST_INT8 = ("amx_int8", "avx512_vnni", "avx_vnni")
+
+
+@dataclass(frozen=True, slots=True)
+class OpenVinoConfig:
+    """``smooth_quant_alpha`` balances activations against weights in int8 (0.95 is NNCF's for transformers)."""
+
+    kind: ClassVar[str] = "openvino"
+    precision: Literal["fp32", "bf16", "int8"] = "fp32"
+    smooth_quant_alpha: float = 0.95
+    buckets: tuple[int, ...] = BUCKETS
+    needs: str | None = None
+    threads: int | None = None
+
+    @property
+    def label(self) -> str:
+        parts = [self.precision]
+        if self.precision == "int8":
+            parts += ["no smoothing"] if self.smooth_quant_alpha < 0 else [f"SmoothQuant {self.smooth_quant_alpha:g}"]
+        parts += [] if self.buckets else ["free lengths"]
+        parts += [f"{self.threads} thread{'s' * (self.threads != 1)}"] if self.threads else []
+        return " ".join(parts)
+
+
+def probe() -> Probe:
+    """Whether OpenVINO is here to run, and NNCF to quantize."""
+    try:
+        found = version("openvino")
+    except PackageNotFoundError:
+        return Probe(False, reason="openvino is not installed", remedy="pip install 'hasten[openvino]'")
+    try:
+        quantizer = f"nncf {version('nncf')}"
+    except PackageNotFoundError:
+        quantizer = "not installed; pip install 'hasten[openvino]'"
+    return Probe(True, version=found, facts={"int8": quantizer})
+
+
+def space(*, instructions: frozenset[str], threads: int) -> tuple[Config, ...]:
+    """int8 first, then fp32, bf16 where the CPU multiplies in it, and one thread."""
+    vnni = next((name for name in reversed(_FAST_INT8) if name in instructions), None)
+    found = [OpenVinoConfig(precision="int8", needs=vnni), OpenVinoConfig()]
+    if instructions & {"avx512_bf16", "amx_bf16"}:
+        found.append(OpenVinoConfig(precision="bf16"))
+    if threads > 1:
+        found.append(OpenVinoConfig(precision="int8", needs=vnni, threads=1))
+    return tuple(found)
+
+
+def export(
+    wrapper: Any, config: OpenVinoConfig, *, calibration: Sequence[Arrays], folder: Path, cache: Path
+) -> Exported:
+    """Convert (once per ``cache``), quantize, save. Raises Rejected with the converter's own words."""
+    try:
+        import openvino
+    except ImportError as error:
+        raise MissingDependency("openvino", extra="openvino") from error
+    try:
+        source = _converted(wrapper, example=calibration[0], cache=cache)
+        model = openvino.Core().read_model(source)
+        if config.precision == "int8":
+            model = _quantized(model, alpha=config.smooth_quant_alpha, feeds=calibration)
+        openvino.save_model(model, folder / MODEL, compress_to_fp16=False)
+    except (Rejected, MissingDependency):
+        raise
+    except Exception as error:  # converters raise everything; each is a finding for the ledger
+        raise Rejected("export", f"{type(error).__name__}: {str(error).strip()[:300]}") from error
+    return Exported(
+        files=(MODEL, "model.bin"),
+        input_names=tuple(calibration[0]),
+        instructions=(config.needs,) if config.needs else (),
+    )
+
+
+def open(folder: Path, config: OpenVinoConfig, *, threads: int, cores: tuple[int, ...]) -> Session:
+    """Compile for latency in exactly the asked precision, and warm the buckets."""
+    del cores
+    try:
+        import openvino
+    except ImportError as error:
+        raise MissingDependency("openvino", extra="openvino") from error
+    settings = {
+        "PERFORMANCE_HINT": "LATENCY",
+        "NUM_STREAMS": "1",
+        "INFERENCE_NUM_THREADS": config.threads or threads,
+        # Said out loud: left alone, OpenVINO picks bf16 by itself where the CPU has it.
+        "INFERENCE_PRECISION_HINT": _OV_TYPE[config.precision],
+        "CPU_RUNTIME_CACHE_CAPACITY": 4096,
+    }
+    try:
+        compiled = openvino.Core().compile_model(folder / MODEL, "CPU", settings)
+    except Exception as error:
+        raise Rejected("open", f"openvino cannot open {MODEL}: {str(error).strip()[:300]}") from error
+    session = OpenVinoSession(compiled, config=config)
+    session.warm()
+    return session
+
+
+class OpenVinoSession:
+    """One compiled model and its request."""
+
+    def __init__(self, compiled: Any, *, config: OpenVinoConfig) -> None:
+        self._request, self._buckets = compiled.create_infer_request(), config.buckets
+        self.input_names = tuple(i.get_any_name() for i in compiled.inputs)
+        self.precision = _precision_that_runs(compiled, config)
+
+    def run(self, arrays: Arrays) -> Array:
+        inputs = self._bucketed({name: arrays[name] for name in self.input_names})
+        self._request.infer(inputs, share_inputs=True)
+        # A copy: the request's own tensor is overwritten by the next call.
+        return np.array(self._request.get_output_tensor(0).data, dtype=np.float32)
+
+    def warm(self) -> None:
+        """Run every small bucket once, so that the first real request of a length is not the slow one."""
+        for length in (b for b in self._buckets if b <= _WARMED_UP_TO):
+            self.run({name: np.ones((1, length), dtype=np.int64) for name in self.input_names})
+
+    def close(self) -> None:
+        self._request = None
+
+    def _bucketed(self, arrays: dict[str, Array]) -> dict[str, Array]:
+        """Pad with zeros up to the next bucket: a zero mask hides them. Longer than all buckets: as it is."""
+        length = next(iter(arrays.values())).shape[1]
+        bucket = next((b for b in self._buckets if b >= length), length)
+        if bucket == length:
+            return arrays
+        return {name: np.pad(array, ((0, 0), (0, bucket - length))) for name, array in arrays.items()}
+
+
+def _precision_that_runs(compiled: Any, config: OpenVinoConfig) -> str:
+    """int8 when the graph holds quantized products, else what the compiled model says of itself."""
+    hint = compiled.get_property("INFERENCE_PRECISION_HINT")
+    base = _NAMES.get(hint.get_type_name(), hint.get_type_name())
+    if config.precision != "int8":
+        return base
+    kinds = {op.get_rt_info()["runtimePrecision"].astype(str) for op in compiled.get_runtime_model().get_ops()}
+    return "int8" if kinds & {"i8", "u8"} else base
+
+
+def _converted(wrapper: Any, *, example: Arrays, cache: Path) -> Path:
+    path = cache / "openvino.xml"
+    if not path.is_file():
+        import openvino
+
+        from hasten.runtimes.onnx_graph import quiet, two_row_example
+
+        with quiet():
+            model = openvino.convert_model(wrapper, example_input=two_row_example(example))
+        for port, name in zip(model.inputs, example, strict=True):
+            port.get_node().set_partial_shape(openvino.PartialShape([-1, -1]))
+            port.set_names({name})
+        model.validate_nodes_and_infer_types()
+        openvino.save_model(model, path, compress_to_fp16=False)
+    return path
+
+
+def _quantized(model: Any, *, alpha: float, feeds: Sequence[Arrays]) -> Any:
+    """Post-training int8 with SmoothQuant (Xiao et al. 2023) through NNCF's transformer scheme."""
+    try:
+        import nncf
+    except ImportError as error:
+        raise MissingDependency("nncf", extra="openvino") from error
+    from nncf.quantization.advanced_parameters import AdvancedQuantizationParameters, AdvancedSmoothQuantParameters
+
+    nncf.set_log_level(logging.ERROR)
+    rows = [dict(feed) for feed in feeds[:_CALIBRATION_ROWS]]
+    return nncf.quantize(
+        model,
+        nncf.Dataset(rows),
+        model_type=nncf.ModelType.TRANSFORMER,
+        preset=nncf.QuantizationPreset.MIXED,
+        subset_size=len(rows),
+        advanced_parameters=AdvancedQuantizationParameters(
+            smooth_quant_alphas=AdvancedSmoothQuantParameters(matmul=alpha)
+        ),
+    )

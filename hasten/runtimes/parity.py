@@ -1,0 +1,62 @@
+"""Is an export the same function as the model it came from?
+
+Takes outputs of eager and of a session on the same inputs, gives ``None`` or the
+reason with numbers. Quality is judged elsewhere: this only catches wrong exports, so
+the bounds of low precisions are wide.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from hasten.runtimes.runtime import Array
+
+
+@dataclass(frozen=True, slots=True)
+class Tolerance:
+    """Largest difference as a share of the reference's scale, and smallest mean row cosine."""
+
+    difference: float
+    cosine: float
+
+
+# fp32: reordered sums and fused kernels move logits by 1e-5 or so of their scale. bf16 keeps 8 bits of
+# mantissa through six to twenty-four layers. int8 may move single outputs far; rows must still point the same way.
+TOLERANCE = {
+    "fp32": Tolerance(difference=2e-3, cosine=0.9999),
+    "bf16": Tolerance(difference=0.25, cosine=0.99),
+    "int8": Tolerance(difference=float("inf"), cosine=0.85),
+}
+
+
+def parity(reference: Sequence[Array], got: Sequence[Array], precision: str) -> str | None:
+    """``None`` when ``got`` is within the tolerance of ``precision``, else a sentence with the numbers.
+
+    Both are sequences of [B, C]; ``precision`` may be finer named (``"int8-dynamic"``).
+    """
+    tolerance = TOLERANCE[precision.split("-")[0]]
+    for number, (a, b) in enumerate(zip(reference, got, strict=True)):
+        if a.shape != b.shape:
+            return f"batch {number}: outputs have shape {b.shape} instead of {a.shape}"
+        if not np.isfinite(b).all():
+            return f"batch {number}: {int((~np.isfinite(b)).sum())} of {b.size} outputs are not finite"
+    x, y = np.concatenate(list(reference)).astype(np.float64), np.concatenate(list(got)).astype(np.float64)
+    scale = float(np.abs(x).max()) or 1.0
+    difference = float(np.abs(x - y).max()) / scale
+    if difference > tolerance.difference:
+        return f"outputs differ from eager by {difference:.2%} of their scale (allowed {tolerance.difference:.2%})"
+    cosine = mean_cosine(x, y)
+    if cosine < tolerance.cosine:
+        return f"mean cosine with eager is {cosine:.4f} (allowed {tolerance.cosine:.4f})"
+    return None
+
+
+def mean_cosine(x: Array, y: Array) -> float:
+    """Mean over rows of the cosine between x and y, both [N, C]; one column compares the columns."""
+    if x.shape[1] == 1:
+        x, y = x.T, y.T
+    norms = np.linalg.norm(x, axis=1) * np.linalg.norm(y, axis=1)
+    return float(np.mean((x * y).sum(axis=1) / np.maximum(norms, 1e-12)))

@@ -1,0 +1,31 @@
+"""The tasks by name. To add one: a file beside this one and a line in :data:`TASKS`."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from importlib import import_module
+from typing import TYPE_CHECKING, cast
+
+from hasten.records import InputError
+
+if TYPE_CHECKING:
+    from hasten.tasks.task import Task
+
+TASKS: Mapping[str, str] = {
+    "text-classification": "hasten.tasks.text_classification:TextClassification",
+    "feature-extraction": "hasten.tasks.feature_extraction:FeatureExtraction",
+}
+
+
+def get_task(name: str) -> Task:
+    """The task. Raises InputError with the nearest names for an unknown one."""
+    if name not in TASKS:
+        near = difflib.get_close_matches(name, TASKS, n=1)
+        raise InputError(
+            f"unknown task {name!r}",
+            expected=f"one of {', '.join(TASKS)}",
+            remedy=f"did you mean {near[0]}?" if near else "choose the task that the checkpoint was trained for",
+        )
+    module, attribute = TASKS[name].split(":")
+    return cast("Task", getattr(import_module(module), attribute)())

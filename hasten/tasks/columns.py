@@ -1,0 +1,80 @@
+"""Which column is the text, the second text, the label?
+
+Takes column names and what the user said, gives names. Finds the usual names by
+themselves; where two fit, it asks instead of guessing.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+
+from hasten.records import Columns, InputError
+
+_TEXT = (
+    "text", "sentence", "review", "content", "query", "utterance", "sentence1", "sentence_1", "text1", "text_a", "premise",
+    "question", "question1", "body", "comment", "message", "tweet", "document", "input",
+)  # fmt: skip
+_PAIR = (
+    "text_pair", "sentence2", "sentence_2", "text2", "text_b", "hypothesis", "question2", "paraphrase",
+)  # fmt: skip
+_LABEL = ("label", "labels", "category", "intent", "class", "target", "sentiment", "score", "similarity", "rating", "y")
+
+
+def resolve_columns(
+    names: Sequence[str], wanted: Columns, *, source: str
+) -> Columns:
+    """Columns with every name settled; ``text_pair`` and ``label`` may stay ``None``.
+
+    Raises InputError when a given name is not there, or no or several columns could be the text.
+    """
+    text = _given(names, wanted.text, "--text-column", source) or _text(names, source)
+    pair = _given(names, wanted.text_pair, "--text-pair-column", source) or _only(names, _PAIR)
+    label = _given(names, wanted.label, "--label-column", source) or _one_of(
+        [n for n in names if n not in (text, pair)], _LABEL, "--label-column", source
+    )
+    return Columns(text=text, text_pair=pair, label=label)
+
+
+def _text(names: Sequence[str], source: str) -> str:
+    found = _one_of(names, _TEXT, "--text-column", source)
+    if found:
+        return found
+    if len(names) == 1:
+        return names[0]
+    raise InputError(
+        f"{source} has the columns {', '.join(names)}; none has a usual name for the text",
+        expected=f"a column such as {', '.join(_TEXT[:5])}",
+        remedy="name it with --text-column",
+    )
+
+
+def _one_of(names: Sequence[str], usual: Sequence[str], flag: str, source: str) -> str | None:
+    """The one column with a usual name; its plain form (``text``, ``label``) wins over others."""
+    matches = [name for name in names if name.strip().casefold() in usual]
+    exact = [name for name in matches if name.strip().casefold() == usual[0]]
+    if len(exact) == 1:
+        return exact[0]
+    if len(matches) > 1:
+        raise InputError(
+            f"{source}: the columns {', '.join(matches)} could all be meant",
+            expected="one column for it",
+            remedy=f"choose with {flag}",
+        )
+    return matches[0] if matches else None
+
+
+def _only(names: Sequence[str], usual: Sequence[str]) -> str | None:
+    matches = [name for name in names if name.strip().casefold() in usual]
+    return matches[0] if len(matches) == 1 else None
+
+
+def _given(names: Sequence[str], name: str | None, flag: str, source: str) -> str | None:
+    if name is None or name in names:
+        return name
+    near = difflib.get_close_matches(name, names, n=1)
+    raise InputError(
+        f"{source} has no column {name!r}",
+        expected=f"one of {', '.join(names)}",
+        remedy=f"did you mean {flag} {near[0]}?" if near else f"correct {flag}",
+    )

@@ -1,0 +1,121 @@
+"""Read the user's rows: texts, pairs and labels from a file or a dataset id.
+
+Takes CSV, TSV, JSONL or Parquet (by suffix) or a ``datasets`` hub id, gives
+:class:`Rows`. CSV, TSV and JSONL are read with the standard library, so that serving
+needs nothing more. Every malformed file is an InputError with its line.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from hasten.records import Columns, InputError
+from hasten.tasks.columns import resolve_columns
+from hasten.tasks.tables import Table, read_table
+
+_TEXT_LIMIT = 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Columns of equal length; ``pairs`` and ``labels`` where the data has them. ``sha256`` is of the content."""
+
+    texts: tuple[str, ...]
+    pairs: tuple[str, ...] | None
+    labels: tuple[str | float, ...] | None
+    source: str
+    sha256: str
+    column_names: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def take(self, index: Sequence[int]) -> Rows:
+        """The rows at ``index``, in that order."""
+        return replace(
+            self,
+            texts=tuple(self.texts[i] for i in index),
+            pairs=None if self.pairs is None else tuple(self.pairs[i] for i in index),
+            labels=None if self.labels is None else tuple(self.labels[i] for i in index),
+        )
+
+
+def read_rows(source: str | Path, *, columns: Columns) -> Rows:
+    """Read and check a data source.
+
+    Raises InputError for a missing, empty, binary, wrongly encoded or ragged file, and for columns that are
+    missing or ambiguous; MissingDependency when Parquet or a hub id needs a library that is not installed.
+    """
+    table = read_table(source)
+    if not table.rows:
+        raise InputError(
+            f"{source} holds no rows", expected="a header line and at least one row", remedy="give another file"
+        )
+    chosen = resolve_columns(table.names, columns, source=str(source))
+    texts = _strings(table, chosen.text, source=source)
+    pairs = _strings(table, chosen.text_pair, source=source) if chosen.text_pair else None
+    labels = _labels(table, chosen.label, source=source) if chosen.label else None
+    content = json.dumps([texts, pairs, labels], ensure_ascii=False).encode("utf-8", "replace")
+    return Rows(
+        texts=tuple(texts),
+        pairs=None if pairs is None else tuple(pairs),
+        labels=None if labels is None else tuple(labels),
+        source=str(source),
+        sha256=hashlib.sha256(content).hexdigest(),
+        column_names=table.names,
+    )
+
+
+def _strings(table: Table, column: str | None, *, source: str | Path) -> list[str]:
+    assert column is not None
+    values = []
+    for number, row in enumerate(table.rows, start=1):
+        value = row.get(column)
+        if not isinstance(value, str):
+            raise InputError(
+                f"row {number} of {source}: column {column!r} holds {_shown(value)}",
+                expected="a text in every row",
+                remedy="fill or drop such rows, or name another column with --text-column",
+            )
+        if len(value) > _TEXT_LIMIT:
+            raise InputError(
+                f"row {number} of {source}: a text of {len(value):,} characters",
+                expected=f"at most {_TEXT_LIMIT:,} characters",
+                remedy="split long documents into rows",
+            )
+        values.append(value)
+    if not any(value.strip() for value in values):
+        raise InputError(
+            f"column {column!r} of {source} is empty in every row", expected="texts", remedy="name another column"
+        )
+    return values
+
+
+def _labels(table: Table, column: str, *, source: str | Path) -> list[str]:
+    values = []
+    for number, row in enumerate(table.rows, start=1):
+        value = row.get(column)
+        if value is None or isinstance(value, (Mapping, list)) or not str(value).strip():
+            raise InputError(
+                f"row {number} of {source}: label column {column!r} holds {_shown(value)}",
+                expected="a label in every row",
+                remedy="fill or drop such rows, or name another column with --label-column",
+            )
+        values.append(_label_text(value))
+    return values
+
+
+def _label_text(value: Any) -> str:
+    """``1.0`` from a float column is the id ``1``."""
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    return str(value).strip()
+
+
+def _shown(value: Any) -> str:
+    return "nothing" if value is None or value == "" else f"{type(value).__name__} {str(value)[:40]!r}"

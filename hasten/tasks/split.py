@@ -1,0 +1,141 @@
+"""Divide the rows: calibration, selection, final test. Disjoint, seeded, stratified.
+
+Takes :class:`Rows`, gives row numbers. The same text never lands in two splits, in
+whatever case or spacing it is repeated. Shuffling and stratifying are scikit-learn's.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from hasten.records import InputError, SplitSizes
+from hasten.tasks.rows import Rows
+
+_FEWEST = 6
+_MOST_CALIBRATION = 256
+_CALIBRATION_SHARE = 0.2
+_MOST_CLASSES = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Splits:
+    """Row numbers of each split (shuffled), and how they came about."""
+
+    calibration: tuple[int, ...]
+    selection: tuple[int, ...]
+    test: tuple[int, ...]
+    facts: SplitSizes
+
+
+def split_rows(rows: Rows, *, seed: int, task: str) -> Splits:
+    """One file into three parts: at most 256 rows (a fifth) calibrate, the rest is halved.
+
+    Repeats of a text are dropped (counted). Raises InputError for fewer than six different texts.
+    """
+    unique = _first_of_each(rows)
+    if len(unique) < _FEWEST:
+        raise InputError(
+            f"{rows.source} has {len(unique)} different texts",
+            expected=f"at least {_FEWEST}, and a few hundred for a verdict that means something",
+            remedy="give more rows",
+        )
+    strata = _strata(rows, unique) if task == "text-classification" else None
+    calibration = max(1, min(_MOST_CALIBRATION, round(_CALIBRATION_SHARE * len(unique))))
+    rest, first = _cut(unique, strata, size=calibration, seed=seed)
+    strata_of_rest = None if strata is None else _pick(strata, unique, rest)
+    selection, test = _cut(rest, strata_of_rest, size=(len(rest) + 1) // 2, seed=seed + 1)
+    how = "one file, shuffled" + (", stratified by label" if strata else "") + ", repeated texts dropped"
+    facts = SplitSizes(
+        calibration=len(first), selection=len(selection), test=len(test), seed=seed, how=how,
+        duplicate_rows=len(rows) - len(unique),
+    )  # fmt: skip
+    return Splits(tuple(first), tuple(selection), tuple(test), facts)
+
+
+def splits_from_files(calibration: Rows, selection: Rows, test: Rows) -> tuple[Rows, Splits]:
+    """The user's own three files, joined; raises InputError when they share a text."""
+    parts = (calibration, selection, test)
+    seen: dict[str, str] = {}
+    for part in parts:
+        for key in set(_keys(part)):
+            if key in seen:
+                raise InputError(
+                    f"{seen[key]} and {part.source} share a text: {key[:60]!r}",
+                    expected="three files without a common row, or the final test proves nothing",
+                    remedy="remove it from one of them",
+                )
+        seen.update(dict.fromkeys(_keys(part), part.source))
+    joined = _join(parts)
+    ends = [0, len(calibration), len(calibration) + len(selection), len(joined)]
+    index = [tuple(range(a, b)) for a, b in zip(ends, ends[1:], strict=False)]
+    facts = SplitSizes(
+        calibration=len(calibration), selection=len(selection), test=len(test), seed=0, how="three files of the user's"
+    )
+    return joined, Splits(*index, facts)
+
+
+def _join(parts: Sequence[Rows]) -> Rows:
+    for name in ("pairs", "labels"):
+        if len({getattr(part, name) is None for part in parts}) > 1:
+            raise InputError(
+                f"some of the three files have {name}, others have none",
+                expected="the same columns in all three",
+                remedy="name the columns with --text-column, --text-pair-column and --label-column",
+            )
+    first = parts[0]
+    return Rows(
+        texts=tuple(t for part in parts for t in part.texts),
+        pairs=None if first.pairs is None else tuple(t for part in parts for t in part.pairs or ()),
+        labels=None if first.labels is None else tuple(x for part in parts for x in part.labels or ()),
+        source=", ".join(part.source for part in parts),
+        sha256="-".join(part.sha256[:16] for part in parts),
+        column_names=first.column_names,
+    )
+
+
+def _keys(rows: Rows) -> list[str]:
+    """A text's identity: case and white space do not make another text."""
+    pairs = rows.pairs or ("",) * len(rows)
+    return ["\x1f".join(" ".join(t.split()).casefold() for t in both) for both in zip(rows.texts, pairs, strict=True)]
+
+
+def _first_of_each(rows: Rows) -> list[int]:
+    """The first row of each different text: further ones would leak between splits or count twice."""
+    first: dict[str, int] = {}
+    for number, key in enumerate(_keys(rows)):
+        first.setdefault(key, number)
+    return list(first.values())
+
+
+def _strata(rows: Rows, index: Sequence[int]) -> list[str] | None:
+    """Labels to stratify by, rare ones lumped; ``None`` where that is impossible."""
+    if rows.labels is None:
+        return None
+    labels = [str(rows.labels[i]) for i in index]
+    return labels if len(set(labels)) <= _MOST_CLASSES else None
+
+
+def _pick(strata: Sequence[str], index: Sequence[int], wanted: Sequence[int]) -> list[str]:
+    by_row = dict(zip(index, strata, strict=True))
+    return [by_row[i] for i in wanted]
+
+
+def _cut(index: Sequence[int], strata: Sequence[str] | None, *, size: int, seed: int) -> tuple[list[int], list[int]]:
+    """Split off ``size`` shuffled rows: (the rest, the cut)."""
+    from sklearn.model_selection import train_test_split
+
+    groups = _lumped(strata, size=size) if strata is not None else None
+    rest, cut = train_test_split(list(index), test_size=size, random_state=seed, shuffle=True, stratify=groups)
+    return rest, cut
+
+
+def _lumped(strata: Sequence[str], *, size: int) -> list[str] | None:
+    """Classes too rare to divide become one group; too many groups for the cut means no stratification."""
+    counts = Counter(strata)
+    groups = [label if counts[label] >= 4 else "(rare)" for label in strata]
+    final = Counter(groups)
+    if min(final.values()) < 2 or len(final) > min(size, len(strata) - size) or len(final) < 2:
+        return None
+    return groups

@@ -1,0 +1,116 @@
+"""Text classification: one label per text or pair of texts.
+
+Accuracy is the metric (a mean over rows, so its drop is tested pairwise); macro F1 and
+Matthews' correlation are reported beside it. All in points.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from hasten.records import InputError, Quality
+from hasten.tasks.rows import Rows
+from hasten.tasks.task import Array, few_rows_warning
+
+
+@dataclass(frozen=True, slots=True)
+class TextClassification:
+    """Outputs are logits [N, C] in the order of ``labels``."""
+
+    name: str = "text-classification"
+    needs_labels: bool = True
+
+    def wrap(self, checkpoint: Any) -> Any:
+        return self.wrap_model(checkpoint.model, pooling=None, normalize=False)
+
+    def wrap_model(self, model: Any, *, pooling: str | None, normalize: bool) -> Any:
+        del pooling, normalize
+        from hasten.tasks.wrappers import LogitsWrapper
+
+        return LogitsWrapper(model)
+
+    def check(self, rows: Rows, labels: Sequence[str]) -> tuple[Rows, tuple[str, ...]]:
+        """Map the data's labels to the model's; raises InputError when that cannot be done or says nothing."""
+        if rows.labels is None:
+            raise InputError(
+                f"{rows.source} has no label column (columns: {', '.join(rows.column_names)})",
+                expected="a column with the right label of each row",
+                remedy="name it with --label-column",
+            )
+        mapped = map_labels([str(x) for x in rows.labels], labels, source=rows.source)
+        counts = Counter(mapped)
+        if len(counts) < 2:
+            raise InputError(
+                f"all {len(mapped)} rows of {rows.source} have the label {next(iter(counts), None)!r}",
+                expected="rows of at least two classes",
+                remedy="give a sample of the real mix: accuracy on one class says nothing",
+            )
+        return replace(rows, labels=tuple(mapped)), few_rows_warning(len(mapped))
+
+    def score(self, outputs: Array, rows: Rows, labels: Sequence[str], *, reference: Array | None) -> Quality:
+        del reference
+        from sklearn.metrics import f1_score, matthews_corrcoef
+
+        truth, guess = _truth(rows, labels), outputs.argmax(axis=1)
+        others = {
+            "macro_f1": 100.0 * float(f1_score(truth, guess, average="macro", zero_division=0)),
+            "mcc": 100.0 * float(matthews_corrcoef(truth, guess)),
+        }
+        return Quality("accuracy", 100.0 * float(np.mean(truth == guess)), len(truth), others)
+
+    def per_row(
+        self, outputs: Array, rows: Rows, labels: Sequence[str], *, reference: Array | None
+    ) -> Array | None:
+        del reference
+        return 100.0 * np.asarray(_truth(rows, labels) == outputs.argmax(axis=1), dtype=np.float64)
+
+    def decode(self, outputs: Array, labels: Sequence[str]) -> list[Any]:
+        """``{"label", "score", "scores"}``: the best label, its probability, and all of them."""
+        shifted = np.asarray(outputs, dtype=np.float64) - outputs.max(axis=1, keepdims=True)
+        shares = np.exp(shifted) / np.exp(shifted).sum(axis=1, keepdims=True)
+        records = []
+        for row in shares:
+            best = int(row.argmax())
+            scores = {name: float(p) for name, p in zip(labels, row, strict=True)}
+            records.append({"label": labels[best], "score": float(row[best]), "scores": scores})
+        return records
+
+
+def map_labels(found: Sequence[str], known: Sequence[str], *, source: str) -> list[str]:
+    """Each label in the model's own spelling.
+
+    Tried in order: the same names; names that differ in case or spaces; class ids. Raises InputError
+    listing the labels that the model does not know.
+    """
+    by_name = {name: name for name in known}
+    folded = {_fold(name): name for name in known}
+    by_id = {str(number): name for number, name in enumerate(known)}
+    for table, key in ((by_name, str), (folded, _fold), (by_id, _whole)):
+        mapped = [table.get(key(label)) for label in found]
+        if all(name is not None for name in mapped):
+            return [str(name) for name in mapped]
+    unknown = sorted({label for label in found if _fold(label) not in folded})
+    raise InputError(
+        f"{source} has {len(unknown)} labels that the model does not know: {', '.join(unknown[:5])}",
+        expected=f"the model's {len(known)} labels ({', '.join(known[:6])}{', ...' if len(known) > 6 else ''}) or their ids",
+        remedy="correct the labels, or name the right column with --label-column",
+    )
+
+
+def _fold(label: str) -> str:
+    return " ".join(label.replace("_", " ").casefold().split())
+
+
+def _whole(label: str) -> str:
+    """``"1.0"`` (a float column) is the id 1."""
+    return label[:-2] if label.endswith(".0") else label.strip()
+
+
+def _truth(rows: Rows, labels: Sequence[str]) -> Array:
+    position = {name: number for number, name in enumerate(labels)}
+    return np.array([position[str(label)] for label in rows.labels or ()])
