@@ -45,12 +45,14 @@ def duel(
     per_turn: int,
     warmup: int,
     seed: int,
+    timeout_s: float | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Round:
     """One round: ``turns`` turns of ``per_turn`` requests drawn by ``seed``, each on both sides.
 
     ``warmup`` requests per side come first, untimed. Who begins a turn alternates, and each side's turn
-    starts with one untimed call, because it has slept through the other's. ``progress(done, turns)``.
+    starts with one untimed call, because it has slept through the other's. ``timeout_s`` bounds one side's
+    turn (Rejected beyond it); ``progress`` hears (turns done, turns).
     """
     if not requests or turns < 1 or per_turn < 1:
         raise InputError(
@@ -61,14 +63,14 @@ def duel(
     draw = np.random.default_rng(seed)
     warm = [requests[i % len(requests)] for i in range(warmup)]
     for worker in (a, b):
-        worker.time(warm)
+        worker.time(warm, timeout_s=timeout_s)
     times: tuple[list[tuple[float, ...]], list[tuple[float, ...]]] = ([], [])
     sides = (a, b)
     for turn in range(turns):
         few = per_turn > len(requests)
         chosen = [requests[i] for i in draw.choice(len(requests), size=per_turn, replace=few)]
         for side in (0, 1) if turn % 2 == 0 else (1, 0):
-            times[side].append(tuple(sides[side].time([chosen[0], *chosen])[1:]))
+            times[side].append(tuple(sides[side].time([chosen[0], *chosen], timeout_s=timeout_s)[1:]))
         if progress is not None:
             progress(turn + 1, turns)
     return Round(a_ms=tuple(times[0]), b_ms=tuple(times[1]))

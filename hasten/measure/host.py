@@ -13,25 +13,31 @@ import platform
 import subprocess
 import sys
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from importlib import metadata
 from pathlib import Path
 
+from hasten.measure.cgroup import OWN, ControlGroups, read
 from hasten.records import Host
 
 CPUINFO = Path("/proc/cpuinfo")
-CGROUP = Path("/sys/fs/cgroup")
-CGROUP_V1_UNLIMITED = 1 << 60  # version 1 writes a huge page-rounded number for "no limit"
+VMSTAT = Path("/proc/vmstat")
 X86 = ("sse4_1", "sse4_2", "avx", "avx2", "f16c", "fma", "avx_vnni", "amx_tile", "amx_int8", "amx_bf16")
 X86_512 = ("avx512f", "avx512bw", "avx512vl", "avx512_vnni", "avx512_bf16", "avx512_fp16")
-ARM = ("neon", "asimd", "asimddp", "asimdhp", "i8mm", "bf16", "sve", "sve2")
+ARM = ("neon", "dotprod", "fp16", "i8mm", "bf16", "sve", "sve2")
 RELEVANT = frozenset((*X86, *X86_512, *ARM))
-APPLE_FEATURES = {
-    "FEAT_DotProd": "asimddp",
-    "FEAT_I8MM": "i8mm",
-    "FEAT_BF16": "bf16",
-    "FEAT_FP16": "asimdhp",
-    "AdvSIMD": "neon",
+# One name for one thing, whoever reports it: Linux on Arm, or macOS on either processor.
+SYNONYMS = {
+    "asimd": "neon",
+    "advsimd": "neon",
+    "asimddp": "dotprod",
+    "feat_dotprod": "dotprod",
+    "asimdhp": "fp16",
+    "feat_fp16": "fp16",
+    "feat_i8mm": "i8mm",
+    "feat_bf16": "bf16",
+    "avx1_0": "avx",
+    "avx512vnni": "avx512_vnni",
 }
 LIBRARIES = (
     "numpy",
@@ -64,7 +70,7 @@ def describe_host(*, cores: tuple[int, ...], threads: int) -> Host:
 
 @functools.cache
 def instruction_sets() -> frozenset[str]:
-    """The vector and matrix instruction sets that matter to the runtimes, by their Linux names."""
+    """The vector and matrix instruction sets that matter to the runtimes, by one name each (see SYNONYMS)."""
     if CPUINFO.exists():
         return instructions_in(CPUINFO.read_text(errors="replace"))
     if sys.platform == "darwin":
@@ -77,74 +83,48 @@ def instructions_in(cpuinfo: str) -> frozenset[str]:
     for line in cpuinfo.splitlines():
         name, _, value = line.partition(":")
         if name.strip() in ("flags", "Features"):
-            return frozenset(value.split()) & RELEVANT
+            return _relevant(value.split())
     return frozenset()
 
 
-def usable_cores() -> tuple[int, ...]:
+def usable_cores(groups: ControlGroups = OWN) -> tuple[int, ...]:
     """Core numbers this process may run on, no more of them than the container's CPU quota allows."""
     cores = (
         sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
     )
-    quota = cpu_quota(CGROUP)
+    quota = groups.cpu_quota()
     return tuple(cores if quota is None else cores[: max(1, math.floor(quota))])
 
 
-def total_memory_bytes() -> int:
+def total_memory_bytes(groups: ControlGroups = OWN) -> int:
     """Physical memory, or the container's limit where that is lower."""
     import psutil  # type: ignore[import-untyped, unused-ignore]
 
     total = int(psutil.virtual_memory().total)
-    limit = _memory_limit(CGROUP)
+    limit = groups.memory_limit_bytes()
     return total if limit is None else min(total, limit)
 
 
-def available_memory_bytes() -> int:
+def available_memory_bytes(groups: ControlGroups = OWN) -> int:
     """Memory that can be taken without swapping or meeting the container's limit."""
     import psutil
 
     available = int(psutil.virtual_memory().available)
-    limit, used = _memory_limit(CGROUP), _memory_used(CGROUP)
-    return available if limit is None or used is None else max(0, min(available, limit - used))
+    left = groups.memory_left_bytes()
+    return available if left is None else min(available, left)
 
 
-def cpu_quota(cgroup: Path) -> float | None:
-    """CPUs that the control group grants (versions 2 and 1), or ``None`` where it sets no bound."""
-    parts = (_read(cgroup / "cpu.max") or "").split()
-    if not parts:
-        parts = [_read(cgroup / "cpu" / f"cpu.cfs_{name}_us") or "" for name in ("quota", "period")]
-    try:
-        quota, period = (int(part) for part in parts)
-    except ValueError:  # "max", or no control group
-        return None
-    return quota / period if quota > 0 and period > 0 else None
-
-
-def _memory_limit(cgroup: Path) -> int | None:
-    text = _read(cgroup / "memory.max") or _read(cgroup / "memory" / "memory.limit_in_bytes") or ""
-    return int(text) if text.isdigit() and int(text) < CGROUP_V1_UNLIMITED else None
-
-
-def _memory_used(cgroup: Path) -> int | None:
-    """What the group holds, less the file cache that the kernel gives back on demand."""
-    for folder, usage in ((cgroup, "memory.current"), (cgroup / "memory", "memory.usage_in_bytes")):
-        text = _read(folder / usage)
-        if text is not None and text.isdigit():
-            pairs = (line.split() for line in (_read(folder / "memory.stat") or "").splitlines())
-            stat = {pair[0]: int(pair[1]) for pair in pairs if len(pair) == 2}
-            return max(0, int(text) - stat.get("inactive_file", 0))
+def oom_kills() -> int | None:
+    """How often this kernel killed a process for want of memory since boot; ``None``: it does not say."""
+    for line in (read(VMSTAT) or "").splitlines():
+        name, _, count = line.partition(" ")
+        if name == "oom_kill":
+            return int(count)
     return None
 
 
-def _read(path: Path) -> str | None:
-    try:
-        return path.read_text().strip()
-    except OSError:
-        return None
-
-
 def _cpu_name() -> str:
-    for line in (_read(CPUINFO) or "").splitlines():
+    for line in (read(CPUINFO) or "").splitlines():
         name, _, value = line.partition(":")
         if name.strip() in ("model name", "Model") and value.strip():
             return value.strip()
@@ -162,13 +142,15 @@ def _sysctl(*arguments: str) -> str:
 
 
 def _apple_instructions() -> frozenset[str]:
-    found = {
-        APPLE_FEATURES[key.rpartition(".")[2]]
-        for key, _, value in (line.partition(":") for line in _sysctl("hw.optional").splitlines())
-        if key.rpartition(".")[2] in APPLE_FEATURES and value.strip() == "1"
-    }
-    intel = _sysctl("-n", "machdep.cpu.features", "machdep.cpu.leaf7_features").lower().replace(".", "_")
-    return frozenset(found | (set(intel.split()) & RELEVANT))
+    switches = (line.partition(":") for line in _sysctl("hw.optional").splitlines())
+    on = [key.rpartition(".")[2] for key, _, value in switches if value.strip() == "1"]
+    intel = _sysctl("-n", "machdep.cpu.features", "machdep.cpu.leaf7_features").replace(".", "_")
+    return _relevant([*on, *intel.split()])
+
+
+def _relevant(names: Iterable[str]) -> frozenset[str]:
+    lowered = (name.lower() for name in names)
+    return frozenset(SYNONYMS.get(name, name) for name in lowered) & RELEVANT
 
 
 def _versions() -> Mapping[str, str]:

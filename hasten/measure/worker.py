@@ -25,6 +25,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, TYPE_CHECKING, Any
 
+from hasten.measure.environment import child_environment
+from hasten.measure.host import oom_kills
 from hasten.measure.worker_main import HEADER_BYTES
 from hasten.records import HastenError, Rejected
 
@@ -49,11 +51,13 @@ class OpenFacts:
     precision: str
     input_names: tuple[str, ...]
     peak_rss_bytes: int
+    rss_before_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerStats:
-    """Use of the whole child process so far: peak and current resident memory, CPU seconds of all threads."""
+    """Use of the whole child process: resident memory (its peak since the last ``open``, where the kernel can
+    reset it, else since the start, and now), CPU seconds of all threads."""
 
     peak_rss_bytes: int
     rss_bytes: int
@@ -69,6 +73,7 @@ class Worker:
         self._errors_start = errors.tell()
         self._first_call_ms: float | None = None
         self._ended: str | None = None
+        self._oom_kills = oom_kills()
 
     @classmethod
     def start(cls, *, cores: tuple[int, ...], threads: int, log: Path | None = None) -> Worker:
@@ -87,7 +92,7 @@ class Worker:
             stdout=subprocess.PIPE,
             stderr=errors,
             bufsize=0,
-            env=_environment(threads),
+            env=child_environment(threads),
             start_new_session=True,  # the terminal's Ctrl-C is the parent's to handle
         )
         worker = cls(process, errors)
@@ -165,19 +170,22 @@ class Worker:
             raise Rejected("crash", self._ended)
         payload = pickle.dumps((command, arguments), protocol=5)
         try:
-            try:
-                _send(self._pipe("stdin"), payload)
-            except OSError:
-                raise self._crash(command) from None
-            return self._reply(command, timeout_s)
-        except (KeyboardInterrupt, SystemExit):
+            _send(self._pipe("stdin"), payload)
+        except OSError:
+            raise self._crash(command) from None
+        except BaseException:
             self._end("interrupted")
             raise
+        return self._reply(command, timeout_s)
 
     def _reply(self, command: str, timeout_s: float | None) -> Any:
         deadline = math.inf if timeout_s is None else time.monotonic() + timeout_s
-        size = int.from_bytes(self._read(HEADER_BYTES, command, deadline, timeout_s), "big")
-        kind, value = pickle.loads(self._read(size, command, deadline, timeout_s))
+        try:
+            size = int.from_bytes(self._read(HEADER_BYTES, command, deadline, timeout_s), "big")
+            kind, value = pickle.loads(self._read(size, command, deadline, timeout_s))
+        except BaseException:  # whatever a signal handler may raise: the rest of the frame is lost with it
+            self._end("interrupted")
+            raise
         if kind == "ok":
             return value
         if isinstance(value, HastenError):
@@ -219,12 +227,21 @@ class Worker:
             how = "closed its pipe"
         else:
             how = f"exited with code {code}" if code >= 0 else f"died by {_signal_name(-code)}"
+        stage = "crash"
         if how.endswith("SIGKILL"):
-            how += " (out of memory?)"
+            stage, hint = self._killer()
+            how += f" ({hint})"
         tail = self._tail()
         reason = f"the worker {how} during {command}" + (f"; last words: {tail}" if tail else "")
         self._end(reason)
-        return Rejected("crash", reason)
+        return Rejected(stage, reason)
+
+    def _killer(self) -> tuple[str, str]:
+        """(stage, hint) of a SIGKILL that was not ours: only the kernel's counter tells who sent it."""
+        before, now = self._oom_kills, oom_kills()
+        if before is None or now is None:
+            return "crash", "out of memory?"
+        return ("memory", "out of memory") if now > before else ("crash", "by another process")
 
     def _tail(self) -> str:
         """The last lines that the child wrote to stderr."""
@@ -266,21 +283,3 @@ def _signal_name(number: int) -> str:
         return signal.Signals(number).name
     except ValueError:
         return f"signal {number}"
-
-
-def _environment(threads: int) -> dict[str, str]:
-    """The child's environment: bounded thread pools that sleep when idle, and quiet libraries."""
-    pools = ("OMP", "MKL", "OPENBLAS", "NUMEXPR", "VECLIB_MAXIMUM")
-    here = [os.path.abspath(entry) for entry in sys.path]
-    return {
-        **{name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"},
-        **{f"{pool}_NUM_THREADS" if "MAX" not in pool else f"{pool}_THREADS": str(threads) for pool in pools},
-        "GOMP_SPINCOUNT": "2000",
-        "KMP_BLOCKTIME": "1",  # milliseconds
-        "TOKENIZERS_PARALLELISM": "false",
-        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-        "HF_HUB_DISABLE_TELEMETRY": "1",
-        "TRANSFORMERS_VERBOSITY": "error",
-        "PYTHONUNBUFFERED": "1",
-        "PYTHONPATH": os.pathsep.join(dict.fromkeys(here)),  # what the parent can import, the child can
-    }

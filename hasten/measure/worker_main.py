@@ -86,6 +86,12 @@ def memory_bytes() -> tuple[int, int]:
     return peak, int(psutil.Process().memory_info().rss)
 
 
+def reset_peak() -> None:
+    """Makes the peak start anew at the current size, where the kernel can (Linux, /proc writable)."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+
+
 class Child:
     """Serves commands one by one; holds at most one open session."""
 
@@ -110,14 +116,16 @@ class Child:
         if session is not None:
             session.close()
 
-    def _open(self, opener: str, kwargs: Mapping[str, Any]) -> tuple[float, str, tuple[str, ...], int]:
+    def _open(self, opener: str, kwargs: Mapping[str, Any]) -> tuple[float, str, tuple[str, ...], int, int]:
         self.close()
         self._first_call_ms = None
+        reset_peak()
+        _, before_bytes = memory_bytes()
         started = time.perf_counter()
         self._session = resolve(opener)(**kwargs)
         load_s = time.perf_counter() - started
         session = self._opened()
-        return load_s, str(session.precision), tuple(session.input_names), memory_bytes()[0]
+        return load_s, str(session.precision), tuple(session.input_names), memory_bytes()[0], before_bytes
 
     def _call(self, function: str, kwargs: Mapping[str, Any]) -> Any:
         return resolve(function)(**kwargs)

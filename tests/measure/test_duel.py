@@ -10,9 +10,9 @@ import pytest
 
 from hasten.measure.duel import NOISE_FLOOR, Round, claims_slowdown, claims_speedup, duel, speedup
 from hasten.measure.worker import Worker
-from hasten.records import InputError, Interval
+from hasten.records import InputError, Interval, Rejected
 
-TURNS, PER_TURN = 12, 20
+TURNS, PER_TURN, TIMEOUT_S = 12, 20, 30.0
 
 
 class Recorder:
@@ -21,7 +21,8 @@ class Recorder:
     def __init__(self, name: str, journal: list[tuple[str, list[int]]], ms: float) -> None:
         self.name, self.journal, self.ms = name, journal, ms
 
-    def time(self, batches: Sequence[Mapping[str, Any]]) -> list[float]:
+    def time(self, batches: Sequence[Mapping[str, Any]], *, timeout_s: float | None) -> list[float]:
+        assert timeout_s == TIMEOUT_S
         self.journal.append((self.name, [batch["n"] for batch in batches]))
         return [1000.0, *[self.ms] * (len(batches) - 1)]  # a costly first call must not be counted
 
@@ -59,6 +60,7 @@ def test_turns_alternate_and_share_their_requests() -> None:
         per_turn=5,
         warmup=3,
         seed=1,
+        timeout_s=TIMEOUT_S,
         progress=lambda *done: seen.append(done),
     )
     assert journal[:2] == [("a", [0, 1, 2]), ("b", [0, 1, 2])]
@@ -76,7 +78,7 @@ def test_requests_are_drawn_by_the_seed_and_may_be_few() -> None:
         journal: list[tuple[str, list[int]]] = []
         a, b = Recorder("a", journal, 1.0), Recorder("b", journal, 1.0)
         requests = [{"n": i} for i in range(3)]
-        duel(a, b, requests, turns=3, per_turn=8, warmup=0, seed=seed)  # type: ignore[arg-type]
+        duel(a, b, requests, turns=3, per_turn=8, warmup=0, seed=seed, timeout_s=TIMEOUT_S)  # type: ignore[arg-type]
         return journal
 
     assert drawn(1) == drawn(1)
@@ -135,6 +137,14 @@ def test_claims_need_the_whole_interval_beyond_the_floor() -> None:
 def pair() -> Iterator[tuple[Worker, Worker]]:
     with Worker.start(cores=(), threads=1) as a, Worker.start(cores=(), threads=1) as b:
         yield a, b
+
+
+def test_a_hung_side_ends_the_duel(pair: tuple[Worker, Worker]) -> None:
+    for side, work_s in zip(pair, (0.001, 5.0), strict=True):
+        side.open("sessions_for_tests:open_fake", work_s=work_s)
+    requests = [{"input_ids": np.ones((1, 3), np.int64)}]
+    with pytest.raises(Rejected, match=r"timeout: time took longer than 0\.5 s"):
+        duel(*pair, requests, turns=2, per_turn=2, warmup=0, seed=0, timeout_s=0.5)
 
 
 def test_two_real_workers_of_known_speeds(pair: tuple[Worker, Worker]) -> None:

@@ -17,6 +17,7 @@ import numpy as np
 import psutil
 import pytest
 
+from hasten.measure import worker as worker_module
 from hasten.measure.worker import Worker
 from hasten.records import InputError, Rejected
 
@@ -120,7 +121,7 @@ def test_run_without_a_session_says_so() -> None:
 @pytest.mark.parametrize(
     ("job", "words"),
     [
-        (("die", {"number": signal.SIGKILL}), ["SIGKILL", "out of memory?", "the last words"]),
+        (("die", {"number": signal.SIGKILL}), ["SIGKILL", "(", "the last words"]),
         (("die", {"number": signal.SIGSEGV}), ["SIGSEGV", "during call"]),
         (("leave", {"code": 7}), ["exited with code 7"]),
         (("fork_and_die", {}), ["exited with code 3"]),
@@ -187,6 +188,55 @@ def test_interrupt_in_the_parent_ends_the_child() -> None:
     assert time.monotonic() - started < 5
     assert gone(worker.pid)
     worker.close()
+
+
+class Alarm(Exception):
+    """What a signal handler of the embedding program may raise."""
+
+
+def test_any_exception_in_the_parent_ends_the_child() -> None:
+    def ring(*_: object) -> None:
+        raise Alarm
+
+    previous = signal.signal(signal.SIGALRM, ring)
+    try:
+        with Worker.start(cores=(), threads=1) as worker:
+            signal.setitimer(signal.ITIMER_REAL, 0.3)
+            with pytest.raises(Alarm):
+                worker.call(f"{JOBS}:sleep", seconds=0.6)
+            with pytest.raises(Rejected, match="interrupted"):  # and no late reply to the wrong question
+                worker.call(f"{JOBS}:echo", value=1)
+            assert gone(worker.pid)
+    finally:
+        signal.signal(signal.SIGALRM, previous)
+
+
+@pytest.mark.parametrize(
+    ("counts", "stage", "words"),
+    [
+        ([3, 4], "memory", "out of memory"),
+        ([3, 3], "crash", "another process"),
+        ([None, None], "crash", "memory?"),
+    ],
+)
+def test_the_kernel_says_whether_memory_ran_out(
+    monkeypatch: pytest.MonkeyPatch, counts: list[int | None], stage: str, words: str
+) -> None:
+    readings = iter(counts)
+    monkeypatch.setattr(worker_module, "oom_kills", lambda: next(readings))
+    with Worker.start(cores=(), threads=1) as doomed, pytest.raises(Rejected, match=words) as caught:
+        doomed.call(f"{JOBS}:die", number=signal.SIGKILL)
+    assert caught.value.stage == stage
+
+
+def test_a_session_is_not_charged_for_what_ran_before_it() -> None:
+    with Worker.start(cores=(), threads=1) as fresh:
+        fresh.call(f"{JOBS}:grow", megabytes=200)
+        grown = fresh.stats().peak_rss_bytes
+        facts = fresh.open(f"{JOBS}:open_fake")
+    if facts.peak_rss_bytes == grown:
+        pytest.skip("this kernel cannot reset the peak")
+    assert facts.rss_before_bytes <= facts.peak_rss_bytes < grown - 150e6
 
 
 def test_idle_child_uses_no_cpu(worker: Worker) -> None:
