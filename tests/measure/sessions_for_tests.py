@@ -47,6 +47,24 @@ class FailingSession(FakeSession):
         raise ValueError(f"no kernel for {sorted(arrays)}")
 
 
+class OpenMpSession(FakeSession):
+    """Works in torch's OpenMP pool, whose idle threads would spin for long by default."""
+
+    precision = "fp32"
+
+    def run(self, arrays: Mapping[str, np.ndarray]) -> np.ndarray:
+        import torch
+
+        x = torch.ones(400, 400)
+        for _ in range(20):
+            x = torch.softmax(x @ x, dim=-1)
+        return x[: len(arrays["input_ids"]), :1].numpy()
+
+
+def open_open_mp() -> FakeSession:
+    return OpenMpSession()
+
+
 def open_fake(**kwargs: object) -> FakeSession:
     return FakeSession(**kwargs)  # type: ignore[arg-type]
 

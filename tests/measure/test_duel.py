@@ -95,7 +95,7 @@ def test_nothing_to_measure_is_an_error() -> None:
 @pytest.mark.parametrize("rounds", [1, 2, 3])
 def test_a_null_duel_claims_in_at_most_one_of_twenty(rounds: int) -> None:
     draw = np.random.default_rng(rounds)
-    runs = 120
+    runs = 80
     claims = 0
     for run in range(runs):
         found = speedup([simulated(draw) for _ in range(rounds)], seed=run)

@@ -239,6 +239,16 @@ def test_a_session_is_not_charged_for_what_ran_before_it() -> None:
     assert facts.rss_before_bytes <= facts.peak_rss_bytes < grown - 150e6
 
 
+def test_idle_thread_pool_uses_no_cpu() -> None:
+    pytest.importorskip("torch")
+    with Worker.start(cores=(), threads=2) as worker:
+        worker.open(f"{JOBS}:open_open_mp")
+        worker.run([BATCH] * 5)
+        before = worker.stats().cpu_s
+        time.sleep(1.0)
+        assert worker.stats().cpu_s - before < 0.05
+
+
 def test_idle_child_uses_no_cpu(worker: Worker) -> None:
     worker.open(f"{JOBS}:open_fake", work_s=0.001)
     worker.run([BATCH] * 5)
