@@ -14,17 +14,17 @@ __version__ = "0.1.0"
 _PUBLIC = {
     "optimize": "hasten.pipeline",
     "Result": "hasten.pipeline",
-    "bench": "hasten.bench",
+    "bench": "hasten.pipeline.bench",
     "load": "hasten.bundle",
-    "check": "hasten.check",
+    "check": "hasten.pipeline.check",
 }
 
 __all__ = ["Result", "__version__", "bench", "check", "load", "optimize"]
 
 if TYPE_CHECKING:
-    from hasten.bench import bench
+    from hasten.pipeline.bench import bench
     from hasten.bundle import load
-    from hasten.check import check
+    from hasten.pipeline.check import check
     from hasten.pipeline import Result, optimize
 
 

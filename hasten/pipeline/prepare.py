@@ -28,7 +28,7 @@ _PARITY_BATCHES = (1, 2, 5)
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One split: which rows, and their encodings."""
+    """One split: which rows, and their encodings (two a row where a task embeds pairs apart)."""
 
     index: tuple[int, ...]
     encoded: tuple[Encoded, ...]
@@ -37,7 +37,9 @@ class Part:
         return len(self.index)
 
     def head(self, count: int) -> Part:
-        return Part(self.index[:count], self.encoded[:count])
+        """The first ``count`` rows."""
+        each = len(self.encoded) // len(self.index)
+        return Part(self.index[:count], self.encoded[: count * each])
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +58,7 @@ class Prepared:
 
     def batches(self, part: Part, *, batch: int) -> list[Arrays]:
         """The part's rows in order, ``batch`` at a time, padded."""
-        groups = (part.encoded[i : i + batch] for i in range(0, len(part), batch))
+        groups = (part.encoded[i : i + batch] for i in range(0, len(part.encoded), batch))
         return [pad_batch(list(group), self.input_names) for group in groups]
 
     def requests(self, *, batch: int, count: int, seed: int) -> list[Arrays]:
@@ -80,7 +82,7 @@ def prepare(request: Request, facts: CheckpointFacts, *, rows: Rows | None = Non
     rows, splits, warnings = _split(request, facts, task, rows)
     max_length = min(facts.max_length, request.workload.max_length)
     tokenizer = Tokenizer(facts.tokenizer_json, max_length=max_length)
-    parts = [_encode(tokenizer, rows, index) for index in _capped(splits, request.max_rows)]
+    parts = [_encode(tokenizer, rows, index, apart=task.pairs_apart) for index in _capped(splits, request.max_rows)]
     cut = sum(e.truncated for part in parts for e in part.encoded)
     if cut:
         share = cut / max(1, sum(len(p) for p in parts))
@@ -101,7 +103,7 @@ def model_inputs(family: str) -> tuple[str, ...]:
     return ("input_ids", "attention_mask", "token_type_ids") if typed else ("input_ids", "attention_mask")
 
 
-def parity_batches(prepared: Prepared, *, vocabulary_limit: int, seed: int) -> list[Arrays]:
+def parity_batches(prepared: Prepared, *, longest: int, seed: int) -> list[Arrays]:
     """Batches of many lengths and sizes, with padding, from real rows cut or repeated to the length.
 
     An export that is right only at the length it was traced with fails on these.
@@ -109,10 +111,10 @@ def parity_batches(prepared: Prepared, *, vocabulary_limit: int, seed: int) -> l
     rng = np.random.default_rng(seed)
     pool = [e for e in prepared.calibration.encoded if len(e.ids) > 2] or list(prepared.calibration.encoded)
     batches = []
-    limit = min(max(_PARITY_LENGTHS), vocabulary_limit)
+    lengths_tried = [n for n in _PARITY_LENGTHS if n <= longest]
     for size in _PARITY_BATCHES:
-        for longest in (n for n in _PARITY_LENGTHS if n <= limit):
-            lengths = [longest, *rng.integers(1, longest + 1, size=size - 1)]
+        for most in lengths_tried:
+            lengths = [most, *rng.integers(1, most + 1, size=size - 1)]
             batches.append(pad_batch([_of_length(pool, int(n), rng) for n in lengths], prepared.input_names))
     return batches
 
@@ -134,7 +136,8 @@ def _split(
     files = request.files
     if files.data is None and rows is None:
         assert files.calibration and files.selection and files.test
-        three = [read_rows(f, columns=request.columns) for f in (files.calibration, files.selection, files.test)]
+        sources = (files.calibration, files.selection, files.test)
+        three = [read_rows(source, columns=request.columns) for source in sources]
         rows, splits = splits_from_files(*three)
         rows, warnings = task.check(rows, facts.labels)
         return rows, splits, tuple(warnings)
@@ -158,7 +161,11 @@ def _capped(splits: Splits, max_rows: int | None) -> list[tuple[int, ...]]:
     return parts
 
 
-def _encode(tokenizer: Tokenizer, rows: Rows, index: Sequence[int]) -> Part:
+def _encode(tokenizer: Tokenizer, rows: Rows, index: Sequence[int], *, apart: bool) -> Part:
+    """Texts with their pairs in one sequence, or each by itself where the task embeds them apart."""
     pairs = rows.pairs
+    if pairs is not None and apart:
+        each = (text for i in index for text in (rows.texts[i], pairs[i]))
+        return Part(tuple(index), tuple(tokenizer.encode(text) for text in each))
     encoded = tuple(tokenizer.encode(rows.texts[i], None if pairs is None else pairs[i]) for i in index)
     return Part(tuple(index), encoded)

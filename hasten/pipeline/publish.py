@@ -39,9 +39,9 @@ class Publisher:
     host: Host
     log: Path
 
-    def publish(self, trial: Trial, built: Built, *, measured_on: str) -> Manifest:
+    def publish(self, trial: Trial, built: Built, *, measured_on: str, name: str = "bundle") -> Manifest:
         """Write, reopen, verify, swap in; raises Rejected when the written bundle does not verify."""
-        target = self.request.out / "bundle"
+        target = self.request.out / name
         trying = self.request.out / "work" / "bundle-trying"
         shutil.rmtree(trying, ignore_errors=True)
         workload = self.request.workload

@@ -18,7 +18,7 @@ from hasten.ledger import FILE_NAME, Ledger
 from hasten.pipeline.request import Request
 from hasten.records import InputError
 
-_OURS = {"bundle", "report.html", FILE_NAME, "verdict.json", "work", ".lock"}
+_OURS = {"bundle", "closest-miss", "report.html", FILE_NAME, "verdict.json", "work", ".lock"}
 # Every candidate is written once, the bundle twice while it is swapped, the shared exports once.
 _DISK_COPIES = 6
 

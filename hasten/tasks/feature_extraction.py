@@ -26,7 +26,7 @@ class FeatureExtraction:
     """Outputs are embeddings [N, H]; for labelled pairs the two texts are embedded apart, [2N, H]."""
 
     name: str = "feature-extraction"
-    needs_labels: bool = False
+    pairs_apart: bool = True
 
     def wrap(self, checkpoint: Any) -> Any:
         return self.wrap_model(checkpoint.model, pooling=checkpoint.pooling, normalize=checkpoint.normalize)

@@ -18,7 +18,7 @@ class Task(Protocol):
     """One task. Outputs are [N, C]: logits or embeddings."""
 
     name: str
-    needs_labels: bool
+    pairs_apart: bool  # are the two texts of a pair run one by one?
 
     def wrap(self, checkpoint: Any) -> Any:
         """A module whose forward takes token arrays and gives one tensor [B, C]."""

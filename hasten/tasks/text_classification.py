@@ -23,7 +23,7 @@ class TextClassification:
     """Outputs are logits [N, C] in the order of ``labels``."""
 
     name: str = "text-classification"
-    needs_labels: bool = True
+    pairs_apart: bool = False
 
     def wrap(self, checkpoint: Any) -> Any:
         return self.wrap_model(checkpoint.model, pooling=None, normalize=False)

@@ -1,0 +1,55 @@
+"""Quality of two sets of outputs on the same rows: the drop with its interval, and the flips.
+
+Takes outputs [N, C] of the original and of a candidate, gives records. Uses the task's
+own metric: pairwise over rows where it is a mean, by resampling rows where it is not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from hasten.measure.quality import flips, mcnemar_p, paired_drop, scored_drop
+from hasten.pipeline.prepare import Part, Prepared
+from hasten.records import Flip, Interval
+
+_MOST_FLIPS = 200
+Array = np.ndarray[Any, Any]
+
+
+def drop_interval(
+    prepared: Prepared, part: Part, reference: Array, outputs: Array, *, labels: Sequence[str]
+) -> Interval:
+    """Points lost from ``reference`` to ``outputs`` on ``part``, with a 95 % paired bootstrap interval."""
+    task, rows, seed = prepared.task, prepared.rows_of(part), prepared.splits.seed
+    before = task.per_row(reference, rows, labels, reference=reference)
+    after = task.per_row(outputs, rows, labels, reference=reference)
+    if before is not None:
+        return paired_drop(before, after, seed=seed)
+    width = len(outputs) // len(rows)
+
+    def score(index: Array) -> tuple[float, float]:
+        drawn = rows.take([int(i) for i in index])
+        picked = (index[:, None] * width + np.arange(width)).ravel()
+        both = (task.score(o[picked], drawn, labels, reference=reference[picked]).value for o in (reference, outputs))
+        return next(both), next(both)
+
+    return scored_drop(score, len(rows), seed=seed)
+
+
+def flipped_rows(
+    prepared: Prepared, part: Part, reference: Array, outputs: Array, *, labels: Sequence[str]
+) -> tuple[tuple[Flip, ...], float | None]:
+    """Rows whose predicted label changed, and McNemar's exact p; empty and ``None`` without classes."""
+    if not labels:
+        return (), None
+    rows = prepared.rows_of(part)
+    before = [labels[int(i)] for i in reference.argmax(axis=1)]
+    after = [labels[int(i)] for i in outputs.argmax(axis=1)]
+    truth = [str(x) for x in rows.labels or ()]
+    p_value = mcnemar_p(
+        [b == t for b, t in zip(before, truth, strict=True)], [a == t for a, t in zip(after, truth, strict=True)]
+    )
+    return flips(rows.texts, truth, before, after, part.index, _MOST_FLIPS), p_value

@@ -1,0 +1,290 @@
+"""Run one recipe at one stage: build it in isolation, compare it with eager, time it, score it.
+
+Takes recipes, gives :class:`Trial` rows; a candidate that fails is a rejected trial
+with the reason, never an end of the run. Sessions live in processes of their own, and
+nothing is timed before its outputs were compared with the original model's.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+
+from hasten.measure.duel import Round, duel, speedup
+from hasten.measure.host import available_memory_bytes
+from hasten.measure.statistics import latency
+from hasten.measure.worker import Worker
+from hasten.pipeline.jobs import PREFLIGHT_LAYERS, Arrays, Built, CheckpointFacts
+from hasten.pipeline.prepare import Part, Prepared, parity_batches
+from hasten.pipeline.publish import open_candidate
+from hasten.pipeline.request import Request
+from hasten.pipeline.scoring import drop_interval
+from hasten.pipeline.workspace import Workspace
+from hasten.records import Figures, HastenError, Interval, Recipe, Rejected, Stage, Trial
+from hasten.runtimes import get_runtime
+from hasten.runtimes.parity import parity
+
+Outputs = list[np.ndarray[Any, Any]]
+_SCREEN_ROWS = 300
+_QUICK_REQUESTS = 15
+_BUILD_TIMEOUT_S = 1800.0
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """How long a duel lasts: rounds of fresh processes, and about how many seconds of timed calls a round."""
+
+    rounds: int
+    seconds: float
+    turns: int = 12
+
+    def per_turn(self, expected_ms: float) -> int:
+        """Requests a side per turn, for calls of ``expected_ms`` on both sides together."""
+        return int(np.clip(self.seconds * 1e3 / max(expected_ms, 1e-3) / self.turns, 3, 25))
+
+
+TIMINGS = {"screen": Timing(1, 4.0), "contest": Timing(2, 6.0), "final": Timing(3, 8.0)}
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """The original model at one depth: its files, and its outputs on the parity batches and on selection."""
+
+    built: Built
+    parity: Outputs
+    selection: np.ndarray[Any, Any] | None
+    figures: Figures
+
+
+class TrialRunner(AbstractContextManager["TrialRunner"]):
+    """Owns the processes of a run. ``close`` (or leaving the context) ends them all."""
+
+    def __init__(self, request: Request, facts: CheckpointFacts, prepared: Prepared, space: Workspace, builder: Worker):
+        self.request, self.facts, self.prepared, self.space = request, facts, prepared, space
+        self._builder: Worker | None = builder
+        self._opponent: Worker | None = None
+        self._parity = parity_batches(prepared, longest=prepared.tokenizer.max_length, seed=request.workload.seed)
+        self.built: dict[str, Built] = {}
+        self.short: Reference | None = None
+        self.full: Reference | None = None
+        self.baseline = Recipe(passes=(), runtime=get_runtime("torch").space(instructions=frozenset(), threads=1)[0])
+
+    # ------------------------------------------------------------------ the baseline
+
+    def measure_baseline(self) -> tuple[Trial, ...]:
+        """Build and measure the original at both depths; its outputs are the reference of all candidates."""
+        trials = []
+        if self.facts.can_shorten:
+            started = time.perf_counter()
+            self.short = self._reference(layers=PREFLIGHT_LAYERS)
+            trials.append(self._baseline_trial("preflight", self.short, started))
+        started = time.perf_counter()
+        self.full = self._reference(layers=None)
+        trials.append(self._baseline_trial("screen", self.full, started))
+        return tuple(trials)
+
+    def baseline_row(self) -> Trial:
+        """The original's own row, for a verdict without a finalist."""
+        assert self.full is not None
+        return self._baseline_trial("screen", self.full, time.perf_counter())
+
+    def _reference(self, *, layers: int | None) -> Reference:
+        built = self._build(self.baseline, layers=layers)
+        with self.worker() as worker:
+            opened = open_candidate(worker, self.baseline.to_dict(), built, self.request)
+            same = worker.run(self._parity)
+            quick = self._quick(worker)
+            selection = None if layers else self.outputs(worker, self.prepared.selection)
+            figures = self._figures(worker, opened, built, times=quick)
+        if selection is not None:
+            quality = self._score(selection, self.prepared.selection, reference=selection)
+            figures = replace(figures, quality=quality)
+            self.built[self.baseline.id] = built
+        return Reference(built=built, parity=same, selection=selection, figures=figures)
+
+    def _baseline_trial(self, stage: Stage, reference: Reference, started: float) -> Trial:
+        elapsed = time.perf_counter() - started
+        same, none = Interval(1.0, 1.0, 1.0), Interval(0.0, 0.0, 0.0)
+        return replace(
+            self._row(self.baseline, stage, elapsed),
+            figures=reference.figures,
+            baseline=reference.figures,
+            speedup=same if stage == "screen" else None,
+            quality_drop_pt=none if stage == "screen" else None,
+            notes=reference.built.notes,
+        )
+
+    # ------------------------------------------------------------------ candidates
+
+    def run(self, recipe: Recipe, stage: Stage, *, needed_bytes: int | None = None) -> Trial:
+        """One trial. Only an interruption leaves it."""
+        started = time.perf_counter()
+        try:
+            if needed_bytes is not None and needed_bytes > available_memory_bytes():
+                free = available_memory_bytes()
+                raise Rejected("memory", f"about {needed_bytes / 1e9:.1f} GB are needed to build it, {free / 1e9:.1f} GB are free")
+            trial = self._preflight(recipe) if stage == "preflight" else self._full(recipe, stage)
+        except HastenError as error:
+            at, reason = (error.stage, error.reason) if isinstance(error, Rejected) else ("input", str(error))
+            trial = replace(self._row(recipe, stage, 0.0), status="rejected", rejected_at=at, reason=reason)
+        return replace(trial, elapsed_s=time.perf_counter() - started)
+
+    def _preflight(self, recipe: Recipe) -> Trial:
+        assert self.short is not None
+        built = self._build(recipe, layers=PREFLIGHT_LAYERS)
+        with self.worker() as worker:
+            opened = open_candidate(worker, recipe.to_dict(), built, self.request)
+            self._check_parity(worker, recipe, self.short)
+            figures = self._figures(worker, opened, built, times=self._quick(worker))
+        shutil.rmtree(built.folder, ignore_errors=True)
+        trial = self._row(recipe, "preflight", 0.0)
+        return replace(trial, figures=figures, baseline=self.short.figures, notes=built.notes)
+
+    def _full(self, recipe: Recipe, stage: Stage) -> Trial:
+        assert self.full is not None
+        assert self.full.selection is not None
+        built = self.built_in_full(recipe)
+        part = self.prepared.selection.head(_SCREEN_ROWS) if stage == "screen" else self.prepared.selection
+        with self.worker() as worker:
+            opened = open_candidate(worker, recipe.to_dict(), built, self.request)
+            self._check_parity(worker, recipe, self.full)
+            outputs = self.outputs(worker, part)
+            rounds = [self._duel(self._standing_opponent(), worker, TIMINGS[stage])] if stage == "screen" else []
+            figures = self._figures(worker, opened, built, times=None)
+        if stage != "screen":
+            rounds = self.duel_rounds(self.baseline, recipe, TIMINGS[stage])
+        reference = self.full.selection[: len(outputs)]
+        quality = self._score(outputs, part, reference=reference)
+        base_ms, own_ms = side(rounds, "a_ms"), side(rounds, "b_ms")
+        return replace(
+            self._row(recipe, stage, 0.0),
+            figures=replace(figures, latency_ms=latency(own_ms), quality=quality, throughput_per_s=self._per_s(own_ms)),
+            baseline=replace(
+                self.full.figures, latency_ms=latency(base_ms), throughput_per_s=self._per_s(base_ms),
+                quality=self._score(reference, part, reference=reference),
+            ),
+            speedup=speedup(rounds, seed=self.request.workload.seed),
+            quality_drop_pt=drop_interval(self.prepared, part, reference, outputs, labels=self.facts.labels),
+            notes=built.notes,
+        )  # fmt: skip
+
+    def built_in_full(self, recipe: Recipe) -> Built:
+        """The candidate's files, built when this process has not built them yet."""
+        if recipe.id not in self.built:
+            self.built[recipe.id] = self._build(recipe, layers=None)
+        return self.built[recipe.id]
+
+    # ------------------------------------------------------------------ measuring
+
+    def duel_rounds(self, a: Recipe, b: Recipe, timing: Timing) -> list[Round]:
+        """``a`` against ``b`` in fresh pairs of processes."""
+        rounds = []
+        for _ in range(timing.rounds):
+            with self.worker() as first, self.worker() as second:
+                open_candidate(first, a.to_dict(), self.built_in_full(a), self.request)
+                open_candidate(second, b.to_dict(), self.built_in_full(b), self.request)
+                rounds.append(self._duel(first, second, timing, seed=len(rounds)))
+        return rounds
+
+    def outputs(self, worker: Worker, part: Part) -> np.ndarray[Any, Any]:
+        """The session's outputs [N, C] on a part, at the batch size that is asked for."""
+        return np.concatenate(worker.run(self.prepared.batches(part, batch=self.request.workload.batch)))
+
+    def requests(self, count: int, *, seed: int = 0) -> list[Arrays]:
+        workload = self.request.workload
+        return self.prepared.requests(batch=workload.batch, count=count, seed=workload.seed + seed)
+
+    def _duel(self, a: Worker, b: Worker, timing: Timing, *, seed: int = 0) -> Round:
+        probe = self.requests(3, seed=seed)
+        expected = float(np.median(a.time(probe)) + np.median(b.time(probe)))
+        per_turn = timing.per_turn(expected)
+        return duel(
+            a, b, self.requests(timing.turns * per_turn, seed=seed), turns=timing.turns, per_turn=per_turn,
+            warmup=min(10, 2 * per_turn), seed=self.request.workload.seed + seed,
+        )  # fmt: skip
+
+    def _quick(self, worker: Worker) -> list[float]:
+        requests = self.requests(_QUICK_REQUESTS)
+        worker.time(requests[:3])
+        return worker.time(requests)
+
+    def _figures(self, worker: Worker, opened: Any, built: Built, *, times: Sequence[float] | None) -> Figures:
+        return Figures(
+            latency_ms=None if times is None else latency(times),
+            bytes=built.bytes,
+            peak_rss_bytes=worker.stats().peak_rss_bytes,
+            load_s=opened.load_s,
+            first_call_ms=worker.first_call_ms,
+            precision_ran=opened.precision,
+            threads=self.request.workload.threads,
+        )
+
+    def _check_parity(self, worker: Worker, recipe: Recipe, reference: Reference) -> None:
+        precision = str(recipe.to_dict()["runtime"]["precision"])
+        reason = parity(reference.parity, worker.run(self._parity), precision)
+        if reason:
+            raise Rejected("parity", reason)
+
+    def _score(self, outputs: Any, part: Part, *, reference: Any) -> Any:
+        rows = self.prepared.rows_of(part.head(len(outputs)))
+        return self.prepared.task.score(outputs, rows, self.facts.labels, reference=reference)
+
+    def _per_s(self, ms: Sequence[float]) -> float:
+        """Rows per second of one caller, one request after the other."""
+        return self.request.workload.batch * 1e3 * len(ms) / sum(ms)
+
+    # ------------------------------------------------------------------ processes
+
+    def _build(self, recipe: Recipe, *, layers: int | None) -> Built:
+        if self._builder is None:
+            self._builder = self.worker()
+        stage = "short" if layers else "full"
+        try:
+            built: Built = self._builder.call(
+                "hasten.pipeline.jobs:build_artifact", timeout_s=_BUILD_TIMEOUT_S, ref=self.request.model,
+                task=self.request.task, recipe=recipe.to_dict(), calibration=self.prepared.calibration_feeds(),
+                folder=self.space.folder(stage, recipe.id), cache=self.space.work / "cache", layers=layers,
+            )  # fmt: skip
+        except Rejected as error:
+            if error.stage in ("crash", "memory", "timeout"):  # the process is gone or not to be trusted
+                self._builder.close()
+                self._builder = None
+            raise
+        return built
+
+    def worker(self) -> Worker:
+        workload = self.request.workload
+        return Worker.start(cores=workload.cores, threads=workload.threads, log=self.space.log)
+
+    def _standing_opponent(self) -> Worker:
+        """The baseline's process that screens are run against; opened once."""
+        if self._opponent is None:
+            self._opponent = self.worker()
+            open_candidate(self._opponent, self.baseline.to_dict(), self.built[self.baseline.id], self.request)
+        return self._opponent
+
+    def _row(self, recipe: Recipe, stage: Stage, elapsed: float) -> Trial:
+        return Trial(recipe=recipe.to_dict(), recipe_id=recipe.id, label=recipe.label, stage=stage, status="ok", elapsed_s=elapsed)
+
+    def close(self) -> None:
+        for worker in (self._builder, self._opponent):
+            if worker is not None:
+                worker.close()
+        self._builder = self._opponent = None
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def side(rounds: Sequence[Round], name: str) -> list[float]:
+    """All times of one side of a duel, in ms."""
+    return [t for one in rounds for turn in getattr(one, name) for t in turn]

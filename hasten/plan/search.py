@@ -1,0 +1,140 @@
+"""What to do next: successive halving as a function of the trials so far.
+
+Takes the append-only trials, the recipes and the clock; gives one action. It keeps no
+state, so a run that was killed decides as if it had never stopped. Every recipe is
+first tried on a two-layer copy (preflight), then in full with a short duel (screen);
+the best few meet in a long one (contest). Time for the final test is never spent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import median
+
+from hasten.plan.choose import may_pass
+from hasten.records import Budget, Recipe, Stage, Trial
+
+PREFLIGHT_SHARE = 0.4
+CONTESTANTS = 3
+SLOWER = 1.5
+NO_TIME = "time"
+_DEFAULT_S: Mapping[Stage, float] = {"preflight": 10.0, "screen": 20.0, "contest": 20.0, "final": 30.0}
+
+
+@dataclass(frozen=True, slots=True)
+class Clock:
+    """Seconds spent, the user's limit, and what the final test is expected to take."""
+
+    elapsed_s: float
+    limit_s: float
+    final_s: float
+
+    @property
+    def left_s(self) -> float:
+        """What the search may still spend."""
+        return self.limit_s - self.elapsed_s - self.final_s
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Run this recipe at this stage."""
+
+    recipe_id: str
+    stage: Stage
+
+
+@dataclass(frozen=True, slots=True)
+class Skip:
+    """Put this recipe into the ledger as not worth its stage, with the reason."""
+
+    recipe_id: str
+    stage: Stage
+    rejected_at: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Finish:
+    """Nothing more to try, or no time for it."""
+
+    reason: str
+
+
+Action = Run | Skip | Finish
+
+
+def next_action(trials: Sequence[Trial], recipes: Sequence[Recipe], clock: Clock, *, budget: Budget) -> Action:
+    """The next step. Deterministic; never repeats a finished (recipe, stage); always comes to Finish."""
+    done = {(t.recipe_id, t.stage) for t in trials}
+    first = next((r.id for r in recipes if (r.id, "preflight") not in done), None)
+    if first is not None:
+        if not _fits("preflight", trials, clock) or _spent(trials, "preflight") > PREFLIGHT_SHARE * clock.limit_s:
+            return Skip(first, "preflight", NO_TIME, "not tried: the time for preflights was used up")
+        return Run(first, "preflight")
+    waiting = _by_prediction(trials, recipes, done)
+    if waiting:
+        return _screen(waiting[0], trials, recipes, clock)
+    contest = next((i for i in contestants(trials, recipes, budget) if (i, "contest") not in done), None)
+    if contest is not None and _fits("contest", trials, clock):
+        return Run(contest, "contest")
+    return Finish("every candidate was tried" if contest is None else "the time is used up")
+
+
+def contestants(trials: Sequence[Trial], recipes: Sequence[Recipe], budget: Budget) -> tuple[str, ...]:
+    """The fastest screened candidates that may pass, and the best plain fp32 form of the baseline's runtime."""
+    known = {r.id: r for r in recipes}
+    screened = [t for t in trials if t.stage == "screen" and t.status == "ok" and t.recipe_id in known]
+    ranked = sorted(screened, key=lambda t: -(t.speedup.estimate if t.speedup else 0.0))
+    passing = [t.recipe_id for t in ranked if may_pass(t, budget)][:CONTESTANTS]
+    tuned = [t.recipe_id for t in ranked if is_tuned_baseline(t)][:1]
+    return tuple(dict.fromkeys([*(passing or [t.recipe_id for t in ranked[:1]]), *tuned]))
+
+
+def is_tuned_baseline(trial: Trial) -> bool:
+    """Does the trial change neither numbers nor runtime: PyTorch in fp32, only set up better?"""
+    runtime = trial.recipe["runtime"]
+    return not trial.recipe["passes"] and runtime["kind"] == "torch" and runtime["precision"] == "fp32"
+
+
+def _screen(first: Trial, trials: Sequence[Trial], recipes: Sequence[Recipe], clock: Clock) -> Action:
+    """Run the candidate in full, or say why not: hopeless by its prediction, or no time."""
+    screened = [t for t in trials if t.stage == "screen" and t.status == "ok" and t.figures.latency_ms]
+    kind = first.recipe["runtime"]["kind"]
+    others = {r.id for r in recipes}
+    seen_kinds = {t.recipe["runtime"]["kind"] for t in screened if t.recipe_id in others}
+    best = min((t.figures.latency_ms.p50 for t in screened if t.figures.latency_ms), default=None)
+    predicted = first.prediction.latency_ms if first.prediction else None
+    if best is not None and predicted is not None and kind in seen_kinds and predicted > SLOWER * best:
+        reason = f"predicted {predicted:.2f} ms, {predicted / best:.1f}x the best so far ({best:.2f} ms)"
+        return Skip(first.recipe_id, "screen", "pruned", reason)
+    expected = max(_typical("screen", trials), first.prediction.build_s if first.prediction else 0.0)
+    if expected > clock.left_s:
+        reason = f"not tried in full: about {expected:.0f} s are needed, {max(0.0, clock.left_s):.0f} s are left"
+        return Skip(first.recipe_id, "screen", NO_TIME, reason)
+    return Run(first.recipe_id, "screen")
+
+
+def _by_prediction(
+    trials: Sequence[Trial], recipes: Sequence[Recipe], done: set[tuple[str, Stage]]
+) -> list[Trial]:
+    """Preflights that held and await their screen, the fastest predicted first."""
+    known = {r.id for r in recipes}
+    held = [
+        t for t in trials
+        if t.stage == "preflight" and t.status == "ok" and t.recipe_id in known and (t.recipe_id, "screen") not in done
+    ]  # fmt: skip
+    return sorted(held, key=lambda t: t.prediction.latency_ms if t.prediction else float("inf"))
+
+
+def _fits(stage: Stage, trials: Sequence[Trial], clock: Clock) -> bool:
+    return _typical(stage, trials) <= clock.left_s
+
+
+def _typical(stage: Stage, trials: Sequence[Trial]) -> float:
+    took = [t.elapsed_s for t in trials if t.stage == stage and t.status == "ok"]
+    return median(took) if took else _DEFAULT_S[stage]
+
+
+def _spent(trials: Sequence[Trial], stage: Stage) -> float:
+    return sum(t.elapsed_s for t in trials if t.stage == stage)

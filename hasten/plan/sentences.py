@@ -1,0 +1,89 @@
+"""The verdict and its counterfactuals in plain words.
+
+Takes records, gives sentences. Every number in them was measured in this run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from hasten.plan.choose import best, latest, miss, trial_checks
+from hasten.records import Budget, Check, Interval, Measured, Outcome, Trial
+
+_WORTH = 1.05
+_MOST = 3
+_UNITS = {
+    "quality_drop": "pt", "quality": "pt", "p50_ms": "ms", "p90_ms": "ms", "p95_ms": "ms", "p99_ms": "ms",
+    "throughput_per_s": "/s", "energy_j": "J", "speedup": "x",
+}  # fmt: skip
+
+
+def verdict_sentence(
+    outcome: Outcome,
+    *,
+    baseline: Measured,
+    tuned: Measured,
+    chosen: Measured | None,
+    speedup: Interval | None,
+    quality_drop: Interval | None,
+    checks: Sequence[Check],
+) -> str:
+    """One sentence that a person can repeat to a colleague."""
+    if outcome == "baseline_best":
+        if tuned.recipe_id != baseline.recipe_id:
+            return f"NOTHING BEATS YOUR BASELINE once it is set up well: {tuned.label} is as fast as anything tried"
+        return f"NOTHING BEATS YOUR BASELINE: {baseline.label} is as fast as anything that was tried and passed"
+    if chosen is None:
+        return "MISSES THE BUDGET: no candidate could be built and verified; the ledger says why for each"
+    facts = [_faster(speedup), _quality(baseline, chosen, quality_drop)]
+    if outcome == "met":
+        return "MEETS THE BUDGET: " + ", ".join(f for f in facts if f)
+    broken = "; ".join(check_sentence(c) for c in checks if not c.holds)
+    return f"MISSES THE BUDGET: the closest is {chosen.label}: {broken} ({', '.join(f for f in facts if f)})"
+
+
+def check_sentence(check: Check) -> str:
+    """``p95_ms 23.1 ms against <= 20 ms (15% over)``."""
+    bound = check.constraint
+    if check.measured is None:
+        return f"{bound.metric} could not be measured here ({bound.text})"
+    side = "over" if bound.op == "<=" else "under"
+    return f"{bound.metric} {amount(bound.metric, check.measured)} against {bound.op} {amount(bound.metric, bound.value)} ({miss(check):.0%} {side})"
+
+
+def relaxations(trials: Sequence[Trial], budget: Budget, *, current: Trial | None) -> tuple[str, ...]:
+    """What loosening one bound would buy, from candidates that miss that bound alone."""
+    now = current.speedup.estimate if current and current.speedup and best(trials, budget) else None
+    found: list[tuple[float, str]] = []
+    for trial in latest(trials):
+        broken = [c for c in trial_checks(trial, budget) if not c.holds and c.measured is not None]
+        if len(broken) != 1 or not trial.speedup:
+            continue
+        gain = trial.speedup.estimate / (now or 1.0)
+        if gain < _WORTH and now:
+            continue
+        bound, value = broken[0].constraint, broken[0].measured or 0.0
+        what = f"{gain:.1f}x faster than the choice" if now else f"{gain:.1f}x faster than the baseline"
+        found.append((gain, f"relax {bound.metric} to {amount(bound.metric, value)} -> {what} ({trial.label})"))
+    return tuple(text for _, text in sorted(found, reverse=True)[:_MOST])
+
+
+def amount(metric: str, value: float) -> str:
+    """A value with its unit: bytes in MB, the rest as named."""
+    if metric in ("bytes", "peak_rss_bytes"):
+        return f"{value / 1e6:,.1f} MB"
+    unit = _UNITS[metric]
+    return f"{value:.3g}{unit}" if unit in ("/s", "x") else f"{value:.3g} {unit}"
+
+
+def _faster(speedup: Interval | None) -> str:
+    if speedup is None:
+        return ""
+    return f"{speedup.estimate:.1f}x faster ({speedup.low:.1f}-{speedup.high:.1f})"
+
+
+def _quality(baseline: Measured, chosen: Measured, drop: Interval | None) -> str:
+    a, b = baseline.figures.quality, chosen.figures.quality
+    if a is None or b is None or drop is None:
+        return ""
+    return f"{b.metric} {a.value:.1f} -> {b.value:.1f}, drop {drop.estimate:.1f} pt ({drop.low:.1f}..{drop.high:.1f})"

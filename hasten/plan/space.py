@@ -1,0 +1,64 @@
+"""Which recipes are worth a trial, and narrowing them by name.
+
+Takes the configs that runtimes offer for this host, gives recipes in the order they
+are tried. Knows configs only as data.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from hasten.records import Config, InputError, Recipe
+
+Settings = Mapping[str, Any]
+
+# What a user may name with --techniques -> does a runtime config use it?
+TECHNIQUES: Mapping[str, Callable[[Settings], bool]] = {
+    "fp32": lambda c: c["precision"] == "fp32",
+    "bf16": lambda c: c["precision"] == "bf16",
+    "int8": lambda c: str(c["precision"]).startswith("int8"),
+    "int8-dynamic": lambda c: c["precision"] == "int8-dynamic",
+    "int8-static": lambda c: c["precision"] == "int8-static" or (c["kind"], c["precision"]) == ("openvino", "int8"),
+    "smoothquant": lambda c: c["precision"] == "int8" and c.get("smooth_quant_alpha", -1.0) >= 0,
+    "compile": lambda c: bool(c.get("compile")),
+    "sdpa": lambda c: c.get("attention") == "sdpa",
+    "fusion": lambda c: bool(c.get("fusion")),
+}
+
+
+def recipes(
+    configs: Sequence[Config],
+    *,
+    runtimes: Sequence[str] | None = None,
+    techniques: Sequence[str] | None = None,
+    known_runtimes: Sequence[str] = (),
+) -> tuple[Recipe, ...]:
+    """One recipe per config that the user's narrowing leaves.
+
+    Raises InputError for a name that is not known (with the nearest), or when nothing is left.
+    """
+    _known("runtime", runtimes, known_runtimes or sorted({c.kind for c in configs}))
+    _known("technique", techniques, list(TECHNIQUES))
+    made = [Recipe(passes=(), runtime=c) for c in configs if runtimes is None or c.kind in runtimes]
+    if techniques is not None:
+        made = [r for r in made if any(TECHNIQUES[t](r.to_dict()["runtime"]) for t in techniques)]
+    if not made:
+        raise InputError(
+            f"runtimes {', '.join(runtimes or ['all'])} with techniques {', '.join(techniques or ['all'])} leave no candidate",
+            expected="at least one recipe to try",
+            remedy="widen --runtimes or --techniques; 'hasten doctor' shows what is available here",
+        )
+    return tuple(made)
+
+
+def _known(what: str, names: Sequence[str] | None, known: Sequence[str]) -> None:
+    for name in names or ():
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            raise InputError(
+                f"unknown {what} {name!r}",
+                expected=f"some of {', '.join(known)}",
+                remedy=f"did you mean {near[0]}?" if near else f"correct --{what}s",
+            )
