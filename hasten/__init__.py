@@ -22,10 +22,10 @@ _PUBLIC = {
 __all__ = ["Result", "__version__", "bench", "check", "load", "optimize"]
 
 if TYPE_CHECKING:
-    from hasten.pipeline.bench import bench
     from hasten.bundle import load
-    from hasten.pipeline.check import check
     from hasten.pipeline import Result, optimize
+    from hasten.pipeline.bench import bench
+    from hasten.pipeline.check import check
 
 
 def __getattr__(name: str) -> Any:

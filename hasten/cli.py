@@ -155,7 +155,9 @@ def bench(as_json: bool, **options: Any) -> None:
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.option("--data", help="Labelled rows: also check quality and speed against the manifest.")
 @click.option("--quality-tolerance", default=1.0, show_default=True, help="Points of the metric that may be lost.")
-@click.option("--speed-tolerance", default=0.25, show_default=True, help="Share by which p50 may exceed the manifest's.")
+@click.option(
+    "--speed-tolerance", default=0.25, show_default=True, help="Share by which p50 may exceed the manifest's."
+)
 @_options(_DATA, _HARDWARE, _JSON)
 def check(as_json: bool, **options: Any) -> None:
     """Verify BUNDLE: hashes, host, golden outputs; with --data also quality and speed. Exit 1 on regression."""

@@ -15,58 +15,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
-# --------------------------------------------------------------------------- errors
+from hasten.errors import HastenError, InputError, MissingDependency, Rejected
 
-
-class HastenError(Exception):
-    """Base of every error that a user can cause and mend; the command line exits with ``exit_code``."""
-
-    exit_code: ClassVar[int] = 2
-
-
-class InputError(HastenError, ValueError):
-    """Bad input: the message says what was got, what was expected and what to do."""
-
-    def __init__(self, got: str, *, expected: str, remedy: str) -> None:
-        super().__init__(f"{got}\n  expected: {expected}\n  to do: {remedy}")
-        self.got, self.expected, self.remedy = got, expected, remedy
-
-    def __reduce__(self) -> tuple[Any, ...]:  # crosses a process boundary
-        return (_input_error, (type(self), self.got, self.expected, self.remedy))
-
-
-class MissingDependency(HastenError, ImportError):
-    """An optional library is not installed; the message names the extra that brings it."""
-
-    def __init__(self, library: str, *, extra: str) -> None:
-        super().__init__(f"{library} is not installed\n  to do: pip install 'hasten[{extra}]'")
-        self.library, self.extra = library, extra
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return (_missing_dependency, (self.library, self.extra))
-
-
-class Rejected(HastenError):
-    """A candidate cannot be built, is wrong, or does not fit. A result for the ledger, not a crash.
-
-    ``stage`` is where it fell (``"export"``, ``"parity"``, ``"memory"``...), ``reason`` a sentence with numbers.
-    """
-
-    def __init__(self, stage: str, reason: str) -> None:
-        super().__init__(f"{stage}: {reason}")
-        self.stage, self.reason = stage, reason
-
-    def __reduce__(self) -> tuple[type[Rejected], tuple[str, str]]:  # crosses a process boundary
-        return (type(self), (self.stage, self.reason))
-
-
-def _input_error(kind: type[InputError], got: str, expected: str, remedy: str) -> InputError:
-    return kind(got, expected=expected, remedy=remedy)
-
-
-def _missing_dependency(library: str, extra: str) -> MissingDependency:
-    return MissingDependency(library, extra=extra)
-
+__all__ = [
+    "Budget", "Check", "Columns", "Config", "Constraint", "Energy", "Figures", "Flip", "HastenError", "Host", "InputError",
+    "Interval", "Latency", "Measured", "Metric", "MissingDependency", "ModelRef", "Outcome", "Prediction", "Quality",
+    "Recipe", "Rejected", "SplitSizes", "Stage", "Trial", "Verdict", "Workload", "config_from_dict", "config_to_dict",
+]  # fmt: skip
 
 # --------------------------------------------------------------------------- recipes
 
@@ -109,8 +64,7 @@ class Recipe:
 
 def config_to_dict(config: Config) -> dict[str, Any]:
     """One config as plain data with its ``kind``."""
-    assert dataclasses.is_dataclass(config) and not isinstance(config, type)
-    return {"kind": config.kind, **dataclasses.asdict(config)}
+    return {"kind": config.kind, **dataclasses.asdict(config)}  # type: ignore[call-overload]  # every config is one
 
 
 def config_from_dict(data: Mapping[str, Any], table: Mapping[str, type]) -> Config:
@@ -120,7 +74,7 @@ def config_from_dict(data: Mapping[str, Any], table: Mapping[str, type]) -> Conf
     """
     from pydantic import TypeAdapter, ValidationError
 
-    kind = data.get("kind")
+    kind = str(data.get("kind"))
     if kind not in table:
         raise InputError(
             f"unknown recipe part {kind!r}",

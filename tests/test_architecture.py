@@ -11,7 +11,7 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "hasten"
 ORDER = [
-    "records", "ledger", "models", "tasks", "passes", "native", "runtimes", "measure", "plan",
+    "errors", "records", "ledger", "models", "tasks", "passes", "native", "runtimes", "measure", "plan",
     "bundle", "pipeline", "engine", "serve", "report", "cli",
 ]  # fmt: skip
 RANK = {room: number for number, room in enumerate(ORDER)}
@@ -71,7 +71,16 @@ def test_files_stay_small_and_documented(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "module", ["hasten", "hasten.cli", "hasten.runtimes", "hasten.tasks", "hasten.plan", "hasten.bundle", "hasten.measure"]
+    "module",
+    [
+        "hasten",
+        "hasten.cli",
+        "hasten.runtimes",
+        "hasten.tasks",
+        "hasten.plan",
+        "hasten.bundle",
+        "hasten.measure",
+    ],
 )
 def test_importing_loads_nothing_heavy(module: str) -> None:
     code = f"import sys, {module}; print(sorted({HEAVY!r} & set(sys.modules)))"

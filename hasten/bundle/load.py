@@ -141,9 +141,7 @@ def load(
     return model
 
 
-def open_model(
-    folder: Path, manifest: Manifest, *, threads: int | None, cores: tuple[int, ...] | None
-) -> Model:
+def open_model(folder: Path, manifest: Manifest, *, threads: int | None, cores: tuple[int, ...] | None) -> Model:
     """Open the session without the integrity checks, but never on a host without the instructions."""
     from hasten.measure.host import instruction_sets, usable_cores
 
@@ -172,5 +170,3 @@ def verify_golden(model: Model) -> float:
     pairs: Sequence[str | None] = golden.pairs or [None] * len(golden.texts)
     batches = [model.encode({"text": t, "text_pair": p}) for t, p in zip(golden.texts, pairs, strict=True)]
     return check_golden(golden, model.run, batches=batches, tolerance=model.manifest.golden_tolerance)
-
-

@@ -32,8 +32,8 @@ class FileEntry:
 class Measurement:
     """What was measured when the bundle was made: the yardstick of ``hasten check --data``."""
 
-    figures: Figures = Figures()
-    baseline: Figures = Figures()
+    figures: Figures = field(default_factory=Figures)
+    baseline: Figures = field(default_factory=Figures)
     speedup: Interval | None = None
     quality_drop_pt: Interval | None = None
     measured_on: str = "selection"

@@ -83,9 +83,7 @@ def speedup(rounds: Sequence[Round], *, seed: int = 0) -> Interval:
     """
     pairs = [_arrays(one) for one in rounds]
     if not pairs:
-        raise InputError(
-            "no rounds", expected="at least one round of a duel", remedy="measure before comparing"
-        )
+        raise InputError("no rounds", expected="at least one round of a duel", remedy="measure before comparing")
     estimate = math.exp(sum(float(_log_ratio(a, b)) for a, b in pairs) / len(pairs))
     low, high = _bounds(pairs, seed) if len(pairs) > 1 or len(pairs[0][0]) > 1 else (estimate, estimate)
     unseen = 1 + PROCESS_SPREAD / len(pairs)

@@ -27,9 +27,7 @@ MIN_WINDOW_S = 0.1  # RAPL counters step every millisecond; a window must be lon
 Meter = Callable[[], float]  # joules since some moment
 
 
-def energy(
-    worker: Worker, requests: Sequence[Mapping[str, Any]], *, cores_used: int, seconds: float
-) -> Energy | None:
+def energy(worker: Worker, requests: Sequence[Mapping[str, Any]], *, cores_used: int, seconds: float) -> Energy | None:
     """Joules per request over about ``seconds`` of work; ``None`` when nothing ran in that time."""
     if not requests or seconds <= 0 or cores_used < 1:
         raise InputError(
@@ -86,9 +84,7 @@ def _busy(worker: Worker, requests: Sequence[Mapping[str, Any]], seconds: float)
     return int(done), float(cpu_s)
 
 
-def _metered(
-    worker: Worker, requests: Sequence[Mapping[str, Any]], meter: Meter, *, seconds: float
-) -> Energy | None:
+def _metered(worker: Worker, requests: Sequence[Mapping[str, Any]], meter: Meter, *, seconds: float) -> Energy | None:
     """Median over windows of (busy joules - idle watts x busy seconds) / requests."""
     idle_s = max(MIN_WINDOW_S, seconds * IDLE_SHARE / WINDOWS)
     busy_s = max(MIN_WINDOW_S, seconds * (1 - IDLE_SHARE) / WINDOWS)

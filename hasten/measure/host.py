@@ -89,9 +89,7 @@ def instructions_in(cpuinfo: str) -> frozenset[str]:
 
 def usable_cores(groups: ControlGroups = OWN) -> tuple[int, ...]:
     """Core numbers this process may run on, no more of them than the container's CPU quota allows."""
-    cores = (
-        sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
-    )
+    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
     quota = groups.cpu_quota()
     return tuple(cores if quota is None else cores[: max(1, math.floor(quota))])
 

@@ -48,9 +48,7 @@ def scored_drop(
     return Interval(estimate, min(low, estimate), max(high, estimate))
 
 
-def mcnemar_p(
-    baseline_right: Sequence[bool] | np.ndarray, candidate_right: Sequence[bool] | np.ndarray
-) -> float:
+def mcnemar_p(baseline_right: Sequence[bool] | np.ndarray, candidate_right: Sequence[bool] | np.ndarray) -> float:
     """Exact two-sided McNemar test: could the rows that changed sides do so by chance? 1.0 for none."""
     from scipy import stats
 

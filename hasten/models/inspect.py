@@ -21,7 +21,13 @@ from hasten.records import InputError, MissingDependency, ModelRef
 _PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
 _HUB_FILES = ["*.json", "*.txt", "*.safetensors", "*.model", "README.md", "LICENSE*", "1_Pooling/*"]
 _HEADED = {"text-classification": "ForSequenceClassification"}
-_FOREIGN_HEADS = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration", "ForTokenClassification", "ForQuestionAnswering")
+_FOREIGN_HEADS = (
+    "ForCausalLM",
+    "LMHeadModel",
+    "ForConditionalGeneration",
+    "ForTokenClassification",
+    "ForQuestionAnswering",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +92,9 @@ def _local_folder(ref: ModelRef) -> Path:
         return path
     if path.is_file():
         raise InputError(
-            f"{ref.source} is a file", expected="a checkpoint folder or hub id", remedy="give the folder that holds it"
+            f"{ref.source} is a file",
+            expected="a checkpoint folder or hub id",
+            remedy="give the folder that holds it",
         )
     if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", ref.source) or ref.source.startswith("."):
         raise InputError(
@@ -185,7 +193,9 @@ def _find_weights(folder: Path, ref: ModelRef) -> tuple[tuple[Path, ...], bool]:
             remedy="convert it (save_pretrained writes safetensors), or pass --allow-pickle if you trust the source",
         )
     raise InputError(
-        f"{folder} has no weights", expected="model.safetensors", remedy="complete the download or save the model again"
+        f"{folder} has no weights",
+        expected="model.safetensors",
+        remedy="complete the download or save the model again",
     )
 
 

@@ -32,7 +32,8 @@ _INNER = "additional_resources/hutto_ICWSM_2014.tar.gz"
 _REVIEWS = "hutto_ICWSM_2014/movieReviewSnippets_GroundTruth.txt"
 _LABELS = ("negative", "positive")
 _TRAIN_ROWS = 5000
-_OTHER_ROWS = 3200
+_OTHER_ROWS = 3400
+_MOST_ROWS = 1000
 _FIT_BATCH = 32
 _SEED = 7
 _CLEAR = 0.5  # a mean rating nearer to zero than this is neutral
@@ -63,6 +64,7 @@ def run_demo(
         out=out,
         threads=threads,
         cores=cores,
+        max_rows=_MOST_ROWS,
         reporter=say,
     )
 
@@ -216,7 +218,18 @@ def _write_rows(path: Path, rows: list[tuple[str, str]]) -> None:
 
 
 def _pip_download(folder: str) -> None:
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-binary", ":all:", "--dest", folder]
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "download",
+        "--quiet",
+        "--no-deps",
+        "--no-binary",
+        ":all:",
+        "--dest",
+        folder,
+    ]
     done = subprocess.run([*command, _PACKAGE], capture_output=True, text=True, check=False)
     if done.returncode:
         raise InputError(

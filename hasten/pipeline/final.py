@@ -110,7 +110,11 @@ def _alone(
         outputs = runner.outputs(worker, prepared.test)
         stats = worker.stats()
         rows_per_s = throughput(
-            worker, runner.requests(40), concurrency=workload.concurrency, seconds=_THROUGHPUT_S, batch=workload.batch
+            worker,
+            runner.requests(40),
+            concurrency=workload.concurrency,
+            seconds=_THROUGHPUT_S,
+            batch=workload.batch,
         )
         joules = energy(worker, runner.requests(40), cores_used=len(workload.cores), seconds=_ENERGY_S)
     rows = prepared.rows_of(prepared.test)
@@ -139,7 +143,9 @@ def tokenize_times(runner: TrialRunner) -> list[float]:
     return times
 
 
-def tuned_duel(runner: TrialRunner, trials: Sequence[Trial], chosen: Finalist | None) -> tuple[Measured, Interval | None]:
+def tuned_duel(
+    runner: TrialRunner, trials: Sequence[Trial], chosen: Finalist | None
+) -> tuple[Measured, Interval | None]:
     """The best PyTorch set-up of the same fp32 model, and how much faster the choice is than that."""
     plain = [t for t in trials if t.stage in ("screen", "contest") and t.status == "ok" and is_tuned_baseline(t)]
     top = max(plain, key=lambda t: t.speedup.estimate if t.speedup else 0.0)

@@ -86,7 +86,10 @@ def prepare(request: Request, facts: CheckpointFacts, *, rows: Rows | None = Non
     cut = sum(e.truncated for part in parts for e in part.encoded)
     if cut:
         share = cut / max(1, sum(len(p) for p in parts))
-        warnings = (*warnings, f"{cut} rows ({share:.1%}) are longer than {max_length} tokens and were truncated")
+        warnings = (
+            *warnings,
+            f"{cut} rows ({share:.1%}) are longer than {max_length} tokens and were truncated",
+        )
     sizes = SplitSizes(
         calibration=len(parts[0]), selection=len(parts[1]), test=len(parts[2]), seed=splits.facts.seed,
         how=splits.facts.how, truncated_rows=cut, duplicate_rows=splits.facts.duplicate_rows,
@@ -135,9 +138,8 @@ def _split(
 ) -> tuple[Rows, Splits, tuple[str, ...]]:
     files = request.files
     if files.data is None and rows is None:
-        assert files.calibration and files.selection and files.test
         sources = (files.calibration, files.selection, files.test)
-        three = [read_rows(source, columns=request.columns) for source in sources]
+        three = [read_rows(source, columns=request.columns) for source in sources if source is not None]
         rows, splits = splits_from_files(*three)
         rows, warnings = task.check(rows, facts.labels)
         return rows, splits, tuple(warnings)

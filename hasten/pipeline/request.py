@@ -147,7 +147,7 @@ def make_request(
         workload=Workload(
             batch=_at_least_one("--batch", batch),
             concurrency=_at_least_one("--concurrency", concurrency),
-            threads=_threads(threads, used),
+            threads=parse_threads(threads, used),
             cores=used,
             max_length=_at_least_one("--max-length", max_length if max_length is not None else 512),
             seed=seed,
@@ -175,7 +175,8 @@ def _files(data: str | Path | None, splits: tuple[str | None, str | None, str | 
     )
 
 
-def _threads(threads: int | None, cores: tuple[int, ...]) -> int:
+def parse_threads(threads: int | None, cores: tuple[int, ...]) -> int:
+    """The thread count, by default one per core; raises InputError for more than there are cores."""
     if threads is None:
         return len(cores)
     if not 1 <= threads <= len(cores):

@@ -67,7 +67,11 @@ class Result:
 
     def to_dict(self) -> dict[str, Any]:
         """The verdict as in ``verdict.json``, with the paths and the next command."""
-        paths = {"bundle": self.bundle and str(self.bundle), "report": str(self.report), "folder": str(self.folder)}
+        paths = {
+            "bundle": self.bundle and str(self.bundle),
+            "report": str(self.report),
+            "folder": str(self.folder),
+        }
         return {**verdict_to_dict(self.verdict), **paths, "next_command": self.next_command}
 
     def show(self, console: Console) -> None:

@@ -30,9 +30,9 @@ from hasten.pipeline.request import Request, make_request
 from hasten.pipeline.result import Result, open_result, write_report
 from hasten.pipeline.trials import TrialRunner
 from hasten.pipeline.workspace import Workspace, check_disk, open_workspace
-from hasten.plan.choose import best, passes
+from hasten.plan.choose import best
 from hasten.plan.cost import predict
-from hasten.plan.search import Clock, Finish, Skip, next_action
+from hasten.plan.search import Clock, Finish, Skip, next_action, slow_to_build, without_old_skips
 from hasten.plan.sentences import relaxations, verdict_sentence
 from hasten.plan.space import recipes as narrow
 from hasten.records import Columns, InputError, Measured, Recipe, Rejected, Trial, Verdict
@@ -88,7 +88,9 @@ def _optimize(request: Request, say: Reporter) -> Result:
     recipes = candidate_recipes(request)
     check_disk(request.out, weights_bytes=files.weights_bytes)
     with Worker.start(cores=request.workload.cores, threads=request.workload.threads) as builder:
-        facts: CheckpointFacts = builder.call("hasten.pipeline.jobs:checkpoint_facts", ref=request.model, task=request.task)
+        facts: CheckpointFacts = builder.call(
+            "hasten.pipeline.jobs:checkpoint_facts", ref=request.model, task=request.task
+        )
         prepared = prepare(request, facts)
         header = {
             "command": command_line(request),
@@ -119,11 +121,13 @@ class _Loop:
     started: float
     stop: threading.Event = field(default_factory=threading.Event)
     published: tuple[str, str] | None = None
+    before_rows: int = 0
     before_s: float = 0.0
 
     def run(self) -> None:
         """Baseline, search, final test, verdict."""
-        self.before_s = sum(t.elapsed_s for t in self._trials())
+        earlier = self.space.ledger.rows.trials()
+        self.before_rows, self.before_s = len(earlier), sum(t.elapsed_s for t in earlier)
         with stopping_on_signals(self.stop):
             interrupted = not self._search()
         self.say.stage("final test", done=1, total=1, left_s=None)
@@ -208,9 +212,7 @@ class _Loop:
             self.space.ledger.append_samples("chosen", finalist.chosen_ms)
         write_verdict(self.request.out / VERDICT_FILE, verdict)
 
-    def _verdict(
-        self, finalist: Finalist | None, tuned: Measured, versus_tuned: Any, *, interrupted: bool
-    ) -> Verdict:
+    def _verdict(self, finalist: Finalist | None, tuned: Measured, versus_tuned: Any, *, interrupted: bool) -> Verdict:
         base_trial = self.runner.baseline_row()
         figures = finalist.baseline if finalist else base_trial.figures
         baseline = Measured(base_trial.recipe, base_trial.recipe_id, base_trial.label, figures)
@@ -220,7 +222,13 @@ class _Loop:
         made = finalist.checks if finalist else ()
         relaxed = relaxations(self._trials(), self.request.budget, current=finalist.trial if finalist else None)
         sentence = verdict_sentence(
-            outcome, baseline=baseline, tuned=tuned, chosen=chosen, speedup=gain, quality_drop=drop, checks=made
+            outcome,
+            baseline=baseline,
+            tuned=tuned,
+            chosen=chosen,
+            speedup=gain,
+            quality_drop=drop,
+            checks=made,
         )
         return Verdict(
             outcome=outcome, sentence=sentence, budget=self.request.budget, task=self.request.task,
@@ -251,7 +259,7 @@ class _Loop:
         return describe_host(cores=self.request.workload.cores, threads=self.request.workload.threads)
 
     def _trials(self) -> tuple[Trial, ...]:
-        return self.space.ledger.rows.trials()
+        return without_old_skips(self.space.ledger.rows.trials(), before=self.before_rows)
 
     def _record(self, trial: Trial) -> None:
         done = {(t.recipe_id, t.stage) for t in self._trials() if t.status == "ok"}
@@ -265,7 +273,11 @@ class _Loop:
     def _clock(self) -> Clock:
         contest = [t.elapsed_s for t in self._trials() if t.stage in ("screen", "contest") and t.status == "ok"]
         final_s = 2.0 * max(contest, default=15.0) + 10.0
-        return Clock(elapsed_s=self._elapsed(), limit_s=self.request.time_s, final_s=min(final_s, 0.4 * self.request.time_s))
+        return Clock(
+            elapsed_s=self._elapsed(),
+            limit_s=self.request.time_s,
+            final_s=min(final_s, 0.4 * self.request.time_s),
+        )
 
     def _show(self, recipe: Recipe, stage: str) -> None:
         clock = self._clock()
@@ -291,9 +303,9 @@ def candidate_recipes(request: Request) -> tuple[Recipe, ...]:
     baseline = get_runtime("torch").space(instructions=frozenset(), threads=1)[0]
     if request.runtimes is None or request.runtimes == ("torch",) or configs:
         offered = narrow(configs, runtimes=wanted, techniques=request.techniques, known_runtimes=tuple(RUNTIMES))
-    slow_to_build = [r for r in offered if r.to_dict()["runtime"].get("compile")]
-    rest = [r for r in offered if r not in slow_to_build and r.runtime != baseline]
-    return (*_interleaved(rest), *slow_to_build)
+    candidates = [r for r in offered if r.runtime != baseline]
+    quick = [r for r in candidates if not slow_to_build(r)]
+    return (*_interleaved(quick), *(r for r in candidates if slow_to_build(r)))
 
 
 def _interleaved(recipes: Sequence[Recipe]) -> Iterator[Recipe]:

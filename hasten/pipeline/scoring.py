@@ -50,6 +50,7 @@ def flipped_rows(
     after = [labels[int(i)] for i in outputs.argmax(axis=1)]
     truth = [str(x) for x in rows.labels or ()]
     p_value = mcnemar_p(
-        [b == t for b, t in zip(before, truth, strict=True)], [a == t for a, t in zip(after, truth, strict=True)]
+        [b == t for b, t in zip(before, truth, strict=True)],
+        [a == t for a, t in zip(after, truth, strict=True)],
     )
     return flips(rows.texts, truth, before, after, part.index, _MOST_FLIPS), p_value

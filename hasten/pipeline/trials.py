@@ -129,7 +129,10 @@ class TrialRunner(AbstractContextManager["TrialRunner"]):
         try:
             if needed_bytes is not None and needed_bytes > available_memory_bytes():
                 free = available_memory_bytes()
-                raise Rejected("memory", f"about {needed_bytes / 1e9:.1f} GB are needed to build it, {free / 1e9:.1f} GB are free")
+                raise Rejected(
+                    "memory",
+                    f"about {needed_bytes / 1e9:.1f} GB are needed to build it, {free / 1e9:.1f} GB are free",
+                )
             trial = self._preflight(recipe) if stage == "preflight" else self._full(recipe, stage)
         except HastenError as error:
             at, reason = (error.stage, error.reason) if isinstance(error, Rejected) else ("input", str(error))
@@ -152,6 +155,7 @@ class TrialRunner(AbstractContextManager["TrialRunner"]):
         assert self.full.selection is not None
         built = self.built_in_full(recipe)
         part = self.prepared.selection.head(_SCREEN_ROWS) if stage == "screen" else self.prepared.selection
+        rounds: list[Round] = []
         with self.worker() as worker:
             opened = open_candidate(worker, recipe.to_dict(), built, self.request)
             self._check_parity(worker, recipe, self.full)
@@ -271,7 +275,14 @@ class TrialRunner(AbstractContextManager["TrialRunner"]):
         return self._opponent
 
     def _row(self, recipe: Recipe, stage: Stage, elapsed: float) -> Trial:
-        return Trial(recipe=recipe.to_dict(), recipe_id=recipe.id, label=recipe.label, stage=stage, status="ok", elapsed_s=elapsed)
+        return Trial(
+            recipe=recipe.to_dict(),
+            recipe_id=recipe.id,
+            label=recipe.label,
+            stage=stage,
+            status="ok",
+            elapsed_s=elapsed,
+        )
 
     def close(self) -> None:
         for worker in (self._builder, self._opponent):

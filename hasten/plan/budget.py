@@ -147,7 +147,12 @@ def _check_together(text: str, found: list[Constraint]) -> None:
     for constraint in found:
         if constraint.metric in seen:
             other = seen[constraint.metric].text
-            raise _error(text, text.rfind(constraint.text), f"{constraint.metric} is bounded twice (also {other!r})", "one bound")
+            raise _error(
+                text,
+                text.rfind(constraint.text),
+                f"{constraint.metric} is bounded twice (also {other!r})",
+                "one bound",
+            )
         seen[constraint.metric] = constraint
 
 

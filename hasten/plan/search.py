@@ -19,6 +19,7 @@ PREFLIGHT_SHARE = 0.4
 CONTESTANTS = 3
 SLOWER = 1.5
 NO_TIME = "time"
+_SLOW_PREFLIGHT_S = 45.0
 _DEFAULT_S: Mapping[Stage, float] = {"preflight": 10.0, "screen": 20.0, "contest": 20.0, "final": 30.0}
 
 
@@ -65,20 +66,56 @@ Action = Run | Skip | Finish
 
 
 def next_action(trials: Sequence[Trial], recipes: Sequence[Recipe], clock: Clock, *, budget: Budget) -> Action:
-    """The next step. Deterministic; never repeats a finished (recipe, stage); always comes to Finish."""
+    """The next step. Deterministic; never repeats a finished (recipe, stage); always comes to Finish.
+
+    Order: cheap preflights, with one early screen as soon as each runtime has had one (so that an artifact is
+    on disk early); screens; preflights and screens of recipes that are slow to build; the contest.
+    """
     done = {(t.recipe_id, t.stage) for t in trials}
-    first = next((r.id for r in recipes if (r.id, "preflight") not in done), None)
-    if first is not None:
-        if not _fits("preflight", trials, clock) or _spent(trials, "preflight") > PREFLIGHT_SHARE * clock.limit_s:
-            return Skip(first, "preflight", NO_TIME, "not tried: the time for preflights was used up")
-        return Run(first, "preflight")
+    todo = [r for r in recipes if (r.id, "preflight") not in done]
+    cheap = [r for r in todo if not slow_to_build(r)]
     waiting = _by_prediction(trials, recipes, done)
+    if waiting and _early_screen_due(cheap, trials, recipes):
+        return _screen(waiting[0], trials, recipes, clock)
+    if cheap:
+        return _preflight(cheap[0], trials, recipes, clock)
     if waiting:
         return _screen(waiting[0], trials, recipes, clock)
+    if todo:
+        return _preflight(todo[0], trials, recipes, clock)
     contest = next((i for i in contestants(trials, recipes, budget) if (i, "contest") not in done), None)
-    if contest is not None and _fits("contest", trials, clock):
+    if contest is not None and _typical("contest", trials, recipes) <= clock.left_s:
         return Run(contest, "contest")
     return Finish("every candidate was tried" if contest is None else "the time is used up")
+
+
+def slow_to_build(recipe: Recipe) -> bool:
+    """Compilers take a minute where exporters take seconds."""
+    return bool(recipe.to_dict()["runtime"].get("compile"))
+
+
+def without_old_skips(trials: Sequence[Trial], *, before: int) -> tuple[Trial, ...]:
+    """The trials, less what an earlier sitting (the first ``before`` rows) skipped for lack of time only."""
+    return tuple(t for n, t in enumerate(trials) if n >= before or t.rejected_at != NO_TIME)
+
+
+def _early_screen_due(cheap: Sequence[Recipe], trials: Sequence[Trial], recipes: Sequence[Recipe]) -> bool:
+    ids = {r.id for r in recipes}
+    screened = any(t.stage == "screen" and t.recipe_id in ids for t in trials)
+    tried = {t.recipe["runtime"]["kind"] for t in trials if t.stage == "preflight" and t.recipe_id in ids}
+    return bool(cheap) and not screened and {r.runtime.kind for r in recipes} <= tried
+
+
+def _preflight(recipe: Recipe, trials: Sequence[Trial], recipes: Sequence[Recipe], clock: Clock) -> Action:
+    """On the two-layer copy, unless preflights have had their share of the time."""
+    ids = {r.id for r in recipes}
+    spent = sum(t.elapsed_s for t in trials if t.stage == "preflight" and t.recipe_id in ids)
+    expected = _SLOW_PREFLIGHT_S if slow_to_build(recipe) else _typical("preflight", trials, recipes)
+    # A screen of a compiled model builds it again, in full.
+    if expected * (2 if slow_to_build(recipe) else 1) > clock.left_s or spent > PREFLIGHT_SHARE * clock.limit_s:
+        reason = f"not tried: {max(0.0, clock.left_s):.0f} s were left for the search"
+        return Skip(recipe.id, "preflight", NO_TIME, reason)
+    return Run(recipe.id, "preflight")
 
 
 def contestants(trials: Sequence[Trial], recipes: Sequence[Recipe], budget: Budget) -> tuple[str, ...]:
@@ -108,16 +145,14 @@ def _screen(first: Trial, trials: Sequence[Trial], recipes: Sequence[Recipe], cl
     if best is not None and predicted is not None and kind in seen_kinds and predicted > SLOWER * best:
         reason = f"predicted {predicted:.2f} ms, {predicted / best:.1f}x the best so far ({best:.2f} ms)"
         return Skip(first.recipe_id, "screen", "pruned", reason)
-    expected = max(_typical("screen", trials), first.prediction.build_s if first.prediction else 0.0)
+    expected = max(_typical("screen", trials, recipes), first.prediction.build_s if first.prediction else 0.0)
     if expected > clock.left_s:
         reason = f"not tried in full: about {expected:.0f} s are needed, {max(0.0, clock.left_s):.0f} s are left"
         return Skip(first.recipe_id, "screen", NO_TIME, reason)
     return Run(first.recipe_id, "screen")
 
 
-def _by_prediction(
-    trials: Sequence[Trial], recipes: Sequence[Recipe], done: set[tuple[str, Stage]]
-) -> list[Trial]:
+def _by_prediction(trials: Sequence[Trial], recipes: Sequence[Recipe], done: set[tuple[str, Stage]]) -> list[Trial]:
     """Preflights that held and await their screen, the fastest predicted first."""
     known = {r.id for r in recipes}
     held = [
@@ -127,14 +162,8 @@ def _by_prediction(
     return sorted(held, key=lambda t: t.prediction.latency_ms if t.prediction else float("inf"))
 
 
-def _fits(stage: Stage, trials: Sequence[Trial], clock: Clock) -> bool:
-    return _typical(stage, trials) <= clock.left_s
-
-
-def _typical(stage: Stage, trials: Sequence[Trial]) -> float:
-    took = [t.elapsed_s for t in trials if t.stage == stage and t.status == "ok"]
+def _typical(stage: Stage, trials: Sequence[Trial], recipes: Sequence[Recipe]) -> float:
+    """Median seconds that a candidate's stage took in this run, a guess before the first."""
+    ids = {r.id for r in recipes}
+    took = [t.elapsed_s for t in trials if t.stage == stage and t.status == "ok" and t.recipe_id in ids]
     return median(took) if took else _DEFAULT_S[stage]
-
-
-def _spent(trials: Sequence[Trial], stage: Stage) -> float:
-    return sum(t.elapsed_s for t in trials if t.stage == stage)

@@ -123,7 +123,12 @@ def _fuse(source: Path, target: Path) -> None:
 
     # Zero lets the optimizer read heads and width off the graph (pruned models have other numbers per layer).
     model = optimizer.optimize_model(
-        str(source), model_type="bert", num_heads=0, hidden_size=0, optimization_options=FusionOptions("bert"), opt_level=0
+        str(source),
+        model_type="bert",
+        num_heads=0,
+        hidden_size=0,
+        optimization_options=FusionOptions("bert"),
+        opt_level=0,
     )
     part = target.with_suffix(".part")
     model.save_model_to_file(str(part))
@@ -146,7 +151,11 @@ def quiet() -> Iterator[None]:
     """Exporters print pages of warnings about themselves; errors still come as exceptions."""
     logging.disable(logging.WARNING)
     try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        with (
+            warnings.catch_warnings(),
+            contextlib.redirect_stdout(io.StringIO()),
+            contextlib.redirect_stderr(io.StringIO()),
+        ):
             warnings.simplefilter("ignore")
             yield
     finally:

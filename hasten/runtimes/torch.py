@@ -63,9 +63,7 @@ def space(*, instructions: frozenset[str], threads: int) -> tuple[Config, ...]:
     return tuple(found)
 
 
-def export(
-    wrapper: Any, config: TorchConfig, *, calibration: Sequence[Arrays], folder: Path, cache: Path
-) -> Exported:
+def export(wrapper: Any, config: TorchConfig, *, calibration: Sequence[Arrays], folder: Path, cache: Path) -> Exported:
     """Save weights (in the config's precision) and the wrapper's facts."""
     import torch
 
@@ -105,9 +103,7 @@ def open(folder: Path, config: TorchConfig, *, threads: int, cores: tuple[int, .
         use_safetensors=True,
         local_files_only=True,
     )
-    wrapper = get_task(facts["task"]).wrap_model(
-        model.eval(), pooling=facts["pooling"], normalize=facts["normalize"]
-    )
+    wrapper = get_task(facts["task"]).wrap_model(model.eval(), pooling=facts["pooling"], normalize=facts["normalize"])
     if config.compile:
         wrapper = torch.compile(wrapper, dynamic=True)
     session = TorchSession(wrapper, names=tuple(facts["input_names"]), precision=config.precision)

@@ -18,12 +18,22 @@ _TEXT = (
 _PAIR = (
     "text_pair", "sentence2", "sentence_2", "text2", "text_b", "hypothesis", "question2", "paraphrase",
 )  # fmt: skip
-_LABEL = ("label", "labels", "category", "intent", "class", "target", "sentiment", "score", "similarity", "rating", "y")
+_LABEL = (
+    "label",
+    "labels",
+    "category",
+    "intent",
+    "class",
+    "target",
+    "sentiment",
+    "score",
+    "similarity",
+    "rating",
+    "y",
+)
 
 
-def resolve_columns(
-    names: Sequence[str], wanted: Columns, *, source: str
-) -> Columns:
+def resolve_columns(names: Sequence[str], wanted: Columns, *, source: str) -> Columns:
     """Columns with every name settled; ``text_pair`` and ``label`` may stay ``None``.
 
     Raises InputError when a given name is not there, or no or several columns could be the text.

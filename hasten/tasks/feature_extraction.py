@@ -73,9 +73,7 @@ class FeatureExtraction:
         others = {"neighbour_overlap": 100.0 * neighbour_overlap(outputs, against)}
         return Quality("fidelity", 100.0 * float(cosines.mean()), len(cosines), others)
 
-    def per_row(
-        self, outputs: Array, rows: Rows, labels: Sequence[str], *, reference: Array | None
-    ) -> Array | None:
+    def per_row(self, outputs: Array, rows: Rows, labels: Sequence[str], *, reference: Array | None) -> Array | None:
         del labels
         if rows.labels is not None and rows.pairs is not None:
             return None

@@ -54,7 +54,9 @@ def read_rows(source: str | Path, *, columns: Columns) -> Rows:
     table = read_table(source)
     if not table.rows:
         raise InputError(
-            f"{source} holds no rows", expected="a header line and at least one row", remedy="give another file"
+            f"{source} holds no rows",
+            expected="a header line and at least one row",
+            remedy="give another file",
         )
     chosen = resolve_columns(table.names, columns, source=str(source))
     texts = _strings(table, chosen.text, source=source)
@@ -91,7 +93,9 @@ def _strings(table: Table, column: str | None, *, source: str | Path) -> list[st
         values.append(value)
     if not any(value.strip() for value in values):
         raise InputError(
-            f"column {column!r} of {source} is empty in every row", expected="texts", remedy="name another column"
+            f"column {column!r} of {source} is empty in every row",
+            expected="texts",
+            remedy="name another column",
         )
     return values
 

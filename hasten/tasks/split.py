@@ -71,7 +71,11 @@ def splits_from_files(calibration: Rows, selection: Rows, test: Rows) -> tuple[R
     ends = [0, len(calibration), len(calibration) + len(selection), len(joined)]
     index = [tuple(range(a, b)) for a, b in zip(ends, ends[1:], strict=False)]
     facts = SplitSizes(
-        calibration=len(calibration), selection=len(selection), test=len(test), seed=0, how="three files of the user's"
+        calibration=len(calibration),
+        selection=len(selection),
+        test=len(test),
+        seed=0,
+        how="three files of the user's",
     )
     return joined, Splits(*index, facts)
 

@@ -87,7 +87,9 @@ def _separated(text: str, path: Path, *, separator: str) -> Table:
             rows.append(dict(zip(names, cells, strict=True)))
     except csv.Error as error:
         raise InputError(
-            f"{path} line {reader.line_num}: {error}", expected="well-formed, quoted fields", remedy="correct the line"
+            f"{path} line {reader.line_num}: {error}",
+            expected="well-formed, quoted fields",
+            remedy="correct the line",
         ) from error
     finally:
         csv.field_size_limit(previous)
@@ -122,7 +124,9 @@ def _from_records(records: list[Any], path: Path) -> Table:
     for number, record in enumerate(records, start=1):
         if not isinstance(record, dict):
             raise InputError(
-                f"{path} row {number} is a {type(record).__name__}", expected="a JSON object", remedy="correct the row"
+                f"{path} row {number} is a {type(record).__name__}",
+                expected="a JSON object",
+                remedy="correct the row",
             )
         names.update(dict.fromkeys(record))
     return Table(tuple(names), records)

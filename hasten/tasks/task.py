@@ -36,9 +36,7 @@ class Task(Protocol):
         """The metric over rows; ``reference`` is the original model's outputs."""
         ...
 
-    def per_row(
-        self, outputs: Array, rows: Rows, labels: Sequence[str], *, reference: Array | None
-    ) -> Array | None:
+    def per_row(self, outputs: Array, rows: Rows, labels: Sequence[str], *, reference: Array | None) -> Array | None:
         """Each row's share of a metric that is a mean, in points [N]; ``None`` for other metrics."""
         ...
 

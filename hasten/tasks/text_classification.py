@@ -63,9 +63,7 @@ class TextClassification:
         }
         return Quality("accuracy", 100.0 * float(np.mean(truth == guess)), len(truth), others)
 
-    def per_row(
-        self, outputs: Array, rows: Rows, labels: Sequence[str], *, reference: Array | None
-    ) -> Array | None:
+    def per_row(self, outputs: Array, rows: Rows, labels: Sequence[str], *, reference: Array | None) -> Array | None:
         del reference
         return 100.0 * np.asarray(_truth(rows, labels) == outputs.argmax(axis=1), dtype=np.float64)
 

@@ -1,0 +1,261 @@
+"""A duel of two checkpoints or bundles on the user's rows.
+
+Takes two sources and a data file, gives a :class:`BenchResult`: latency of both with the
+speed-up's interval, quality with its drop where there are labels. A source against
+itself is a null duel, which should claim nothing.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from hasten.ledger import plain
+from hasten.measure.duel import Round, claims_slowdown, claims_speedup, duel, speedup
+from hasten.measure.host import describe_host
+from hasten.measure.quality import paired_drop
+from hasten.measure.statistics import latency
+from hasten.measure.throughput import throughput
+from hasten.measure.worker import Worker
+from hasten.pipeline.contender import Contender, make_contender
+from hasten.pipeline.progress import Reporter, Silent
+from hasten.pipeline.request import parse_cores, parse_threads
+from hasten.records import Columns, Figures, Host, InputError, Interval, ModelRef
+from hasten.tasks import get_task
+from hasten.tasks.rows import Rows, read_rows
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+_PER_TURN = 10
+_QUALITY_ROWS = 1000
+_THROUGHPUT_S = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Side:
+    """One contender's figures."""
+
+    name: str
+    label: str
+    figures: Figures
+
+
+@dataclass(frozen=True, slots=True)
+class BenchResult:
+    """``speedup`` is how many times ``b`` is faster than ``a`` (p50 ratio); ``claim`` says it in words."""
+
+    a: Side
+    b: Side
+    speedup: Interval
+    claim: str
+    quality_drop: Interval | None
+    rows: int
+    host: Host
+
+    def to_dict(self) -> dict[str, Any]:
+        data: dict[str, Any] = plain(self)
+        return data
+
+    def __repr__(self) -> str:
+        return f"<hasten duel: {self.claim}>"
+
+
+def bench(
+    a: str | Path,
+    *,
+    data: str | Path,
+    vs: str | Path | None = None,
+    task: str | None = None,
+    batch: int = 1,
+    concurrency: int = 1,
+    requests: int = 300,
+    rounds: int = 3,
+    threads: int | None = None,
+    cores: str | tuple[int, ...] | None = None,
+    seed: int = 0,
+    text_column: str | None = None,
+    text_pair_column: str | None = None,
+    label_column: str | None = None,
+    revision: str | None = None,
+    allow_pickle: bool = False,
+    trust_remote_code: bool = False,
+    reporter: Reporter | None = None,
+) -> BenchResult:
+    """Time ``a`` against ``vs`` (default: itself) interleaved, in ``rounds`` fresh pairs of processes.
+
+    Raises InputError for bad sources or rows, or contenders of different tasks or labels.
+    """
+    say, used = reporter or Silent(), parse_cores(cores)
+    width = parse_threads(threads, used)
+    _positive(batch=batch, concurrency=concurrency, requests=requests, rounds=rounds)
+    refs = [ModelRef(str(s), revision, allow_pickle, trust_remote_code) for s in (a, vs if vs is not None else a)]
+    with ExitStack() as stack:
+        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="hasten-bench-")))
+        say.stage("loading both sides", done=0, total=1, left_s=None)
+        with Worker.start(cores=used, threads=width) as loader:
+            sides = [make_contender(r, task=task, worker=loader, scratch=scratch / str(i)) for i, r in enumerate(refs)]
+        _check_alike(*sides)
+        rows, labelled = _rows(data, Columns(text_column, text_pair_column, label_column), sides[0])
+        arena = _Arena(sides, rows, labelled, batch=batch, threads=width, cores=used, seed=seed)
+        made = []
+        for number in range(rounds):
+            say.stage(f"round {number + 1} of {rounds}", done=number, total=rounds, left_s=None)
+            made.append(arena.round(number, requests=max(1, requests // rounds)))
+            say.line(f"round {number + 1}: {speedup(made[-1:]).estimate:.2f}x")
+        say.stage("quality and throughput", done=rounds, total=rounds, left_s=None)
+        figures, drop = arena.figures(made, concurrency=concurrency)
+    gain = speedup(made, seed=seed)
+    described = [Side(s.name, s.label, f) for s, f in zip(sides, figures, strict=True)]
+    return BenchResult(
+        a=described[0], b=described[1], speedup=gain, claim=claim_of(gain), quality_drop=drop, rows=len(rows),
+        host=describe_host(cores=used, threads=width),
+    )  # fmt: skip
+
+
+def claim_of(gain: Interval) -> str:
+    """What may be said of the ratio."""
+    span = f"{gain.estimate:.2f}x ({gain.low:.2f}-{gain.high:.2f})"
+    if claims_speedup(gain):
+        return f"B is faster: {span}"
+    if claims_slowdown(gain):
+        return f"B is slower: {span}"
+    return f"no difference beyond the noise: {span}"
+
+
+@dataclass(frozen=True, slots=True)
+class _Arena:
+    """Both sides with their rows; each round opens fresh processes."""
+
+    sides: list[Contender]
+    rows: Rows
+    labelled: bool
+    batch: int
+    threads: int
+    cores: tuple[int, ...]
+    seed: int
+
+    def round(self, number: int, *, requests: int) -> Round:
+        turns = max(2, requests // _PER_TURN)
+        drawn = np.random.default_rng(self.seed + number).permutation(len(self.rows))
+        rows = self.rows.take([int(i) for i in drawn[: requests * self.batch]])
+        with self._worker() as first, self._worker() as second:
+            for side, worker in zip(self.sides, (first, second), strict=True):
+                side.open(worker, threads=self.threads, cores=self.cores)
+            # Both sides tokenize for themselves; equal tokenizers make equal requests.
+            asked = self.sides[0].batches(self.sides[0].encode(rows), batch=self.batch)
+            names = set(self.sides[1].input_names)
+            asked = [{**one, **{n: np.zeros_like(one["input_ids"]) for n in names - set(one)}} for one in asked]
+            return duel(
+                first,
+                second,
+                asked,
+                turns=turns,
+                per_turn=max(1, requests // turns),
+                warmup=10,
+                seed=self.seed + number,
+            )
+
+    def figures(self, made: list[Round], *, concurrency: int) -> tuple[list[Figures], Interval | None]:
+        """Latency from the rounds; quality, throughput, memory and load time of each side alone."""
+        task = get_task(self.sides[0].task)
+        rows = self.rows.take(range(min(len(self.rows), _QUALITY_ROWS)))
+        outputs, found = [], []
+        for side, name in zip(self.sides, ("a_ms", "b_ms"), strict=True):
+            times = [t for one in made for turn in getattr(one, name) for t in turn]
+            batches = side.batches(side.encode(rows), batch=self.batch)
+            with self._worker() as worker:
+                opened = side.open(worker, threads=self.threads, cores=self.cores)
+                outputs.append(np.concatenate(worker.run(batches)))
+                peak = worker.stats().peak_rss_bytes
+                per_s = throughput(worker, batches, concurrency=concurrency, seconds=_THROUGHPUT_S, batch=self.batch)
+            scored = task.score(outputs[-1], rows, side.labels, reference=outputs[0]) if self.labelled else None
+            found.append(
+                Figures(
+                    latency_ms=latency(times),
+                    throughput_per_s=per_s,
+                    bytes=side.bytes,
+                    peak_rss_bytes=peak,
+                    load_s=opened.load_s,
+                    first_call_ms=worker.first_call_ms,
+                    quality=scored,
+                    precision_ran=opened.precision,
+                    threads=self.threads,
+                )
+            )
+        if not self.labelled:
+            return found, None
+        a, b = (task.per_row(o, rows, self.sides[0].labels, reference=outputs[0]) for o in outputs)
+        return found, None if a is None or b is None else paired_drop(a, b, seed=self.seed)
+
+    def _worker(self) -> Worker:
+        return Worker.start(cores=self.cores, threads=self.threads)
+
+
+def show(result: BenchResult, *, console: Console) -> None:
+    """Both sides in a table, and the claim."""
+    from rich.table import Table
+
+    table = Table(title=f"duel on {result.rows} rows", title_justify="left")
+    for column in ("", "A", "B"):
+        table.add_column(column, overflow="fold")
+    for name, pick in _LINES.items():
+        table.add_row(name, pick(result.a), pick(result.b))
+    console.print(table)
+    if result.quality_drop is not None:
+        drop = result.quality_drop
+        console.print(
+            f"quality drop from A to B: {drop.estimate:.2f} pt ({drop.low:.2f}..{drop.high:.2f})",
+            highlight=False,
+        )
+    console.print(result.claim, highlight=False)
+
+
+def _ms(side: Side, name: str) -> str:
+    return f"{getattr(side.figures.latency_ms, name):.2f} ms" if side.figures.latency_ms else "-"
+
+
+_LINES: dict[str, Callable[[Side], str]] = {
+    "source": lambda s: s.name,
+    "recipe": lambda s: f"{s.label} ({s.figures.precision_ran})",
+    "p50": lambda s: _ms(s, "p50"),
+    "p95": lambda s: _ms(s, "p95"),
+    "p99": lambda s: _ms(s, "p99"),
+    "throughput": lambda s: f"{s.figures.throughput_per_s:.1f} rows/s",
+    "size": lambda s: f"{s.figures.bytes / 1e6:.1f} MB",
+    "peak memory": lambda s: f"{s.figures.peak_rss_bytes / 1e6:.0f} MB",
+    "load": lambda s: f"{s.figures.load_s:.2f} s",
+    "quality": lambda s: (
+        f"{s.figures.quality.metric} {s.figures.quality.value:.2f}" if s.figures.quality else "no labels"
+    ),
+}
+
+
+def _rows(data: str | Path, columns: Columns, side: Contender) -> tuple[Rows, bool]:
+    """The rows, and whether they can be scored."""
+    rows = read_rows(data, columns=columns)
+    if rows.labels is None and side.labels:
+        return rows, False
+    checked, _ = get_task(side.task).check(rows, side.labels)
+    return checked, True
+
+
+def _check_alike(a: Contender, b: Contender) -> None:
+    if a.task != b.task or a.labels != b.labels:
+        raise InputError(
+            f"{a.name} does {a.task} with {len(a.labels)} labels, {b.name} does {b.task} with {len(b.labels)}",
+            expected="two models of the same task with the same labels in the same order",
+            remedy="compare models that answer the same question",
+        )
+
+
+def _positive(**values: int) -> None:
+    for name, value in values.items():
+        if value < 1:
+            raise InputError(f"--{name} {value}", expected="a whole number of at least 1", remedy="correct the flag")

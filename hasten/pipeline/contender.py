@@ -1,0 +1,105 @@
+"""One side of a duel: a checkpoint as PyTorch loads it, or a bundle.
+
+Takes a path or hub id, gives what is needed to open it in a worker and to tokenize
+for it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hasten.bundle.manifest import FILE_NAME, read_manifest
+from hasten.measure.worker import OpenFacts, Worker
+from hasten.pipeline.jobs import Arrays, Built
+from hasten.pipeline.prepare import model_inputs
+from hasten.records import InputError, ModelRef, Recipe
+from hasten.runtimes import get_runtime
+from hasten.tasks import get_task
+from hasten.tasks.rows import Rows
+from hasten.tasks.tokenize import Encoded, Tokenizer, pad_batch
+
+
+@dataclass(frozen=True, slots=True)
+class Contender:
+    """``built`` is set for a checkpoint (exported as PyTorch fp32 into a scratch folder), ``bundle`` for a bundle."""
+
+    name: str
+    label: str
+    task: str
+    labels: tuple[str, ...]
+    input_names: tuple[str, ...]
+    tokenizer: Tokenizer
+    bytes: int
+    built: Built | None = None
+    bundle: Path | None = None
+
+    def open(self, worker: Worker, *, threads: int, cores: tuple[int, ...]) -> OpenFacts:
+        """Open it in ``worker``; a bundle is verified while opening."""
+        if self.bundle is not None:
+            return worker.open("hasten.pipeline.jobs:open_bundle", folder=self.bundle, threads=threads, cores=cores)
+        assert self.built is not None
+        return worker.open(
+            "hasten.pipeline.jobs:open_artifact",
+            folder=self.built.folder, config={"kind": "torch"}, threads=threads, cores=cores,
+        )  # fmt: skip
+
+    def encode(self, rows: Rows) -> list[Encoded]:
+        """Every sequence of ``rows`` (two a row where the task embeds pairs apart)."""
+        pairs = rows.pairs
+        if pairs is not None and get_task(self.task).pairs_apart:
+            return [self.tokenizer.encode(t) for both in zip(rows.texts, pairs, strict=True) for t in both]
+        return [self.tokenizer.encode(t, None if pairs is None else pairs[i]) for i, t in enumerate(rows.texts)]
+
+    def batches(self, encoded: list[Encoded], *, batch: int) -> list[Arrays]:
+        groups = (encoded[i : i + batch] for i in range(0, len(encoded), batch))
+        return [pad_batch(group, self.input_names) for group in groups]
+
+
+def is_bundle(source: str) -> bool:
+    return (Path(source).expanduser() / FILE_NAME).is_file()
+
+
+def make_contender(ref: ModelRef, *, task: str | None, worker: Worker, scratch: Path) -> Contender:
+    """Describe a bundle, or load a checkpoint in ``worker`` and save it into ``scratch`` for its session.
+
+    Raises InputError for a checkpoint without ``task``, and whatever is wrong with either.
+    """
+    if is_bundle(ref.source):
+        return _of_bundle(Path(ref.source).expanduser(), task=task)
+    if task is None:
+        raise InputError(
+            f"{ref.source} is a checkpoint, not a bundle",
+            expected="its task",
+            remedy="add --task, as in optimize",
+        )
+    get_task(task)
+    facts: Any = worker.call("hasten.pipeline.jobs:checkpoint_facts", ref=ref, task=task)
+    names = model_inputs(facts.family)
+    tokenizer = Tokenizer(facts.tokenizer_json, max_length=min(facts.max_length, 512))
+    recipe = Recipe(passes=(), runtime=get_runtime("torch").space(instructions=frozenset(), threads=1)[0])
+    built: Built = worker.call(
+        "hasten.pipeline.jobs:build_artifact", ref=ref, task=task, recipe=recipe.to_dict(),
+        calibration=[pad_batch([tokenizer.encode("a")], names)], folder=scratch / "model", cache=scratch / "cache", layers=None,
+    )  # fmt: skip
+    return Contender(
+        name=ref.source, label=recipe.label, task=task, labels=facts.labels, input_names=names, tokenizer=tokenizer,
+        bytes=built.bytes, built=built,
+    )  # fmt: skip
+
+
+def _of_bundle(folder: Path, *, task: str | None) -> Contender:
+    manifest = read_manifest(folder)
+    if task is not None and task != manifest.task:
+        raise InputError(
+            f"{folder} is a bundle for {manifest.task}",
+            expected=f"--task {manifest.task}",
+            remedy="leave --task out",
+        )
+    tokenizer_json = (folder / "tokenizer" / "tokenizer.json").read_text(encoding="utf-8")
+    return Contender(
+        name=str(folder), label=manifest.recipe_label, task=manifest.task, labels=manifest.labels,
+        input_names=manifest.input_names, tokenizer=Tokenizer(tokenizer_json, max_length=manifest.max_length),
+        bytes=sum(entry.bytes for name, entry in manifest.files.items() if name.startswith("model/")), bundle=folder,
+    )  # fmt: skip
