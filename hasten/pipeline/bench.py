@@ -228,8 +228,8 @@ _LINES: dict[str, Callable[[Side], str]] = {
     "p95": lambda s: _ms(s, "p95"),
     "p99": lambda s: _ms(s, "p99"),
     "throughput": lambda s: f"{s.figures.throughput_per_s:.1f} rows/s",
-    "size": lambda s: f"{s.figures.bytes / 1e6:.1f} MB",
-    "peak memory": lambda s: f"{s.figures.peak_rss_bytes / 1e6:.0f} MB",
+    "size": lambda s: f"{(s.figures.bytes or 0) / 1e6:.1f} MB",
+    "peak memory": lambda s: f"{(s.figures.peak_rss_bytes or 0) / 1e6:.0f} MB",
     "load": lambda s: f"{s.figures.load_s:.2f} s",
     "quality": lambda s: (
         f"{s.figures.quality.metric} {s.figures.quality.value:.2f}" if s.figures.quality else "no labels"

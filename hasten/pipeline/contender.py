@@ -12,10 +12,10 @@ from typing import Any
 
 from hasten.bundle.manifest import FILE_NAME, read_manifest
 from hasten.measure.worker import OpenFacts, Worker
+from hasten.pipeline.candidates import baseline_recipe
 from hasten.pipeline.jobs import Arrays, Built
 from hasten.pipeline.prepare import model_inputs
-from hasten.records import InputError, ModelRef, Recipe
-from hasten.runtimes import get_runtime
+from hasten.records import InputError, ModelRef
 from hasten.tasks import get_task
 from hasten.tasks.rows import Rows
 from hasten.tasks.tokenize import Encoded, Tokenizer, pad_batch
@@ -78,11 +78,17 @@ def make_contender(ref: ModelRef, *, task: str | None, worker: Worker, scratch: 
     facts: Any = worker.call("hasten.pipeline.jobs:checkpoint_facts", ref=ref, task=task)
     names = model_inputs(facts.family)
     tokenizer = Tokenizer(facts.tokenizer_json, max_length=min(facts.max_length, 512))
-    recipe = Recipe(passes=(), runtime=get_runtime("torch").space(instructions=frozenset(), threads=1)[0])
+    recipe = baseline_recipe()
     built: Built = worker.call(
-        "hasten.pipeline.jobs:build_artifact", ref=ref, task=task, recipe=recipe.to_dict(),
-        calibration=[pad_batch([tokenizer.encode("a")], names)], folder=scratch / "model", cache=scratch / "cache", layers=None,
-    )  # fmt: skip
+        "hasten.pipeline.jobs:build_artifact",
+        ref=ref,
+        task=task,
+        recipe=recipe.to_dict(),
+        calibration=[pad_batch([tokenizer.encode("a")], names)],
+        folder=scratch / "model",
+        cache=scratch / "cache",
+        layers=None,
+    )
     return Contender(
         name=ref.source, label=recipe.label, task=task, labels=facts.labels, input_names=names, tokenizer=tokenizer,
         bytes=built.bytes, built=built,

@@ -20,7 +20,8 @@ from hasten.measure.statistics import latency
 from hasten.measure.throughput import throughput
 from hasten.pipeline.publish import open_candidate
 from hasten.pipeline.scoring import drop_interval, flipped_rows
-from hasten.pipeline.trials import TIMINGS, Timing, TrialRunner, side
+from hasten.pipeline.timing import TIMINGS, Timing, side
+from hasten.pipeline.trials import TrialRunner
 from hasten.plan.choose import best, checks, closest_miss
 from hasten.plan.search import is_tuned_baseline
 from hasten.records import Check, Figures, Flip, Interval, Measured, Outcome, Recipe, Trial

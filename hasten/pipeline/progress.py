@@ -15,6 +15,8 @@ from typing import Protocol
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
+from hasten.records import Trial
+
 
 class Reporter(Protocol):
     """Where the loop says what it is doing."""
@@ -78,6 +80,17 @@ class Bar(AbstractContextManager["Bar"]):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._progress.stop()
+
+
+def trial_line(trial: Trial) -> str:
+    """One line for a finished trial."""
+    head = f"{trial.stage:9} {trial.label:44.44}"
+    if trial.status == "rejected":
+        return f"{head} rejected at {trial.rejected_at}: {trial.reason}"
+    p50 = f"p50 {trial.figures.latency_ms.p50:7.2f} ms" if trial.figures.latency_ms else ""
+    gain = f"  {trial.speedup.estimate:.2f}x" if trial.speedup else ""
+    drop = f"  drop {trial.quality_drop_pt.estimate:+.2f} pt" if trial.quality_drop_pt else ""
+    return f"{head} {p50}{gain}{drop}  ({trial.elapsed_s:.0f} s)"
 
 
 def clock(seconds: float) -> str:

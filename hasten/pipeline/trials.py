@@ -21,36 +21,21 @@ from hasten.measure.duel import Round, duel, speedup
 from hasten.measure.host import available_memory_bytes
 from hasten.measure.statistics import latency
 from hasten.measure.worker import Worker
+from hasten.pipeline.candidates import baseline_recipe
 from hasten.pipeline.jobs import PREFLIGHT_LAYERS, Arrays, Built, CheckpointFacts
 from hasten.pipeline.prepare import Part, Prepared, parity_batches
 from hasten.pipeline.publish import open_candidate
 from hasten.pipeline.request import Request
 from hasten.pipeline.scoring import drop_interval
+from hasten.pipeline.timing import TIMINGS, Timing, side
 from hasten.pipeline.workspace import Workspace
 from hasten.records import Figures, HastenError, Interval, Recipe, Rejected, Stage, Trial
-from hasten.runtimes import get_runtime
 from hasten.runtimes.parity import parity
 
 Outputs = list[np.ndarray[Any, Any]]
 _SCREEN_ROWS = 300
 _QUICK_REQUESTS = 15
 _BUILD_TIMEOUT_S = 1800.0
-
-
-@dataclass(frozen=True, slots=True)
-class Timing:
-    """How long a duel lasts: rounds of fresh processes, and about how many seconds of timed calls a round."""
-
-    rounds: int
-    seconds: float
-    turns: int = 12
-
-    def per_turn(self, expected_ms: float) -> int:
-        """Requests a side per turn, for calls of ``expected_ms`` on both sides together."""
-        return int(np.clip(self.seconds * 1e3 / max(expected_ms, 1e-3) / self.turns, 3, 25))
-
-
-TIMINGS = {"screen": Timing(1, 4.0), "contest": Timing(2, 6.0), "final": Timing(3, 8.0)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +59,7 @@ class TrialRunner(AbstractContextManager["TrialRunner"]):
         self.built: dict[str, Built] = {}
         self.short: Reference | None = None
         self.full: Reference | None = None
-        self.baseline = Recipe(passes=(), runtime=get_runtime("torch").space(instructions=frozenset(), threads=1)[0])
+        self.baseline = baseline_recipe()
 
     # ------------------------------------------------------------------ the baseline
 
@@ -189,7 +174,7 @@ class TrialRunner(AbstractContextManager["TrialRunner"]):
 
     def duel_rounds(self, a: Recipe, b: Recipe, timing: Timing) -> list[Round]:
         """``a`` against ``b`` in fresh pairs of processes."""
-        rounds = []
+        rounds: list[Round] = []
         for _ in range(timing.rounds):
             with self.worker() as first, self.worker() as second:
                 open_candidate(first, a.to_dict(), self.built_in_full(a), self.request)
@@ -294,8 +279,3 @@ class TrialRunner(AbstractContextManager["TrialRunner"]):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-def side(rounds: Sequence[Round], name: str) -> list[float]:
-    """All times of one side of a duel, in ms."""
-    return [t for one in rounds for turn in getattr(one, name) for t in turn]

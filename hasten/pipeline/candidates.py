@@ -1,0 +1,54 @@
+"""Which recipes a run will try, in which order.
+
+Takes the request, asks the runtimes what they offer on this host, gives recipes. The
+baseline itself is not a candidate.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from hasten.measure.host import instruction_sets
+from hasten.pipeline.request import Request
+from hasten.plan.search import slow_to_build
+from hasten.plan.space import recipes as narrowed
+from hasten.records import Config, InputError, Recipe
+from hasten.runtimes import RUNTIMES, get_runtime
+
+
+def baseline_recipe() -> Recipe:
+    """The model as PyTorch loads it: what every candidate is measured against."""
+    return Recipe(passes=(), runtime=get_runtime("torch").space(instructions=frozenset(), threads=1)[0])
+
+
+def candidate_recipes(request: Request) -> tuple[Recipe, ...]:
+    """What the available runtimes offer here, narrowed to what the user named.
+
+    Raises InputError for an unknown name, a named runtime that is not available (with the reason), or when
+    nothing is left to try.
+    """
+    unknown = [name for name in request.runtimes or () if name not in RUNTIMES]
+    wanted = (request.runtimes or tuple(RUNTIMES)) if not unknown else tuple(RUNTIMES)
+    configs: list[Config] = []
+    for name in wanted:
+        probe = get_runtime(name).probe()
+        if probe.available:
+            configs += get_runtime(name).space(instructions=instruction_sets(), threads=request.workload.threads)
+        elif request.runtimes and not unknown:
+            raise InputError(f"{name}: {probe.reason}", expected="an available runtime", remedy=str(probe.remedy))
+    offered = narrowed(
+        configs, runtimes=request.runtimes, techniques=request.techniques, known_runtimes=tuple(RUNTIMES)
+    )
+    candidates = [r for r in offered if r != baseline_recipe()]
+    quick = [r for r in candidates if not slow_to_build(r)]
+    return (*_interleaved(quick), *(r for r in candidates if slow_to_build(r)))
+
+
+def _interleaved(recipes: Sequence[Recipe]) -> Iterator[Recipe]:
+    """The best of each runtime first, then the second of each: an early stop has seen them all."""
+    by_kind: dict[str, list[Recipe]] = {}
+    for recipe in recipes:
+        by_kind.setdefault(recipe.runtime.kind, []).append(recipe)
+    for number in range(max(map(len, by_kind.values()), default=0)):
+        for group in by_kind.values():
+            yield from group[number : number + 1]
