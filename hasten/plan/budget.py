@@ -92,6 +92,8 @@ def _constraint(text: str, start: int, part: str) -> Constraint:
     kind = _KINDS[metric]
     _check_sign(text, start + match.start(2), sign, metric, kind.op)
     value = _number(text, start + match.start(3), number) * _factor(text, start + match.start(4), unit, metric)
+    if not math.isfinite(value):
+        raise _error(text, start + match.start(3), f"{number}{unit} is no number that fits", "a smaller value")
     _check_range(text, start + match.start(3), metric, value)
     return Constraint(metric=metric, op=kind.op, value=value, text=part.strip())
 
@@ -127,6 +129,8 @@ def _number(text: str, position: int, number: str) -> float:
 
 def _factor(text: str, position: int, unit: str, metric: Metric) -> float:
     units = _KINDS[metric].units
+    if unit == "MJ":  # units are read in any case, but here the case is a factor of a billion
+        raise _error(text, position, "MJ is megajoule", "mJ for millijoule, or J")
     if unit.lower() in units:
         return units[unit.lower()]
     known = ", ".join(u for u in units if u)
@@ -140,6 +144,8 @@ def _check_range(text: str, position: int, metric: Metric, value: float) -> None
         raise _error(text, position, f"{metric} can never be {value:g} or better", "a value above zero")
     if metric == "quality_drop" and not -100 <= value <= 100:
         raise _error(text, position, f"a drop of {value:g} points", "a value from -100 to 100 points")
+    if metric == "quality" and not 0 <= value <= 100:
+        raise _error(text, position, f"a quality of {value:g} points", "a value from 0 to 100 points")
 
 
 def _check_together(text: str, found: list[Constraint]) -> None:

@@ -114,7 +114,8 @@ def miss(check: Check) -> float:
         return 0.0
     if check.measured is None:
         return float("inf")
-    return abs(check.measured - check.constraint.value) / max(abs(check.constraint.value), 1e-9)
+    # A bound of zero has no share; then one unit of the metric (a point of quality) counts as the whole.
+    return abs(check.measured - check.constraint.value) / (abs(check.constraint.value) or 1.0)
 
 
 def pareto(trials: Sequence[Trial]) -> tuple[Trial, ...]:

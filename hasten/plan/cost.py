@@ -25,7 +25,8 @@ def predict(trial: Trial, trials: Sequence[Trial], *, weights_bytes: int, depth_
     ``depth_ratio`` is full layers over preflight layers; ``weights_bytes`` the checkpoint's fp32 size.
     """
     short = trial.figures
-    assert short.latency_ms and short.bytes is not None
+    assert short.latency_ms is not None
+    assert short.bytes is not None
     latency_growth = _growth(trials, "latency") or depth_ratio
     size_growth = _growth(trials, "bytes") or depth_ratio
     return Prediction(

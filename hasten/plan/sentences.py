@@ -5,6 +5,7 @@ Takes records, gives sentences. Every number in them was measured in this run.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from hasten.plan.choose import best, latest, miss, trial_checks
@@ -47,8 +48,11 @@ def check_sentence(check: Check) -> str:
     bound = check.constraint
     if check.measured is None:
         return f"{bound.metric} could not be measured here ({bound.text})"
+    found = f"{bound.metric} {amount(bound.metric, check.measured)}"
     side = "over" if bound.op == "<=" else "under"
-    return f"{bound.metric} {amount(bound.metric, check.measured)} against {bound.op} {amount(bound.metric, bound.value)} ({miss(check):.0%} {side})"
+    # A share of a bound at or below zero says nothing.
+    share = f" ({miss(check):.0%} {side})" if bound.value > 0 and not check.holds else ""
+    return f"{found} against {bound.op} {amount(bound.metric, bound.value)}{share}"
 
 
 def relaxations(trials: Sequence[Trial], budget: Budget, *, current: Trial | None) -> tuple[str, ...]:
@@ -64,16 +68,29 @@ def relaxations(trials: Sequence[Trial], budget: Budget, *, current: Trial | Non
             continue
         bound, value = broken[0].constraint, broken[0].measured or 0.0
         what = f"{gain:.1f}x faster than the choice" if now else f"{gain:.1f}x faster than the baseline"
-        found.append((gain, f"relax {bound.metric} to {amount(bound.metric, value)} -> {what} ({trial.label})"))
+        to = amount(bound.metric, value, up=bound.op == "<=")
+        found.append((gain, f"relax {bound.metric} to {to} -> {what} ({trial.label})"))
     return tuple(text for _, text in sorted(found, reverse=True)[:_MOST])
 
 
-def amount(metric: str, value: float) -> str:
-    """A value with its unit: bytes in MB, the rest as named."""
-    if metric in ("bytes", "peak_rss_bytes"):
-        return f"{value / 1e6:,.1f} MB"
-    unit = _UNITS[metric]
-    return f"{value:.3g}{unit}" if unit in ("/s", "x") else f"{value:.3g} {unit}"
+def amount(metric: str, value: float, *, up: bool | None = None) -> str:
+    """A value with its unit: bytes in MB, the rest as named; three digits, all of them above 1000.
+
+    ``up`` rounds up (``True``) or down (``False``), so that what was measured keeps within the amount.
+    """
+    size = metric in ("bytes", "peak_rss_bytes")
+    shown = value / 1e6 if size else value
+    digits = 1 if size else max(0, 2 - math.floor(math.log10(abs(shown)))) if shown else 0
+    if up is None:
+        shown = round(shown, digits)
+    else:
+        step = 10.0**digits
+        # Binary fractions: 0.29 * 100 is 28.999..., which is not to be rounded down to 28.
+        shown = (math.ceil(shown * step - 1e-6) if up else math.floor(shown * step + 1e-6)) / step
+    text = f"{shown:,.{digits}f}"
+    text = text.rstrip("0").rstrip(".") if "." in text and not size else text
+    unit = "MB" if size else _UNITS[metric]
+    return f"{text}{unit}" if unit in ("/s", "x") else f"{text} {unit}"
 
 
 def _faster(speedup: Interval | None) -> str:
@@ -86,4 +103,5 @@ def _quality(baseline: Measured, chosen: Measured, drop: Interval | None) -> str
     a, b = baseline.figures.quality, chosen.figures.quality
     if a is None or b is None or drop is None:
         return ""
-    return f"{b.metric} {a.value:.1f} -> {b.value:.1f}, drop {drop.estimate:.1f} pt ({drop.low:.1f}..{drop.high:.1f})"
+    worse, low, high = (f"{round(x, 1) + 0.0:.1f}" for x in (drop.estimate, drop.low, drop.high))  # no -0.0
+    return f"{b.metric} {a.value:.1f} -> {b.value:.1f}, drop {worse} pt ({low}..{high})"

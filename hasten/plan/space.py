@@ -45,8 +45,9 @@ def recipes(
     if techniques is not None:
         made = [r for r in made if any(TECHNIQUES[t](r.to_dict()["runtime"]) for t in techniques)]
     if not made:
+        of, using = ", ".join(runtimes or ["all"]), ", ".join(techniques or ["all"])
         raise InputError(
-            f"runtimes {', '.join(runtimes or ['all'])} with techniques {', '.join(techniques or ['all'])} leave no candidate",
+            f"runtimes {of} with techniques {using} leave no candidate",
             expected="at least one recipe to try",
             remedy="widen --runtimes or --techniques; 'hasten doctor' shows what is available here",
         )
