@@ -38,6 +38,11 @@ class Model:
         """The precision that really runs on this host."""
         return str(self._session.precision)
 
+    @property
+    def input_names(self) -> tuple[str, ...]:
+        """The arrays that :meth:`run` takes."""
+        return self.manifest.input_names
+
     def run(self, arrays: Mapping[str, np.ndarray[Any, Any]]) -> np.ndarray[Any, Any]:
         """Tokenized input (int64 [B, L] by name) to raw outputs (float32 [B, C])."""
         missing = set(self.manifest.input_names) - set(arrays)

@@ -17,7 +17,7 @@ from hasten.records import Budget, Recipe, Stage, Trial
 
 PREFLIGHT_SHARE = 0.4
 CONTESTANTS = 3
-SLOWER = 1.5
+SLOWER = 2.0
 NO_TIME = "time"
 _SLOW_PREFLIGHT_S = 45.0
 _DEFAULT_S: Mapping[Stage, float] = {"preflight": 10.0, "screen": 20.0, "contest": 20.0, "final": 30.0}

@@ -39,7 +39,7 @@ def fp32_graph(wrapper: Any, *, example: Arrays, cache: Path, fusion: bool) -> P
     fused = cache / "fused.onnx"
     if not fused.is_file():
         with quiet():
-            _fuse(plain, fused)
+            _fuse(plain, fused, config=wrapper.hf.config)
     return fused
 
 
@@ -116,17 +116,19 @@ def _dynamo(wrapper: Any, *, example: Arrays, path: Path) -> None:
     program.save(str(path))
 
 
-def _fuse(source: Path, target: Path) -> None:
-    """Attention, SkipLayerNormalization, BiasGelu and EmbedLayerNormalization in place of their parts."""
+def _fuse(source: Path, target: Path, *, config: Any) -> None:
+    """Attention, SkipLayerNormalization, BiasGelu and EmbedLayerNormalization in place of their parts.
+
+    Heads and width are given: left to guess them, the optimizer recognises no attention at all.
+    """
     from onnxruntime.transformers import optimizer
     from onnxruntime.transformers.fusion_options import FusionOptions
 
-    # Zero lets the optimizer read heads and width off the graph (pruned models have other numbers per layer).
     model = optimizer.optimize_model(
         str(source),
         model_type="bert",
-        num_heads=0,
-        hidden_size=0,
+        num_heads=int(config.num_attention_heads),
+        hidden_size=int(config.hidden_size),
         optimization_options=FusionOptions("bert"),
         opt_level=0,
     )

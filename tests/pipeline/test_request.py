@@ -1,0 +1,75 @@
+"""Arguments are settled before anything heavy starts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hasten.measure.host import usable_cores
+from hasten.pipeline.request import make_request, parse_cores, parse_time
+from hasten.records import Columns, InputError
+
+
+def request(**changes: Any) -> Any:
+    arguments = {
+        "task": "text-classification", "data": "rows.csv", "budget": "", "time": "1m", "out": Path("out"),
+        "columns": Columns(),
+    } | changes  # fmt: skip
+    return make_request("model", **arguments)
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("90s", 90), ("10m", 600), ("1h30m", 5400), ("1.5 min", 90), (45, 45)])
+def test_time(text: str | float, seconds: float) -> None:
+    assert parse_time(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "ten", "10", "5s", "-3m", "m", "1e99h", "10 m x", "nan", float("nan")])
+def test_bad_time(text: str | float) -> None:
+    with pytest.raises(InputError):
+        parse_time(text)
+
+
+@given(st.text(max_size=12))
+def test_any_time_text_is_seconds_or_an_input_error(text: str) -> None:
+    try:
+        assert parse_time(text) >= 20
+    except InputError as error:
+        assert "--time" in str(error)
+
+
+@pytest.mark.parametrize("text", ["", "x", "0-", "-1", "0,,1", "9999", "1;2"])
+def test_bad_cores(text: str) -> None:
+    with pytest.raises(InputError):
+        parse_cores(text)
+
+
+def test_cores() -> None:
+    first = usable_cores()[0]
+    assert parse_cores(None) == usable_cores()
+    assert parse_cores(f"{first}") == (first,)
+    assert parse_cores(f"{first}-{first},{first}") == (first,)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"threads": 0}, {"threads": 999}, {"batch": 0}, {"concurrency": -1}, {"max_rows": 0}, {"max_length": 0},
+        {"task": "text-clasification"}, {"data": None}, {"splits": ("a", None, None)}, {"splits": ("a", "b", "c")},
+        {"budget": "p95<20"}, {"time": "soon"}, {"cores": "77"},
+    ],
+)  # fmt: skip
+def test_bad_arguments_say_what_to_do(changes: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match="to do:"):
+        request(**changes)
+
+
+def test_time_and_budget_may_change_between_sittings_but_nothing_else() -> None:
+    key = request().run_key
+    assert request(time="2h", budget="p95_ms<=9").run_key == key
+    assert request(seed=1).run_key != key
+    assert request(data="other.csv").run_key != key
+    assert request(batch=2).run_key != key
