@@ -26,7 +26,8 @@ FORBIDDEN = {
 # Definitions without logic, which are easier to find in one place.
 LONGER = {"records.py": 400}
 HEAVY = {
-    "torch", "transformers", "onnx", "onnxruntime", "openvino", "nncf", "pandas", "sklearn", "scipy", "plotly", "datasets",
+    "torch", "transformers", "onnx", "onnxruntime", "openvino", "nncf", "pandas", "sklearn", "scipy", "plotly",
+    "datasets",
 }  # fmt: skip
 MODULES = sorted(PACKAGE.rglob("*.py"))
 

@@ -150,9 +150,7 @@ def test_damage_before_the_last_line_is_an_error(tmp_path: Path) -> None:
         read_rows(path)
 
 
-@pytest.mark.parametrize(
-    "row", [{"type": "samples", "role": "chosen"}, {"type": "samples", "role": "x", "ms": [None]}]
-)
+@pytest.mark.parametrize("row", [{"type": "samples", "role": "chosen"}, {"type": "samples", "role": "x", "ms": [None]}])
 def test_a_bad_samples_row_is_an_input_error(tmp_path: Path, row: Mapping[str, Any]) -> None:
     path = tmp_path / "trials.jsonl"
     with opened(path) as ledger:

@@ -48,7 +48,11 @@ def bundle(tmp_path: Path) -> Path:
     (model / "deep" / "config.json").write_text("{}")
     target = tmp_path / "out" / "bundle"
     write_bundle(
-        target, model_folder=model, tokenizer_files={"tokenizer.json": b"{}"}, golden=GOLDEN, manifest=manifest()
+        target,
+        model_folder=model,
+        tokenizer_files={"tokenizer.json": b"{}"},
+        golden=GOLDEN,
+        manifest=manifest(),
     )
     return target
 
@@ -58,13 +62,22 @@ def test_round_trip(bundle: Path) -> None:
     verify_files(bundle, found)
     assert found.measured.figures.latency_ms == Latency(1, 2, 3, 4, 5)
     assert found.labels == ("no", "yes")
-    assert set(found.files) == {"golden.json", "tokenizer/tokenizer.json", "model/weights.bin", "model/deep/config.json"}
+    assert set(found.files) == {
+        "golden.json",
+        "tokenizer/tokenizer.json",
+        "model/weights.bin",
+        "model/deep/config.json",
+    }
     assert read_golden(bundle) == GOLDEN
 
 
 def test_replacing_leaves_one_whole_bundle_and_no_litter(bundle: Path, tmp_path: Path) -> None:
     write_bundle(
-        bundle, model_folder=tmp_path / "exported", tokenizer_files={}, golden=GOLDEN, manifest=manifest(labels=("x", "y"))
+        bundle,
+        model_folder=tmp_path / "exported",
+        tokenizer_files={},
+        golden=GOLDEN,
+        manifest=manifest(labels=("x", "y")),
     )
     assert read_manifest(bundle).labels == ("x", "y")
     assert [p.name for p in bundle.parent.iterdir()] == ["bundle"]
@@ -73,9 +86,7 @@ def test_replacing_leaves_one_whole_bundle_and_no_litter(bundle: Path, tmp_path:
 def test_failed_write_leaves_the_old_bundle(bundle: Path, tmp_path: Path) -> None:
     before = (bundle / "manifest.json").read_bytes()
     with pytest.raises(OSError, match="nowhere"):
-        write_bundle(
-            bundle, model_folder=tmp_path / "nowhere", tokenizer_files={}, golden=GOLDEN, manifest=manifest()
-        )
+        write_bundle(bundle, model_folder=tmp_path / "nowhere", tokenizer_files={}, golden=GOLDEN, manifest=manifest())
     assert (bundle / "manifest.json").read_bytes() == before
     assert [p.name for p in bundle.parent.iterdir()] == ["bundle"]
 

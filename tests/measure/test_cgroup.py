@@ -36,9 +36,7 @@ def write(groups: ControlGroups, membership: str, files: dict[str, str]) -> None
         ("0::/../../x\n", {"cpu.max": "300000 100000"}, 3.0),
     ],
 )
-def test_cpu_quota(
-    groups: ControlGroups, membership: str, files: dict[str, str], quota: float | None
-) -> None:
+def test_cpu_quota(groups: ControlGroups, membership: str, files: dict[str, str], quota: float | None) -> None:
     write(groups, membership, files)
     assert groups.cpu_quota() == quota
 

@@ -27,9 +27,7 @@ class Recorder:
         return [1000.0, *[self.ms] * (len(batches) - 1)]  # a costly first call must not be counted
 
 
-def simulated(
-    draw: np.random.Generator, *, ratio: float = 1.0, offset: float = 0.015, jitter: float = 0.05
-) -> Round:
+def simulated(draw: np.random.Generator, *, ratio: float = 1.0, offset: float = 0.015, jitter: float = 0.05) -> Round:
     """One round with per-process offsets, common drift, autocorrelated noise per turn, and outliers."""
     drift = np.cumsum(draw.normal(0, 0.01, TURNS))
     mix = draw.lognormal(0, 0.3, (TURNS, PER_TURN))  # request lengths, the same on both sides

@@ -25,9 +25,7 @@ def worker() -> Iterator[Worker]:
         yield shared
 
 
-def test_the_estimate_is_cpu_time_and_says_its_assumption(
-    worker: Worker, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_estimate_is_cpu_time_and_says_its_assumption(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(energy_module, "package_meter", lambda: None)
     found = energy(worker, REQUESTS, cores_used=1, seconds=0.5)
     assert found is not None
@@ -49,9 +47,7 @@ def test_a_meter_has_its_idle_draw_subtracted(worker: Worker, monkeypatch: pytes
     assert found.joules_per_request == pytest.approx(0.005 * BUSY_WATTS, rel=0.2)
 
 
-def test_a_meter_drowned_by_other_work_gives_no_figure(
-    worker: Worker, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_meter_drowned_by_other_work_gives_no_figure(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
     readings = iter([0.0, 1000.0, 1000.0, 1000.1] * 5)
     monkeypatch.setattr(energy_module, "package_meter", lambda: lambda: next(readings))
     assert energy(worker, REQUESTS, cores_used=1, seconds=0.3) is None

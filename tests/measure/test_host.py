@@ -41,9 +41,7 @@ def test_only_relevant_flags_are_kept() -> None:
 
 def test_a_mac_reports_the_same_names(monkeypatch: pytest.MonkeyPatch) -> None:
     answers = {
-        (
-            "hw.optional",
-        ): "hw.optional.neon: 1\nhw.optional.arm.FEAT_DotProd: 1\nhw.optional.arm.FEAT_BF16: 0\n",
+        ("hw.optional",): "hw.optional.neon: 1\nhw.optional.arm.FEAT_DotProd: 1\nhw.optional.arm.FEAT_BF16: 0\n",
         (
             "-n",
             "machdep.cpu.features",
@@ -78,9 +76,7 @@ def test_memory_stays_within_the_container(tmp_path: Path) -> None:
     assert available_memory_bytes(groups) == 300_000_000
 
 
-def test_oom_kills_are_read_from_the_kernel_or_unknown(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_oom_kills_are_read_from_the_kernel_or_unknown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(host_module, "VMSTAT", tmp_path / "vmstat")
     assert oom_kills() is None
     (tmp_path / "vmstat").write_text("pgfault 9\noom_kill 3\noom_kill_x 5\n")

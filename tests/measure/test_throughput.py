@@ -25,14 +25,10 @@ def test_requests_are_joined_to_the_batch_and_padded_with_zeros() -> None:
 
 
 def test_callers_that_wait_scale_and_rows_are_counted() -> None:
-    rows, spent_s = closed_loop(
-        SleepySession(), requests=joined(REQUESTS, batch=2), concurrency=1, seconds=0.3
-    )
+    rows, spent_s = closed_loop(SleepySession(), requests=joined(REQUESTS, batch=2), concurrency=1, seconds=0.3)
     alone = rows / spent_s
     assert 140 < alone < 205, "10 ms for 2 rows"
-    rows, spent_s = closed_loop(
-        SleepySession(), requests=joined(REQUESTS, batch=2), concurrency=4, seconds=0.3
-    )
+    rows, spent_s = closed_loop(SleepySession(), requests=joined(REQUESTS, batch=2), concurrency=4, seconds=0.3)
     assert 3.0 < rows / spent_s / alone < 4.5
 
 

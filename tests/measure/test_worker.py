@@ -299,9 +299,7 @@ ORPHANS = """
 def test_no_orphan_after_the_parent_is_killed(job: str, in_thread: bool) -> None:
     script = textwrap.dedent(ORPHANS).format(jobs=JOBS, job=job, in_thread=in_thread)
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    parent = subprocess.Popen(
-        [sys.executable, "-c", script], stdout=subprocess.PIPE, text=True, env=environment
-    )
+    parent = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True, env=environment)
     assert parent.stdout is not None
     with parent, parent.stdout:
         pid = int(parent.stdout.readline())

@@ -28,9 +28,7 @@ from hasten.records import (
     Verdict,
 )
 
-HOSTILE = (
-    '</script><script>alert("x")</script> [red]not markup[/red] {{ 7*7 }} & <img src=http://evil.example/x>'
-)
+HOSTILE = '</script><script>alert("x")</script> [red]not markup[/red] {{ 7*7 }} & <img src=http://evil.example/x>'
 MB = 1_000_000
 
 
@@ -38,20 +36,14 @@ def figures(
     p50_ms: float, *, accuracy: float, bytes: int, rss_bytes: int, tail: float = 1.6, precision: str = "fp32"
 ) -> Figures:
     return Figures(
-        latency_ms=Latency(
-            p50=p50_ms, p90=p50_ms * 1.44, p95=p50_ms * tail, p99=p50_ms * tail * 1.22, n=1200
-        ),
-        end_to_end_ms=Latency(
-            p50=p50_ms + 0.1, p90=p50_ms * 1.4, p95=p50_ms * tail, p99=p50_ms * tail * 1.4, n=1200
-        ),
+        latency_ms=Latency(p50=p50_ms, p90=p50_ms * 1.44, p95=p50_ms * tail, p99=p50_ms * tail * 1.22, n=1200),
+        end_to_end_ms=Latency(p50=p50_ms + 0.1, p90=p50_ms * 1.4, p95=p50_ms * tail, p99=p50_ms * tail * 1.4, n=1200),
         throughput_per_s=1000 / p50_ms * 0.94,
         bytes=bytes,
         peak_rss_bytes=rss_bytes,
         load_s=0.4,
         first_call_ms=p50_ms * 4,
-        quality=Quality(
-            metric="accuracy", value=accuracy, n=1600, others={"macro_f1": accuracy - 0.2, "mcc": 57.6}
-        ),
+        quality=Quality(metric="accuracy", value=accuracy, n=1600, others={"macro_f1": accuracy - 0.2, "mcc": 57.6}),
         precision_ran=precision,
         threads=2,
     )
@@ -112,9 +104,7 @@ def trial(row: tuple[str, str, str, str, Stage, float, float, int]) -> Trial:
         stage=stage,
         status="ok",
         elapsed_s=8.0 + megabytes / 10,
-        figures=figures(
-            p50_ms, accuracy=accuracy, bytes=megabytes * MB, rss_bytes=119 * MB + 3 * megabytes * MB
-        ),
+        figures=figures(p50_ms, accuracy=accuracy, bytes=megabytes * MB, rss_bytes=119 * MB + 3 * megabytes * MB),
         baseline=BASELINE.figures,
         speedup=Interval(speedup, speedup * 0.95, speedup * 1.05),
         quality_drop_pt=Interval(drop, drop - 0.5, drop + 0.5),
@@ -171,9 +161,7 @@ def verdict() -> Verdict:
             Flip(204, HOSTILE, "negative", "positive", "negative"),
             Flip(981, "an " + "overlong and " * 40 + "tiresome film", "negative", "negative", "positive"),
         ),
-        splits=SplitSizes(
-            512, 800, 1600, seed=0, how="stratified by label", truncated_rows=3, duplicate_rows=21
-        ),
+        splits=SplitSizes(512, 800, 1600, seed=0, how="stratified by label", truncated_rows=3, duplicate_rows=21),
         host=Host(
             cpu="AMD EPYC 9R14",
             cores=2,

@@ -79,9 +79,7 @@ def test_it_fetches_nothing(page: Page) -> None:
     loading = {"src", "srcset", "href", "action", "data", "poster", "background", "formaction", "ping"}
     addresses = [v for _, attrs in page.elements for k, v in attrs.items() if k in loading]
     assert addresses == ["data:,"], "only the empty icon, which keeps the browser from asking for one"
-    assert not {"iframe", "object", "embed", "base", "img", "video", "audio"} & {
-        tag for tag, _ in page.elements
-    }
+    assert not {"iframe", "object", "embed", "base", "img", "video", "audio"} & {tag for tag, _ in page.elements}
     for style in page.styles:
         assert not re.search(r"url\(|@import|https?:", style)
     ours = [script for script in page.scripts if len(script) < 1_000_000]
@@ -109,12 +107,8 @@ def test_hostile_texts_stay_texts(page: Page, text: str) -> None:
 
 def test_hostile_figures_stay_figures(verdict: Verdict, trials: list[Trial]) -> None:
     hostile = "</script><b onmouseover=alert(1)>\u2028<!--"
-    measured = [
-        replace(t, label=hostile, recipe={"passes": [], "runtime": {"kind": hostile}}) for t in trials
-    ]
-    sneaky = replace(
-        verdict, source=hostile, sentence=hostile, budget=Budget(verdict.budget.constraints, hostile)
-    )
+    measured = [replace(t, label=hostile, recipe={"passes": [], "runtime": {"kind": hostile}}) for t in trials]
+    sneaky = replace(verdict, source=hostile, sentence=hostile, budget=Budget(verdict.budget.constraints, hostile))
     page = Page(render_html(sneaky, measured, command=hostile, title=hostile))
     assert len(page.scripts) == 3
     figures = json.loads(page.scripts[1])

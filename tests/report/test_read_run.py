@@ -16,9 +16,7 @@ HEADER = {"command": "hasten optimize m", "workload": Workload(threads=2, cores=
 
 
 @pytest.fixture
-def folder(
-    tmp_path: Path, verdict: Verdict, trials: list[Trial], samples: Mapping[str, Sequence[float]]
-) -> Path:
+def folder(tmp_path: Path, verdict: Verdict, trials: list[Trial], samples: Mapping[str, Sequence[float]]) -> Path:
     write_verdict(tmp_path / "verdict.json", verdict)
     with Ledger.open(tmp_path / "trials.jsonl", run_key="k", header=HEADER) as ledger:
         for trial in trials:

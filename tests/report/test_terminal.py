@@ -16,9 +16,7 @@ NEXT = "hasten run out/bundle --data reviews.csv " + "--flag with/a/long/path " 
 
 def rendered(verdict: Verdict, trials: list[Trial], *, width: int = 80, color: bool = False) -> str:
     stream = io.StringIO()
-    console = Console(
-        file=stream, width=width, no_color=not color, force_terminal=color, legacy_windows=False
-    )
+    console = Console(file=stream, width=width, no_color=not color, force_terminal=color, legacy_windows=False)
     render_terminal(verdict, trials, console=console, next_command=NEXT)
     return stream.getvalue()
 
@@ -54,9 +52,7 @@ def test_it_says_everything_in_80_columns(verdict: Verdict, trials: list[Trial])
 
 
 def test_the_next_command_stays_on_one_line_to_be_copied(verdict: Verdict, trials: list[Trial]) -> None:
-    assert f"  {NEXT}".rstrip() in [
-        line.rstrip() for line in rendered(verdict, trials, color=True).splitlines()
-    ]
+    assert f"  {NEXT}".rstrip() in [line.rstrip() for line in rendered(verdict, trials, color=True).splitlines()]
 
 
 def test_the_verdict_stays_in_view_at_the_end(verdict: Verdict, trials: list[Trial]) -> None:

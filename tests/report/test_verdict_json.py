@@ -34,9 +34,7 @@ measured = st.builds(
 )
 checks = st.builds(
     Check,
-    st.builds(
-        Constraint, st.sampled_from(["p50_ms", "quality_drop"]), st.sampled_from(["<=", ">="]), numbers, utf8
-    ),
+    st.builds(Constraint, st.sampled_from(["p50_ms", "quality_drop"]), st.sampled_from(["<=", ">="]), numbers, utf8),
     measured=st.none() | numbers,
     holds=st.booleans(),
     interval_holds=st.none() | st.booleans(),
@@ -53,9 +51,7 @@ def test_a_verdict_survives_json(verdict: Verdict, data: st.DataObject) -> None:
         speedup=data.draw(st.none() | intervals),
         checks=data.draw(st.lists(checks, max_size=2).map(tuple)),
         flips=data.draw(
-            st.lists(st.builds(Flip, st.integers(0), utf8, st.none() | utf8, utf8, utf8), max_size=2).map(
-                tuple
-            )
+            st.lists(st.builds(Flip, st.integers(0), utf8, st.none() | utf8, utf8, utf8), max_size=2).map(tuple)
         ),
         warnings=data.draw(st.lists(utf8, max_size=2).map(tuple)),
     )
@@ -71,9 +67,7 @@ def test_the_documented_keys_stand_where_the_documentation_says(verdict: Verdict
         "metric": "quality_drop", "op": "<=", "value": 1.0, "text": "quality_drop<=1%",
     }  # fmt: skip
     for side in ("baseline", "tuned_baseline", "chosen"):
-        assert {"recipe", "latency_ms", "throughput_per_s", "bytes", "peak_rss_bytes", "quality"} <= set(
-            data[side]
-        )
+        assert {"recipe", "latency_ms", "throughput_per_s", "bytes", "peak_rss_bytes", "quality"} <= set(data[side])
         assert {"p50", "p90", "p95", "p99"} <= set(data[side]["latency_ms"])
         assert {"metric", "value", "n"} <= set(data[side]["quality"])
     assert data["speedup"] == {"estimate": 5.12, "low": 4.81, "high": 5.39}
@@ -98,9 +92,7 @@ def keys(data: Any) -> Iterator[str]:
 def test_every_key_is_documented_and_no_other(verdict: Verdict) -> None:
     page = (Path(__file__).parents[2] / "docs" / "verdict.md").read_text(encoding="utf-8")
     documented = {
-        name
-        for cell in re.findall(r"^\| (`[^|]*) \|", page, re.MULTILINE)
-        for name in re.findall(r"`(\w+)`", cell)
+        name for cell in re.findall(r"^\| (`[^|]*) \|", page, re.MULTILINE) for name in re.findall(r"`(\w+)`", cell)
     }
     energy = {"energy", "joules_per_request", "method", "note"}
     assert documented - energy == set(keys(verdict_to_dict(verdict))) - energy
@@ -129,9 +121,7 @@ def test_writing_replaces_the_file_whole_and_leaves_nothing_beside(verdict: Verd
     assert [p.name for p in tmp_path.iterdir()] == ["verdict.json"]
 
 
-def test_a_failed_write_leaves_the_old_file(
-    verdict: Verdict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_failed_write_leaves_the_old_file(verdict: Verdict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "verdict.json"
     write_verdict(path, verdict)
     before = path.read_bytes()
@@ -170,10 +160,7 @@ def test_a_bad_key_is_named(verdict: Verdict) -> None:
 
 def test_unknown_keys_of_the_same_schema_are_passed_over(verdict: Verdict) -> None:
     data = verdict_to_dict(verdict)
-    assert (
-        verdict_from_dict({**data, "added_later": 1, "chosen": {**data["chosen"], "colour": "blue"}})
-        == verdict
-    )
+    assert verdict_from_dict({**data, "added_later": 1, "chosen": {**data["chosen"], "colour": "blue"}}) == verdict
 
 
 @pytest.mark.parametrize("content", ["", "{", "[1]", "\x00", "null"])

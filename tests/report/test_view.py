@@ -96,9 +96,7 @@ def test_the_front_leaves_out_what_is_dominated(verdict: Verdict, trials: list[T
     assert front["y"] == pytest.approx([0.2, 0.1, 0.0])
 
 
-def test_rejected_candidates_are_drawn_apart_and_the_rest_counted(
-    verdict: Verdict, trials: list[Trial]
-) -> None:
+def test_rejected_candidates_are_drawn_apart_and_the_rest_counted(verdict: Verdict, trials: list[Trial]) -> None:
     traces = {t["name"]: t for t in plots.pareto(verdict, trials)["data"] if "name" in t}
     assert traces["rejected"]["marker"]["symbol"] == "x-thin"
     assert traces["rejected"]["y"] == [6.4]
