@@ -36,7 +36,7 @@ def verdict_sentence(
         return f"NOTHING BEATS YOUR BASELINE: {baseline.label} is as fast as anything that was tried and passed"
     if chosen is None:
         return "MISSES THE BUDGET: no candidate could be built and verified; the ledger says why for each"
-    facts = [_faster(speedup), _quality(baseline, chosen, quality_drop)]
+    facts = [_faster(speedup, than=baseline.label), _quality(baseline, chosen, quality_drop)]
     if outcome == "met":
         return "MEETS THE BUDGET: " + ", ".join(f for f in facts if f)
     broken = "; ".join(check_sentence(c) for c in checks if not c.holds)
@@ -64,7 +64,7 @@ def relaxations(trials: Sequence[Trial], budget: Budget, *, current: Trial | Non
         if len(broken) != 1 or not trial.speedup:
             continue
         gain = trial.speedup.estimate / (now or 1.0)
-        if gain < _WORTH and now:
+        if gain < _WORTH:
             continue
         bound, value = broken[0].constraint, broken[0].measured or 0.0
         what = f"{gain:.1f}x faster than the choice" if now else f"{gain:.1f}x faster than the baseline"
@@ -74,7 +74,9 @@ def relaxations(trials: Sequence[Trial], budget: Budget, *, current: Trial | Non
 
 
 def amount(metric: str, value: float, *, up: bool | None = None) -> str:
-    """A value with its unit: bytes in MB, the rest as named; three digits, all of them above 1000.
+    """A value with its unit: bytes in MB, the rest as named; three digits, more above 1000.
+
+    No comma between thousands: a budget reads one as the end of the bound.
 
     ``up`` rounds up (``True``) or down (``False``), so that what was measured keeps within the amount.
     """
@@ -87,16 +89,18 @@ def amount(metric: str, value: float, *, up: bool | None = None) -> str:
         step = 10.0**digits
         # Binary fractions: 0.29 * 100 is 28.999..., which is not to be rounded down to 28.
         shown = (math.ceil(shown * step - 1e-6) if up else math.floor(shown * step + 1e-6)) / step
-    text = f"{shown:,.{digits}f}"
+    text = f"{shown:.{digits}f}"
     text = text.rstrip("0").rstrip(".") if "." in text and not size else text
     unit = "MB" if size else _UNITS[metric]
     return f"{text}{unit}" if unit in ("/s", "x") else f"{text} {unit}"
 
 
-def _faster(speedup: Interval | None) -> str:
+def _faster(speedup: Interval | None, *, than: str) -> str:
     if speedup is None:
         return ""
-    return f"{speedup.estimate:.1f}x faster ({speedup.low:.1f}-{speedup.high:.1f})"
+    if speedup.estimate < 1:
+        return f"{1 / speedup.estimate:.1f}x slower ({1 / speedup.high:.1f}-{1 / speedup.low:.1f}) than {than}"
+    return f"{speedup.estimate:.1f}x faster ({speedup.low:.1f}-{speedup.high:.1f}) than {than}"
 
 
 def _quality(baseline: Measured, chosen: Measured, drop: Interval | None) -> str:

@@ -106,8 +106,7 @@ def test_errors_point_at_the_token(text: str, at: str, says: str) -> None:
 def test_any_text_is_a_budget_or_an_input_error(text: str) -> None:
     try:
         budget = parse_budget(text)
-    except InputError as error:
-        assert error.got.split("\n")[-1].strip() == "^"
+    except InputError:
         return
     assert all(math.isfinite(c.value) for c in budget.constraints)
     assert len({c.metric for c in budget.constraints}) == len(budget.constraints)
