@@ -19,6 +19,7 @@ from hasten.models.inspect import CheckpointFiles, inspect_checkpoint, license_o
 from hasten.records import InputError, ModelRef
 
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt")
+_VOCABULARIES = ("vocab.txt", "vocab.json", "sentencepiece.bpe.model", "spiece.model", "tokenizer.model")
 # transformers writes this for "no limit"
 _NO_LIMIT = 100_000
 # RoBERTa's positions start after the padding index
@@ -126,6 +127,13 @@ def _read_files(folder: Path) -> dict[str, bytes]:
 
 
 def _converted(folder: Path, ref: ModelRef) -> dict[str, bytes]:
+    if not any((folder / name).is_file() for name in _VOCABULARIES):
+        # transformers would make a tokenizer without words out of nothing
+        raise InputError(
+            f"{folder} has no tokenizer files",
+            expected=f"tokenizer.json, or one of {', '.join(_VOCABULARIES)}",
+            remedy="save the tokenizer into the folder with save_pretrained",
+        )
     from transformers import AutoTokenizer
 
     try:
