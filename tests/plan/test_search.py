@@ -14,6 +14,7 @@ from hasten.plan.budget import parse_budget
 from hasten.plan.search import (
     CONTESTANTS,
     NO_TIME,
+    PREFLIGHT_SHARE,
     Action,
     Clock,
     Finish,
@@ -191,6 +192,14 @@ def test_short_of_time_the_best_known_is_screened_and_the_rest_is_said_to_be_ski
     skipped = [t for t in rows if t.rejected_at == NO_TIME]
     assert skipped
     assert all("s were left" in str(t.reason) or "s are left" in str(t.reason) for t in skipped)
+
+
+def test_preflights_do_not_eat_the_time_of_the_screens() -> None:
+    took: Mapping[Stage, float] = {"preflight": 20.0, "screen": 1.0}
+    _, rows, _ = play(onnx(20), [Truth(took_s=took)] * 20, limit_s=300.0, final_s=20.0)
+    spent = sum(t.elapsed_s for t in rows if t.stage == "preflight")
+    assert PREFLIGHT_SHARE * 300.0 < spent <= PREFLIGHT_SHARE * 300.0 + 20.0
+    assert ran(rows, "screen") == ran(rows, "preflight")
 
 
 def test_without_any_time_nothing_runs() -> None:
