@@ -24,7 +24,12 @@ def tiny_config(family: str, **changes: Any) -> Any:
     names = {"id2label": {0: "no", 1: "yes", 2: "maybe"}, "label2id": {"no": 0, "yes": 1, "maybe": 2}}
     if family == "distilbert":
         return t.DistilBertConfig(**shared, **names, dim=32, n_heads=4, n_layers=4, hidden_dim=64, **changes)
-    kinds = {"bert": t.BertConfig, "roberta": t.RobertaConfig, "xlm-roberta": t.XLMRobertaConfig, "electra": t.ElectraConfig}
+    kinds = {
+        "bert": t.BertConfig,
+        "roberta": t.RobertaConfig,
+        "xlm-roberta": t.XLMRobertaConfig,
+        "electra": t.ElectraConfig,
+    }
     extra = {"embedding_size": 16} if family == "electra" else {}
     return kinds[family](**shared, **names, **SIZES, **extra, **changes)
 

@@ -52,7 +52,8 @@ class BertLike:
         short = copy.deepcopy(model)
         body = self._body(short)
         body.encoder.layer = body.encoder.layer[:layers]
-        for config in {id(m.config): m.config for m in short.modules() if hasattr(m, "config")}.values():
+        configs: dict[int, Any] = {id(m.config): m.config for m in short.modules() if hasattr(m, "config")}
+        for config in configs.values():
             config.num_hidden_layers = len(body.encoder.layer)
         return short
 

@@ -44,7 +44,8 @@ class DistilBert:
         short = copy.deepcopy(model)
         body = self._body(short)
         body.transformer.layer = body.transformer.layer[:layers]
-        for config in {id(m.config): m.config for m in short.modules() if hasattr(m, "config")}.values():
+        configs: dict[int, Any] = {id(m.config): m.config for m in short.modules() if hasattr(m, "config")}
+        for config in configs.values():
             config.n_layers = len(body.transformer.layer)
         return short
 

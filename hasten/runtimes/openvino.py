@@ -69,7 +69,7 @@ class OpenVinoConfig:
 
     @property
     def label(self) -> str:
-        parts = [self.precision]
+        parts: list[str] = [self.precision]
         if self.precision == "int8":
             parts += ["no smoothing"] if self.smooth_quant_alpha < 0 else [f"SmoothQuant {self.smooth_quant_alpha:g}"]
         parts += [] if self.buckets else ["free lengths"]
@@ -184,7 +184,7 @@ class OpenVinoSession:
 def _precision_that_runs(compiled: Any, config: OpenVinoConfig) -> str:
     """int8 when the graph holds quantized products, else what the compiled model says of itself."""
     hint = compiled.get_property("INFERENCE_PRECISION_HINT")
-    base = _NAMES.get(hint.get_type_name(), hint.get_type_name())
+    base = _NAMES.get(str(hint.get_type_name()), str(hint.get_type_name()))
     if config.precision != "int8":
         return base
     kinds = {op.get_rt_info()["runtimePrecision"].astype(str) for op in compiled.get_runtime_model().get_ops()}

@@ -68,8 +68,8 @@ def splits_from_files(calibration: Rows, selection: Rows, test: Rows) -> tuple[R
                 )
         seen.update(dict.fromkeys(_keys(part), part.source))
     joined = _join(parts)
-    ends = [0, len(calibration), len(calibration) + len(selection), len(joined)]
-    index = [tuple(range(a, b)) for a, b in zip(ends, ends[1:], strict=False)]
+    sizes = [len(part) for part in parts]
+    first, second = sizes[0], sizes[0] + sizes[1]
     facts = SplitSizes(
         calibration=len(calibration),
         selection=len(selection),
@@ -77,7 +77,8 @@ def splits_from_files(calibration: Rows, selection: Rows, test: Rows) -> tuple[R
         seed=0,
         how="three files of the user's",
     )
-    return joined, Splits(*index, facts)
+    everything = range(len(joined))
+    return joined, Splits(tuple(everything[:first]), tuple(everything[first:second]), tuple(everything[second:]), facts)
 
 
 def _join(parts: Sequence[Rows]) -> Rows:

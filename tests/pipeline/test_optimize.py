@@ -46,7 +46,10 @@ def test_ends_with_everything_on_disk(finished: Result) -> None:
     verdict = json.loads((finished.folder / "verdict.json").read_text())
     assert verdict["chosen"]["latency_ms"]["p50"] < verdict["baseline"]["latency_ms"]["p50"]
     assert verdict["speedup"]["low"] <= verdict["speedup"]["estimate"] <= verdict["speedup"]["high"]
-    assert sum(verdict["splits"][k] for k in ("calibration", "selection", "test")) == 240 - verdict["splits"]["duplicate_rows"]
+    assert (
+        sum(verdict["splits"][k] for k in ("calibration", "selection", "test"))
+        == 240 - verdict["splits"]["duplicate_rows"]
+    )
     assert "MEETS THE BUDGET" in repr(finished)
 
 
@@ -116,9 +119,7 @@ def test_the_same_command_again_adds_no_trial(finished: Result, tiny: tuple[Path
 
 def test_another_question_in_the_same_folder_is_refused(finished: Result, tiny: tuple[Path, Path]) -> None:
     with pytest.raises(InputError, match="another run"):
-        hasten.optimize(
-            tiny[0], task="text-classification", data=tiny[1], out=finished.folder, seed=5, time="1m"
-        )
+        hasten.optimize(tiny[0], task="text-classification", data=tiny[1], out=finished.folder, seed=5, time="1m")
     assert open_result(finished.folder).outcome == "met"
 
 

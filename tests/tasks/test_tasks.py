@@ -16,7 +16,18 @@ from hasten.tasks.rows import Rows, read_rows
 from hasten.tasks.text_classification import map_labels
 from hasten.tasks.tokenize import Tokenizer, pad_batch
 
-TEXTS = ["", " ", "w1 w2", "W1, w2!", "naïve café", "日本語のテキスト", "emoji 😀 w3", "w5 " * 300, "a\nb\tc", "\u202eright to left"]
+TEXTS = [
+    "",
+    " ",
+    "w1 w2",
+    "W1, w2!",
+    "naïve café",
+    "日本語のテキスト",
+    "emoji 😀 w3",
+    "w5 " * 300,
+    "a\nb\tc",
+    "\u202eright to left",
+]
 
 
 def rows(labels: list[str] | None, pairs: list[str] | None = None, count: int | None = None) -> Rows:
@@ -46,7 +57,9 @@ def test_lone_surrogates_and_broken_files_do_not_crash(checkpoint: Callable[[str
 
 def test_padding(checkpoint: Callable[[str], Path]) -> None:
     ours = Tokenizer((checkpoint("bert") / "tokenizer.json").read_text(), max_length=40)
-    batch = pad_batch([ours.encode("w1"), ours.encode("w1 w2 w3", "w4")], ("input_ids", "attention_mask", "token_type_ids"))
+    batch = pad_batch(
+        [ours.encode("w1"), ours.encode("w1 w2 w3", "w4")], ("input_ids", "attention_mask", "token_type_ids")
+    )
     assert {k: v.shape for k, v in batch.items()} == dict.fromkeys(batch, (2, 7))
     assert batch["attention_mask"].tolist() == [[1, 1, 1, 0, 0, 0, 0], [1] * 7]
     assert batch["token_type_ids"][1].tolist() == [0, 0, 0, 0, 0, 1, 1]
