@@ -108,10 +108,7 @@ def _load_model(files: CheckpointFiles, ref: ModelRef, *, task: str) -> Any:
 def _tokenizer(files: CheckpointFiles, ref: ModelRef) -> tuple[dict[str, bytes], int]:
     """The tokenizer's files and its own length limit; a slow tokenizer is converted once here."""
     folder = files.folder
-    if (folder / "tokenizer.json").is_file():
-        found = _read_files(folder)
-    else:
-        found = _converted(folder, ref)
+    found = _read_files(folder) if (folder / "tokenizer.json").is_file() else _converted(folder, ref)
     try:
         settings = json.loads(found.get("tokenizer_config.json", b"{}"))
         limit = settings.get("model_max_length") or _NO_LIMIT

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from hasten.records import Columns, InputError
 
 _TEXT = (
-    "text", "sentence", "review", "content", "query", "utterance", "sentence1", "sentence_1", "text1", "text_a", "premise",
-    "question", "question1", "body", "comment", "message", "tweet", "document", "input",
+    "text", "sentence", "review", "content", "query", "utterance", "sentence1", "sentence_1", "text1", "text_a",
+    "premise", "question", "question1", "body", "comment", "message", "tweet", "document", "input",
 )  # fmt: skip
 _PAIR = (
     "text_pair", "sentence2", "sentence_2", "text2", "text_b", "hypothesis", "question2", "paraphrase",

@@ -35,7 +35,8 @@ def manifest(**changes: object) -> Manifest:
         license=None, recipe={"passes": [], "runtime": {"kind": "torch"}}, recipe_id="abc", recipe_label="torch fp32",
         input_names=("input_ids",), max_length=128, workload=Workload(threads=2, cores=(0, 1)),
         instructions=("avx2",), precision_ran="fp32", host=HOST,
-        measured=Measurement(Figures(latency_ms=Latency(1, 2, 3, 4, 5)), speedup=Interval(2, 1, 3)), golden_tolerance=1e-3,
+        measured=Measurement(Figures(latency_ms=Latency(1, 2, 3, 4, 5)), speedup=Interval(2, 1, 3)),
+        golden_tolerance=1e-3,
     )  # fmt: skip
     return replace(made, **changes)  # type: ignore[arg-type]
 

@@ -36,9 +36,10 @@ def test_bad_time(text: str | float) -> None:
 @given(st.text(max_size=12))
 def test_any_time_text_is_seconds_or_an_input_error(text: str) -> None:
     try:
-        assert parse_time(text) >= 20
-    except InputError as error:
-        assert "--time" in str(error)
+        seconds = parse_time(text)
+    except InputError:
+        return
+    assert seconds >= 20
 
 
 @pytest.mark.parametrize("text", ["", "x", "0-", "-1", "0,,1", "9999", "1;2"])
