@@ -59,7 +59,7 @@ def main() -> None:
         save_model(folder / "model")
         save_rows(folder / "rows.csv")
         result = hasten.optimize(
-            folder / "model", task="text-classification", data=folder / "rows.csv", budget="", time="9m",
+            folder / "model", task="text-classification", data=folder / "rows.csv", budget="", time="6m",
             out=folder / "out", max_rows=50, reporter=Lines(print),
         )  # fmt: skip
         write(

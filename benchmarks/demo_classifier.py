@@ -18,7 +18,7 @@ from hasten.pipeline.progress import Lines
 def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         say = Lines(print)
-        result = run_demo(time="8m", out=Path(scratch) / "demo", reporter=say)
+        result = run_demo(time="5m", out=Path(scratch) / "demo", reporter=say)
         latency = result.to_dict()["chosen"]["latency_ms"]
         tail = latency["p95"] / latency["p50"]
         write(
@@ -28,7 +28,7 @@ def main() -> None:
         )
         model, rows = demo_material()
         useless = hasten.optimize(
-            model, task="text-classification", data=rows, budget="p95_ms<=0.001, quality_drop<=0.1%", time="100s",
+            model, task="text-classification", data=rows, budget="p95_ms<=0.001, quality_drop<=0.1%", time="80s",
             out=Path(scratch) / "useless", max_rows=200, reporter=say,
         )  # fmt: skip
         write("useless_budget", "does an impossible budget end in an honest verdict?", verdict_facts(useless))

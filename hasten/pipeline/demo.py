@@ -32,6 +32,7 @@ _INNER = "additional_resources/hutto_ICWSM_2014.tar.gz"
 _REVIEWS = "hutto_ICWSM_2014/movieReviewSnippets_GroundTruth.txt"
 _LABELS = ("negative", "positive")
 _TRAIN_ROWS = 5000
+_TRAIN_SHARE = 0.5
 _OTHER_ROWS = 3400
 _MOST_ROWS = 1000
 _FIT_BATCH = 32
@@ -204,9 +205,10 @@ def _divide(reviews: list[tuple[str, str]]) -> tuple[list[tuple[str, str]], list
     import random
 
     shuffled = random.Random(_SEED).sample(reviews, len(reviews))
-    train = shuffled[:_TRAIN_ROWS]
+    most = min(_TRAIN_ROWS, int(_TRAIN_SHARE * len(shuffled)))
+    train = shuffled[:most]
     seen = {text for text, _ in train}
-    rest = [row for row in shuffled[_TRAIN_ROWS:] if row[0] not in seen]
+    rest = [row for row in shuffled[most:] if row[0] not in seen]
     return train, rest[:_OTHER_ROWS]
 
 

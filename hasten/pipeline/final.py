@@ -70,7 +70,8 @@ def run_finals(runner: TrialRunner, ledger: Ledger, *, quick: bool) -> Finalist 
         if pick is None:
             break
         finalist = finalize(runner, pick, timing=TIMINGS["screen" if quick else "final"])
-        ledger.append_trial(finalist.trial)
+        if (pick.recipe_id, "final") not in {(t.recipe_id, t.stage) for t in ledger.rows.trials()}:
+            ledger.append_trial(finalist.trial)
         failed.append(finalist)
         if finalist.passed:
             return finalist

@@ -39,7 +39,7 @@ def predict_file(
     model = load(bundle, threads=threads, cores=None if cores is None else parse_cores(cores))
     with model:
         columns = Columns(text_column, text_pair_column, label_column)
-        rows = read_rows(data, columns=columns)
+        rows = read_rows(data, columns=columns, labels_wanted=False)
         pairs = rows.pairs or (None,) * len(rows.texts)
         for start in range(0, len(rows.texts), _CHUNK):
             chunk = zip(rows.texts[start : start + _CHUNK], pairs[start : start + _CHUNK], strict=True)

@@ -7,7 +7,7 @@ runtime. Calibration, selection and final test never share a row.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -71,6 +71,20 @@ class Prepared:
 
     def calibration_feeds(self) -> list[Arrays]:
         return self.batches(self.calibration.head(CALIBRATION_FEEDS), batch=1)
+
+    def within(self, rows: int) -> Prepared:
+        """With at most ``rows`` rows each for selection and final test, said in a warning when that cuts any."""
+        if rows >= max(len(self.selection), len(self.test)):
+            return self
+        selection, test = self.selection.head(rows), self.test.head(rows)
+        note = f"selection and final test use {rows} rows each: the time allows no more (give more --time to use all)"
+        return replace(
+            self,
+            selection=selection,
+            test=test,
+            splits=replace(self.splits, selection=len(selection), test=len(test)),
+            warnings=(*self.warnings, note),
+        )
 
     def rows_of(self, part: Part) -> Rows:
         return self.rows.take(part.index)

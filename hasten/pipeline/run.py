@@ -32,6 +32,8 @@ from hasten.plan.choose import best
 from hasten.plan.cost import predict
 from hasten.plan.search import Clock, Finish, Skip, next_action, without_old_skips
 from hasten.records import Columns, InputError, Recipe, Rejected, Stage, Trial
+from hasten.report.verdict_json import FILE_NAME as VERDICT_FILE
+from hasten.report.verdict_json import read_verdict
 from hasten.runtimes import read_recipe
 
 
@@ -123,6 +125,9 @@ class _Loop:
         """Baseline, search, final test, verdict."""
         earlier = self.space.ledger.rows.trials()
         self.before_rows, self.before_s = len(earlier), sum(t.elapsed_s for t in earlier)
+        if self._verdict_stands():
+            self.say.line("this run has ended and its time is used up: its verdict stands (more --time goes on)")
+            return
         if earlier:
             self.say.line(f"continuing: {len(earlier)} trials of this run are already done")
         interrupted = interruptible(self._search)
@@ -133,9 +138,23 @@ class _Loop:
             self.runner.close()
         self.say.stage("final test on rows that nothing has seen", done=1, total=1, left_s=None)
         ending = Ending(
-            self.runner, self.space, self._publisher(), self._publisher().host, self.prepared.warnings, interrupted
+            self.runner,
+            self.space,
+            self._publisher(),
+            self._publisher().host,
+            self.runner.prepared.warnings,
+            interrupted,
         )
         ending.run(elapsed_s=self._elapsed())
+
+    def _verdict_stands(self) -> bool:
+        """Nothing is left to try, and the verdict on disk answers the same budget."""
+        path = self.space.out / VERDICT_FILE
+        if not path.is_file() or not any(t.stage == "final" for t in self._trials()):
+            return False
+        found = read_verdict(path)
+        action = next_action(self._trials(), self.recipes, self._clock(), budget=self.request.budget)
+        return isinstance(action, Finish) and found.budget == self.request.budget and not found.interrupted
 
     # ------------------------------------------------------------------ search
 

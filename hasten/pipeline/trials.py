@@ -34,6 +34,8 @@ from hasten.runtimes.parity import parity
 
 Outputs = list[np.ndarray[Any, Any]]
 _SCREEN_ROWS = 300
+_FEWEST_ROWS = 50
+_QUALITY_SHARE = 0.1
 _QUICK_REQUESTS = 15
 _BUILD_TIMEOUT_S = 1800.0
 
@@ -86,6 +88,8 @@ class TrialRunner(AbstractContextManager["TrialRunner"]):
             opened = open_candidate(worker, self.baseline.to_dict(), built, self.request)
             same = worker.run(self._parity)
             quick = self._quick(worker)
+            if layers is None:
+                self.prepared = self.prepared.within(self._affordable_rows(quick))
             selection = None if layers else self.outputs(worker, self.prepared.selection)
             figures = self._figures(worker, opened, built, times=quick)
         if selection is not None:
@@ -93,6 +97,11 @@ class TrialRunner(AbstractContextManager["TrialRunner"]):
             figures = replace(figures, quality=quality)
             self.built[self.baseline.id] = built
         return Reference(built=built, parity=same, selection=selection, figures=figures)
+
+    def _affordable_rows(self, quick: Sequence[float]) -> int:
+        """Rows that the original answers in a tenth of the time: quality must not eat the search."""
+        per_row_s = float(np.median(quick)) / 1e3 / self.request.workload.batch
+        return max(_FEWEST_ROWS, int(_QUALITY_SHARE * self.request.time_s / per_row_s))
 
     def _baseline_trial(self, stage: Stage, reference: Reference, started: float) -> Trial:
         elapsed = time.perf_counter() - started

@@ -33,16 +33,16 @@ _LABEL = (
 )
 
 
-def resolve_columns(names: Sequence[str], wanted: Columns, *, source: str) -> Columns:
+def resolve_columns(names: Sequence[str], wanted: Columns, *, source: str, labels_wanted: bool = True) -> Columns:
     """Columns with every name settled; ``text_pair`` and ``label`` may stay ``None``.
 
-    Raises InputError when a given name is not there, or no or several columns could be the text.
+    Raises InputError when a given name is not there, or no or several columns could be the text or the label.
     """
     text = _given(names, wanted.text, "--text-column", source) or _text(names, source)
     pair = _given(names, wanted.text_pair, "--text-pair-column", source) or _only(names, _PAIR)
-    label = _given(names, wanted.label, "--label-column", source) or _one_of(
-        [n for n in names if n not in (text, pair)], _LABEL, "--label-column", source
-    )
+    label = _given(names, wanted.label, "--label-column", source)
+    if label is None and labels_wanted:
+        label = _one_of([n for n in names if n not in (text, pair)], _LABEL, "--label-column", source)
     return Columns(text=text, text_pair=pair, label=label)
 
 

@@ -45,8 +45,8 @@ class Rows:
         )
 
 
-def read_rows(source: str | Path, *, columns: Columns) -> Rows:
-    """Read and check a data source.
+def read_rows(source: str | Path, *, columns: Columns, labels_wanted: bool = True) -> Rows:
+    """Read and check a data source; without ``labels_wanted`` no label column is looked for.
 
     Raises InputError for a missing, empty, binary, wrongly encoded or ragged file, and for columns that are
     missing or ambiguous; MissingDependency when Parquet or a hub id needs a library that is not installed.
@@ -58,7 +58,7 @@ def read_rows(source: str | Path, *, columns: Columns) -> Rows:
             expected="a header line and at least one row",
             remedy="give another file",
         )
-    chosen = resolve_columns(table.names, columns, source=str(source))
+    chosen = resolve_columns(table.names, columns, source=str(source), labels_wanted=labels_wanted)
     texts = _strings(table, chosen.text, source=source)
     pairs = _strings(table, chosen.text_pair, source=source) if chosen.text_pair else None
     labels = _labels(table, chosen.label, source=source) if chosen.label else None
