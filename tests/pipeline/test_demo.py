@@ -11,8 +11,8 @@ import hasten
 from hasten.pipeline import demo
 from hasten.records import InputError, MissingDependency
 
-GOOD = "wonderful touching brilliant funny charming moving superb delightful".split()
-BAD = "dull boring awful tedious lifeless clumsy terrible pointless".split()
+GOOD = ["wonderful", "touching", "brilliant", "funny", "charming", "moving", "superb", "delightful"]
+BAD = ["dull", "boring", "awful", "tedious", "lifeless", "clumsy", "terrible", "pointless"]
 
 
 def ratings(path: Path, *, count: int = 500) -> Path:
