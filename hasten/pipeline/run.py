@@ -27,7 +27,7 @@ from hasten.pipeline.publish import Publisher
 from hasten.pipeline.request import Request, make_request
 from hasten.pipeline.result import Result, open_result, write_report
 from hasten.pipeline.trials import TrialRunner
-from hasten.pipeline.workspace import Workspace, check_disk, open_workspace
+from hasten.pipeline.workspace import Workspace, check_disk, check_folder, open_workspace
 from hasten.plan.choose import best
 from hasten.plan.cost import predict
 from hasten.plan.search import Clock, Finish, Skip, next_action, without_old_skips
@@ -81,6 +81,7 @@ def run_request(request: Request, say: Reporter) -> Result:
     """Check, prepare and run one request; the folder is touched only after the input was found good."""
     started = time.monotonic()
     say.stage("looking at the checkpoint and the data", done=0, total=1, left_s=request.time_s)
+    check_folder(request.out)
     files = inspect_checkpoint(request.model, task=request.task)
     recipes = candidate_recipes(request)
     check_disk(request.out, weights_bytes=files.weights_bytes)

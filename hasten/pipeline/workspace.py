@@ -55,7 +55,7 @@ def open_workspace(request: Request, *, header: Mapping[str, Any]) -> Iterator[W
     from filelock import FileLock, Timeout
 
     out = request.out
-    _check_folder(out)
+    check_folder(out)
     try:
         out.mkdir(parents=True, exist_ok=True)
         lock = FileLock(out / ".lock", timeout=0)
@@ -91,7 +91,8 @@ def check_disk(out: Path, *, weights_bytes: int) -> None:
         )
 
 
-def _check_folder(out: Path) -> None:
+def check_folder(out: Path) -> None:
+    """Raise InputError when ``out`` is a file or holds what is not a run's."""
     if out.exists() and not out.is_dir():
         raise InputError(f"{out} is a file", expected="a folder", remedy="give another --out")
     if not out.is_dir():

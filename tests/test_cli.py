@@ -1,0 +1,84 @@
+"""The command line: quick help, helpful refusals, exit codes, JSON."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+PROGRAM = [sys.executable, "-c", "from hasten.cli import main; main()"]
+
+
+def hasten(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([*PROGRAM, *map(str, arguments)], capture_output=True, text=True, check=False)
+
+
+def test_help_is_quick_and_lists_every_verb() -> None:
+    times = []
+    for _ in range(3):
+        started = time.perf_counter()
+        done = hasten("--help")
+        times.append(time.perf_counter() - started)
+    assert all(verb in done.stdout for verb in ("optimize", "demo", "doctor", "run", "bench", "check", "report"))
+    assert min(times) < 1.0  # the published figure is measured on an idle machine; this catches a heavy import
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--budget", "p95_ms<20"), "^"),
+        (("--budget", "speed<=3"), "speedup"),
+        (("--time", "soon"), "--time"),
+        (("--task", "text-clasification"), "did you mean text-classification"),
+        (("--runtimes", "onnxruntim"), "did you mean onnxruntime"),
+        (("--techniques", "int8-dynamik"), "did you mean int8-dynamic"),
+        (("--threads", "99"), "--threads 99"),
+        (("--data", "no-such.csv"), "no such file"),
+        (("--out", "{data}"), "is a file"),
+    ],
+)
+def test_bad_input_is_explained_and_leaves_nothing(
+    arguments: tuple[str, ...], message: str, checkpoint: Callable[[str], Path], tmp_path: Path
+) -> None:
+    data = tmp_path / "rows.csv"
+    data.write_text("text,label\n" + "".join(f"w{i % 50} w{i},{i % 3}\n" for i in range(60)))
+    options = {"--task": "text-classification", "--data": str(data), "--out": str(tmp_path / "out")}
+    options |= dict(zip(arguments[::2], (a.format(data=data) for a in arguments[1::2]), strict=True))
+    done = hasten("optimize", checkpoint("bert"), *(word for pair in options.items() for word in pair))
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert message in done.stderr
+    assert "to do:" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("verb", ["run", "check", "report"])
+def test_verbs_on_something_else(verb: str, tmp_path: Path) -> None:
+    done = hasten(verb, tmp_path, *(("--data", tmp_path / "x.csv") if verb == "run" else ()), "--json")
+    assert done.returncode == 2
+    assert "to do:" in json.loads(done.stdout)["error"]
+
+
+def test_a_folder_with_other_things_is_left_alone(checkpoint: Callable[[str], Path], tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("years of work")
+    done = hasten(
+        "optimize", checkpoint("bert"), "--task", "text-classification", "--data", tmp_path / "x.csv",
+        "--out", tmp_path, "--overwrite",
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert "holds something else" in done.stderr
+    assert (tmp_path / "thesis.txt").read_text() == "years of work"
+
+
+def test_doctor_reports_every_runtime_as_json() -> None:
+    done = hasten("doctor", "--json")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert set(found["runtimes"]) == {"torch", "onnxruntime", "openvino"}
+    assert all(probe["available"] or probe["remedy"] for probe in found["runtimes"].values())
+    assert found["host"]["cores"] >= 1
