@@ -96,7 +96,7 @@ def usable_cores(groups: ControlGroups = OWN) -> tuple[int, ...]:
 
 def total_memory_bytes(groups: ControlGroups = OWN) -> int:
     """Physical memory, or the container's limit where that is lower."""
-    import psutil  # type: ignore[import-untyped, unused-ignore]
+    import psutil
 
     total = int(psutil.virtual_memory().total)
     limit = groups.memory_limit_bytes()
@@ -166,7 +166,7 @@ def _gpus() -> tuple[str, ...]:
     try:
         with warnings.catch_warnings():  # nvidia-ml-py is what we ask for; an old namesake may sit beside it
             warnings.simplefilter("ignore", FutureWarning)
-            import pynvml  # type: ignore[import-untyped, unused-ignore]
+            import pynvml
     except ImportError:
         return ()
     try:
