@@ -156,7 +156,7 @@ def _family(config: Mapping[str, Any], folder: Path) -> str:
 def _check_code(config: Mapping[str, Any], ref: ModelRef) -> None:
     if config.get("auto_map") and not ref.trust_remote_code:
         raise InputError(
-            f"{ref.source} comes with code of its own ({', '.join(map(str, config['auto_map'].values()))[:120]})",
+            f"{ref.source} comes with code of its own (auto_map: {str(config['auto_map'])[:120]})",
             expected="a checkpoint that transformers' own classes can load",
             remedy="read that code, then pass --trust-remote-code if you trust it",
         )

@@ -16,6 +16,7 @@ from typing import Any
 from torch import nn
 
 from hasten.models.inspect import CheckpointFiles, inspect_checkpoint, license_of
+from hasten.models.pooling import pooling_of
 from hasten.records import InputError, ModelRef
 
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt")
@@ -53,14 +54,13 @@ def load_checkpoint(ref: ModelRef, *, task: str) -> Checkpoint:
     files = inspect_checkpoint(ref, task=task)
     model = _load_model(files, ref, task=task)
     tokenizer_files, limit = _tokenizer(files, ref)
-    pooling, normalize = _pooling(files.folder)
+    pooling, normalize = pooling_of(files.folder) if task == "feature-extraction" else ("mean", False)
     positions = int(model.config.max_position_embeddings) - _POSITION_OFFSET.get(files.family, 0)
-    names = getattr(model.config, "id2label", None) or {}
     return Checkpoint(
         model=model,
         family=files.family,
         config=model.config,
-        labels=tuple(str(names[i]) for i in range(len(names))) if task == "text-classification" else (),
+        labels=_labels(model.config, files.folder) if task == "text-classification" else (),
         pooling=pooling,
         normalize=normalize,
         tokenizer_json=tokenizer_files["tokenizer.json"].decode("utf-8"),
@@ -105,6 +105,18 @@ def _load_model(files: CheckpointFiles, ref: ModelRef, *, task: str) -> Any:
     return model.eval()
 
 
+def _labels(config: Any, folder: Path) -> tuple[str, ...]:
+    """The label names in the order of the outputs."""
+    names = config.id2label or {}
+    if sorted(names) != list(range(len(names))):
+        raise InputError(
+            f"{folder / 'config.json'} numbers its labels {', '.join(map(str, sorted(names)[:5]))}",
+            expected="id2label with the ids 0, 1, 2 and so on",
+            remedy="correct id2label and label2id",
+        )
+    return tuple(str(names[i]) for i in range(len(names)))
+
+
 def _tokenizer(files: CheckpointFiles, ref: ModelRef) -> tuple[dict[str, bytes], int]:
     """The tokenizer's files and its own length limit; a slow tokenizer is converted once here."""
     folder = files.folder
@@ -112,9 +124,9 @@ def _tokenizer(files: CheckpointFiles, ref: ModelRef) -> tuple[dict[str, bytes],
     try:
         settings = json.loads(found.get("tokenizer_config.json", b"{}"))
         limit = settings.get("model_max_length") or _NO_LIMIT
-    except ValueError as error:
+    except (ValueError, AttributeError) as error:
         raise InputError(
-            f"{folder / 'tokenizer_config.json'}: {error}", expected="valid JSON", remedy="restore the file"
+            f"{folder / 'tokenizer_config.json'}: {error}", expected="a JSON object", remedy="restore the file"
         ) from error
     return found, int(min(limit, _NO_LIMIT))
 
@@ -152,16 +164,3 @@ def _converted(folder: Path, ref: ModelRef) -> dict[str, bytes]:
             remedy="save a fast tokenizer into the folder",
         )  # fmt: skip
     return found
-
-
-def _pooling(folder: Path) -> tuple[str, bool]:
-    """Pooling and normalization of a sentence-transformers folder; mean without normalization elsewhere."""
-    modules = folder / "modules.json"
-    if not modules.is_file():
-        return "mean", False
-    normalize = "Normalize" in modules.read_text(encoding="utf-8")
-    path = folder / "1_Pooling" / "config.json"
-    settings = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    if settings.get("pooling_mode_cls_token") or settings.get("pooling_mode") == "cls":
-        return "cls", normalize
-    return "mean", normalize
