@@ -38,7 +38,11 @@ def pooling_of(folder: Path) -> tuple[str, bool]:
 def _mode(settings: Any, path: Path) -> str:
     """The one mode, from either spelling: flags ``pooling_mode_<name>``, or ``pooling_mode: <name>``."""
     given = settings if isinstance(settings, dict) else {}
-    modes = [_FLAGS.get(name, name) for name, on in given.items() if name.startswith("pooling_mode_") and on is True]
+    modes: list[str] = [
+        _FLAGS.get(str(name), str(name))
+        for name, on in given.items()
+        if name.startswith("pooling_mode_") and on is True
+    ]
     modes = [str(given["pooling_mode"])] if "pooling_mode" in given else modes or ["mean"]
     if len(modes) != 1 or modes[0] not in _FLAGS.values():
         raise InputError(
