@@ -7,7 +7,6 @@ it. A weight that transformers would fill at random is an error, not a warning.
 
 from __future__ import annotations
 
-import json
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +19,14 @@ from hasten.models.pooling import pooling_of
 from hasten.records import InputError, ModelRef
 
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt")
-_VOCABULARIES = ("vocab.txt", "vocab.json", "sentencepiece.bpe.model", "spiece.model", "tokenizer.model")
+_VOCABULARIES = (
+    "tokenizer.json",
+    "vocab.txt",
+    "vocab.json",
+    "sentencepiece.bpe.model",
+    "spiece.model",
+    "tokenizer.model",
+)
 # transformers writes this for "no limit"
 _NO_LIMIT = 100_000
 # RoBERTa's positions start after the padding index
@@ -118,29 +124,17 @@ def _labels(config: Any, folder: Path) -> tuple[str, ...]:
 
 
 def _tokenizer(files: CheckpointFiles, ref: ModelRef) -> tuple[dict[str, bytes], int]:
-    """The tokenizer's files and its own length limit; a slow tokenizer is converted once here."""
+    """The tokenizer's files as transformers would use them, and its own length limit.
+
+    ``tokenizer.json`` as it lies in the folder is not enough: transformers lets ``tokenizer_config.json``
+    overrule it (lower-casing, accents, special tokens, the side that is cut), and converts old vocabularies.
+    """
     folder = files.folder
-    found = _read_files(folder) if (folder / "tokenizer.json").is_file() else _converted(folder, ref)
-    try:
-        settings = json.loads(found.get("tokenizer_config.json", b"{}"))
-        limit = settings.get("model_max_length") or _NO_LIMIT
-    except (ValueError, AttributeError) as error:
-        raise InputError(
-            f"{folder / 'tokenizer_config.json'}: {error}", expected="a JSON object", remedy="restore the file"
-        ) from error
-    return found, int(min(limit, _NO_LIMIT))
-
-
-def _read_files(folder: Path) -> dict[str, bytes]:
-    return {name: (folder / name).read_bytes() for name in _TOKENIZER_FILES if (folder / name).is_file()}
-
-
-def _converted(folder: Path, ref: ModelRef) -> dict[str, bytes]:
     if not any((folder / name).is_file() for name in _VOCABULARIES):
         # transformers would make a tokenizer without words out of nothing
         raise InputError(
             f"{folder} has no tokenizer files",
-            expected=f"tokenizer.json, or one of {', '.join(_VOCABULARIES)}",
+            expected=f"one of {', '.join(_VOCABULARIES)}",
             remedy="save the tokenizer into the folder with save_pretrained",
         )
     from transformers import AutoTokenizer
@@ -149,13 +143,20 @@ def _converted(folder: Path, ref: ModelRef) -> dict[str, bytes]:
         tokenizer = AutoTokenizer.from_pretrained(
             folder, trust_remote_code=ref.trust_remote_code, local_files_only=True
         )
+        limit = int(min(tokenizer.model_max_length or _NO_LIMIT, _NO_LIMIT))
+        if tokenizer.is_fast:
+            tokenizer.backend_tokenizer.enable_truncation(limit, direction=tokenizer.truncation_side)
         with tempfile.TemporaryDirectory() as scratch:
             tokenizer.save_pretrained(scratch)
-            found = _read_files(Path(scratch))
-    except Exception as error:  # a missing vocabulary, an unknown class: all of them the checkpoint's
+            found = {
+                name: (Path(scratch) / name).read_bytes()
+                for name in _TOKENIZER_FILES
+                if (Path(scratch) / name).is_file()
+            }
+    except Exception as error:  # broken JSON, a missing vocabulary, an unknown class: all of them the checkpoint's
         raise InputError(
             f"{folder} has no usable tokenizer ({str(error).strip()[:200]})",
-            expected="tokenizer.json, or vocabulary files that transformers can convert",
+            expected="tokenizer.json or a vocabulary, and a tokenizer_config.json, that transformers can read",
             remedy="save the tokenizer into the folder with save_pretrained",
         ) from error
     if "tokenizer.json" not in found:
@@ -163,4 +164,4 @@ def _converted(folder: Path, ref: ModelRef) -> dict[str, bytes]:
             f"the tokenizer of {folder} has no fast form", expected="tokenizer.json",
             remedy="save a fast tokenizer into the folder",
         )  # fmt: skip
-    return found
+    return found, limit

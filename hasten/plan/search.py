@@ -68,14 +68,14 @@ Action = Run | Skip | Finish
 def next_action(trials: Sequence[Trial], recipes: Sequence[Recipe], clock: Clock, *, budget: Budget) -> Action:
     """The next step. Deterministic; never repeats a finished (recipe, stage); always comes to Finish.
 
-    Order: cheap preflights, with one early screen as soon as each runtime has had one (so that an artifact is
-    on disk early); screens; preflights and screens of recipes that are slow to build; the contest.
+    Order: cheap preflights, with one early screen as soon as each runtime has had one, or sooner if another
+    preflight would leave no time for it (so that an artifact is on disk early); screens; preflights and screens of recipes that are slow to build; the contest.
     """
     done = {(t.recipe_id, t.stage) for t in trials}
     todo = [r for r in recipes if (r.id, "preflight") not in done]
     cheap = [r for r in todo if not slow_to_build(r)]
     waiting = _by_prediction(trials, recipes, done)
-    if waiting and _early_screen_due(cheap, trials, recipes):
+    if waiting and _early_screen_due(cheap, trials, recipes, clock):
         return _screen(waiting[0], trials, recipes, clock)
     if cheap:
         return _preflight(cheap[0], trials, recipes, clock)
@@ -99,11 +99,14 @@ def without_old_skips(trials: Sequence[Trial], *, before: int) -> tuple[Trial, .
     return tuple(t for n, t in enumerate(trials) if n >= before or t.rejected_at != NO_TIME)
 
 
-def _early_screen_due(cheap: Sequence[Recipe], trials: Sequence[Trial], recipes: Sequence[Recipe]) -> bool:
+def _early_screen_due(
+    cheap: Sequence[Recipe], trials: Sequence[Trial], recipes: Sequence[Recipe], clock: Clock
+) -> bool:
     ids = {r.id for r in recipes}
     screened = any(t.stage == "screen" and t.recipe_id in ids for t in trials)
     tried = {t.recipe["runtime"]["kind"] for t in trials if t.stage == "preflight" and t.recipe_id in ids}
-    return bool(cheap) and not screened and {r.runtime.kind for r in recipes} <= tried
+    last_chance = clock.left_s < _typical("preflight", trials, recipes) + _typical("screen", trials, recipes)
+    return bool(cheap) and not screened and (last_chance or {r.runtime.kind for r in recipes} <= tried)
 
 
 def _preflight(recipe: Recipe, trials: Sequence[Trial], recipes: Sequence[Recipe], clock: Clock) -> Action:

@@ -128,7 +128,6 @@ def open(folder: Path, config: OnnxRuntimeConfig, *, threads: int, cores: tuple[
     options.log_severity_level = 3
     # Threads may spin between the operators of a call, but not between calls.
     options.add_session_config_entry("session.force_spinning_stop", "1")
-    options.add_session_config_entry("session.set_denormal_as_zero", "1")
     try:
         session = onnxruntime.InferenceSession(str(folder / MODEL), options, providers=["CPUExecutionProvider"])
     except Exception as error:

@@ -43,9 +43,11 @@ class Tokenizer:
                 remedy="save the tokenizer again with a current transformers",
             ) from error
         self.max_length = max_length
-        # A saved tokenizer may carry the padding and truncation of its training run.
+        # A saved tokenizer may carry the padding and truncation of its training run; only the side that is
+        # cut off belongs to the model.
+        side = (self._tokenizer.truncation or {}).get("direction", "right")
         self._tokenizer.no_padding()
-        self._tokenizer.enable_truncation(max_length, strategy="longest_first")
+        self._tokenizer.enable_truncation(max_length, strategy="longest_first", direction=side)
 
     def encode(self, text: str, pair: str | None = None) -> Encoded:
         """Encode one text (or pair) with its special tokens."""

@@ -99,6 +99,48 @@ def test_the_tokenizers_limit_counts(copy: Path) -> None:
         assert load_checkpoint(ModelRef(str(copy)), task=TASK).max_length == wanted
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"do_lower_case": False},
+        {"strip_accents": False},
+        {"tokenize_chinese_chars": False},
+        {"truncation_side": "left"},
+    ],
+    ids=str,
+)
+def test_tokens_are_those_of_transformers(copy: Path, changes: dict[str, object]) -> None:
+    """The settings file overrules tokenizer.json there, so it must here."""
+    from transformers import AutoTokenizer, BertTokenizer
+
+    from hasten.tasks.tokenize import Tokenizer
+
+    for path in copy.glob("token*"):
+        path.unlink()
+    words = [
+        "[PAD]",
+        "[UNK]",
+        "[CLS]",
+        "[SEP]",
+        "[MASK]",
+        "hello",
+        "Hello",
+        "cafe",
+        "caf\u00e9",
+        "\u4e16",
+        "\u4e16\u754c",
+        "x",
+    ]
+    BertTokenizer(vocab={word: number for number, word in enumerate(words)}).save_pretrained(copy)
+    settings = json.loads((copy / "tokenizer_config.json").read_text()) | {"model_max_length": 6, **changes}
+    (copy / "tokenizer_config.json").write_text(json.dumps(settings))
+    found = load_checkpoint(ModelRef(str(copy)), task=TASK)
+    ours = Tokenizer(found.tokenizer_json, max_length=found.max_length)
+    theirs = AutoTokenizer.from_pretrained(copy)
+    for text in ("Hello caf\u00e9", "\u4e16\u754c", "hello x cafe Hello caf\u00e9 x x hello"):
+        assert ours.encode(text).ids.tolist() == theirs(text, truncation=True)["input_ids"], text
+
+
 def test_a_vocabulary_alone_is_converted(copy: Path) -> None:
     from hasten.tasks.tokenize import Tokenizer
 
@@ -125,7 +167,7 @@ def test_pooling_as_the_model_was_trained(copy: Path) -> None:
         (
             ["Transformer", "Pooling"],
             {"pooling_mode_mean_tokens": True, "pooling_mode_cls_token": True},
-            "cls_token",
+            "mean, cls",
         ),
         (["Transformer", "Pooling", "Dense"], {"pooling_mode_mean_tokens": True}, "Dense"),
     ],

@@ -175,6 +175,13 @@ def test_the_first_artifact_comes_before_the_last_preflight() -> None:
     assert stages.index("screen") < len(stages) - 1 - stages[::-1].index("preflight")
 
 
+def test_in_a_short_time_one_candidate_comes_through_rather_than_many_halfway() -> None:
+    recipes = [*onnx(3), recipe(MadeOpenVino()), recipe(MadeTorch())]
+    took: Mapping[Stage, float] = {"preflight": 5.0, "screen": 8.0}
+    _, rows, _ = play(recipes, [Truth(took_s=took)] * 5, limit_s=45.0, final_s=15.0)
+    assert ran(rows, "screen")
+
+
 def test_the_hopeless_are_pruned_with_both_figures_but_not_the_first_of_a_runtime() -> None:
     recipes = [recipe(MadeOnnx()), recipe(MadeOnnx(seed=1)), recipe(MadeOpenVino())]
     _, rows, _ = play(recipes, [Truth(ms=2.0), Truth(ms=20.0), Truth(ms=20.0)])

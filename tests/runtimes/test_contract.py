@@ -105,6 +105,7 @@ def test_every_config_on_bert(case: tuple[str, Any], benches: Callable[[str], Be
     assert session.precision.split("-")[0] == config.precision.split("-")[0]
     assert set(exported.input_names) <= set(bench.batches[0])
     session.close()
+    assert (np.array([1e-310]) * 1.0)[0] != 0, "a session must leave the caller's floating-point mode alone"
 
 
 @pytest.mark.slow
