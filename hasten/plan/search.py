@@ -69,7 +69,8 @@ def next_action(trials: Sequence[Trial], recipes: Sequence[Recipe], clock: Clock
     """The next step. Deterministic; never repeats a finished (recipe, stage); always comes to Finish.
 
     Order: cheap preflights, with one early screen as soon as each runtime has had one, or sooner if another
-    preflight would leave no time for it (so that an artifact is on disk early); screens; preflights and screens of recipes that are slow to build; the contest.
+    preflight would leave no time for it (so that an artifact is on disk early); screens; preflights and screens
+    of recipes that are slow to build; the contest.
     """
     done = {(t.recipe_id, t.stage) for t in trials}
     todo = [r for r in recipes if (r.id, "preflight") not in done]
