@@ -179,12 +179,17 @@ def test_log_is_appended_and_only_own_words_are_quoted(tmp_path: Path) -> None:
 
 
 def test_interrupt_in_the_parent_ends_the_child() -> None:
+    # A shell that puts the tests into the background has them ignore SIGINT.
+    previous = signal.signal(signal.SIGINT, signal.default_int_handler)
     worker = Worker.start(cores=(), threads=1)
     timer = threading.Timer(0.3, signal.raise_signal, [signal.SIGINT])
     timer.start()
     started = time.monotonic()
-    with pytest.raises(KeyboardInterrupt):
-        worker.call(f"{JOBS}:sleep", seconds=60)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            worker.call(f"{JOBS}:sleep", seconds=60)
+    finally:
+        signal.signal(signal.SIGINT, previous)
     assert time.monotonic() - started < 5
     assert gone(worker.pid)
     worker.close()
