@@ -33,7 +33,7 @@ def main() -> None:
         kills, kept = [], []
         for _ in range(KILLS):
             process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-            moment = rng.uniform(3, 28)
+            moment = rng.uniform(3, 75)
             time.sleep(moment)
             process.send_signal(signal.SIGKILL)
             process.wait()
