@@ -7,6 +7,7 @@ folder ``bundle`` holds only what passed the final test; a closest miss goes bes
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from hasten.pipeline.final import Finalist, outcome_of, run_finals, tuned_duel
@@ -21,7 +22,7 @@ from hasten.runtimes import read_recipe
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """Everything the last steps need. ``elapsed_s`` includes earlier sittings of a resumed run."""
+    """Everything the last steps need. ``elapsed`` says how long the run took so far, with earlier sittings."""
 
     runner: TrialRunner
     space: Workspace
@@ -29,13 +30,14 @@ class Ending:
     host: Host
     warnings: tuple[str, ...]
     interrupted: bool
+    elapsed: Callable[[], float]
 
-    def run(self, *, elapsed_s: float) -> Verdict:
+    def run(self) -> Verdict:
         """Final test, verdict, bundle; ``verdict.json`` is written last."""
         ledger = self.space.ledger
         finalist = run_finals(self.runner, ledger, quick=self.interrupted)
         tuned, versus_tuned = tuned_duel(self.runner, ledger.rows.trials(), finalist)
-        verdict = self._verdict(finalist, tuned, versus_tuned, elapsed_s=elapsed_s)
+        verdict = self._verdict(finalist, tuned, versus_tuned)
         self._settle_bundle(finalist, verdict)
         if finalist is not None:
             ledger.append_samples("baseline", finalist.baseline_ms)
@@ -43,9 +45,7 @@ class Ending:
         write_verdict(self.space.out / FILE_NAME, verdict)
         return verdict
 
-    def _verdict(
-        self, finalist: Finalist | None, tuned: Measured, versus_tuned: Interval | None, *, elapsed_s: float
-    ) -> Verdict:
+    def _verdict(self, finalist: Finalist | None, tuned: Measured, versus_tuned: Interval | None) -> Verdict:
         request, trials = self.runner.request, self.space.ledger.rows.trials()
         row = self.runner.baseline_row()
         baseline = Measured(row.recipe, row.recipe_id, row.label, finalist.baseline if finalist else row.figures)
@@ -76,7 +76,7 @@ class Ending:
             flips=finalist.flips if finalist else (),
             splits=self.runner.prepared.splits,
             host=self.host,
-            elapsed_s=elapsed_s,
+            elapsed_s=self.elapsed(),
             warnings=self.warnings,
             interrupted=self.interrupted,
         )

@@ -145,8 +145,9 @@ class _Loop:
             self._publisher().host,
             self.runner.prepared.warnings,
             interrupted,
+            self._elapsed,
         )
-        ending.run(elapsed_s=self._elapsed())
+        ending.run()
 
     def _verdict_stands(self) -> bool:
         """Nothing is left to try, and the verdict on disk answers the same budget."""
