@@ -7,7 +7,7 @@ into a model by itself.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 from torch import nn
 
@@ -55,8 +55,4 @@ class Adapter(Protocol):
 
     def embeddings(self, model: nn.Module) -> nn.Module:
         """The embedding block (tables and norm)."""
-        ...
-
-    def shorten(self, model: nn.Module, *, layers: int) -> Any:
-        """A deep copy with only the first ``layers`` layers; the source stays as it is."""
         ...

@@ -6,7 +6,6 @@ intermediate.dense, output.dense, with a LayerNorm after each residual sum.
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,16 +45,6 @@ class BertLike:
     def embeddings(self, model: nn.Module) -> nn.Module:
         found: nn.Module = self._body(model).embeddings
         return found
-
-    def shorten(self, model: nn.Module, *, layers: int) -> Any:
-        """Keep the first ``layers`` layers; more than there are keeps them all."""
-        short = copy.deepcopy(model)
-        body = self._body(short)
-        body.encoder.layer = body.encoder.layer[:layers]
-        configs: dict[int, Any] = {id(m.config): m.config for m in short.modules() if hasattr(m, "config")}
-        for config in configs.values():
-            config.num_hidden_layers = len(body.encoder.layer)
-        return short
 
     def _body(self, model: Any) -> Any:
         return getattr(model, self.body, model)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,16 +37,6 @@ class DistilBert:
     def embeddings(self, model: nn.Module) -> nn.Module:
         found: nn.Module = self._body(model).embeddings
         return found
-
-    def shorten(self, model: nn.Module, *, layers: int) -> Any:
-        """Keep the first ``layers`` layers; more than there are keeps them all."""
-        short = copy.deepcopy(model)
-        body = self._body(short)
-        body.transformer.layer = body.transformer.layer[:layers]
-        configs: dict[int, Any] = {id(m.config): m.config for m in short.modules() if hasattr(m, "config")}
-        for config in configs.values():
-            config.n_layers = len(body.transformer.layer)
-        return short
 
     def _body(self, model: Any) -> Any:
         return getattr(model, "distilbert", model)

@@ -1,28 +1,69 @@
 """The techniques that change a model: one file each, ``(model, config, calibration) -> model``.
 
-To add one: a file beside this one with a frozen config and a function, and a line in
-:data:`PASSES`. Techniques that only change numbers inside a runtime's own file format
-(int8 graphs) live with that runtime.
+``model`` is a task wrapper (token arrays in, one tensor out; ``model.hf`` is the transformers model), ``calibration``
+a :class:`hasten.passes.calibration.Calibration`. A pass may change the wrapper in place and gives it back.
+
+To add one: a file beside this one with a frozen config and a function, and a line in :data:`PASSES`.
+Every pass can be called by its function's name: ``hasten.passes.drop_layers(model, config, calibration)``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
-from hasten.records import Config
+from hasten.records import Config, InputError
 
-# kind -> (module, config class, function)
-PASSES: Mapping[str, tuple[str, str, str]] = {}
+if TYPE_CHECKING:
+    from hasten.passes.calibration import Calibration
+
+# Recipes keep this order: what is left of the model, what it relearns, in which numbers.
+Step = Literal["structure", "recovery", "numbers"]
+STEPS: tuple[Step, ...] = ("structure", "recovery", "numbers")
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """Where a pass is: its module, config class and function, and its place in the canonical order."""
+
+    step: Step
+    module: str
+    config: str
+    function: str
+
+
+# a config's ``kind`` -> its pass
+PASSES: Mapping[str, Entry] = {
+    "layers": Entry("structure", "hasten.passes.layers", "LayersConfig", "drop_layers"),
+}
 
 
 def configs() -> dict[str, type]:
     """Kind -> config dataclass of every pass."""
-    return {kind: getattr(import_module(module), config) for kind, (module, config, _) in PASSES.items()}
+    return {kind: getattr(import_module(entry.module), entry.config) for kind, entry in PASSES.items()}
 
 
-def run_pass(model: Any, config: Config, calibration: Sequence[Any], *, adapter: Any) -> Any:
-    """Apply one pass to the task's wrapper and return the new one."""
-    module, _, function = PASSES[config.kind]
-    return getattr(import_module(module), function)(model, config, calibration, adapter=adapter)
+def run_pass(model: Any, config: Config, calibration: Calibration) -> Any:
+    """Apply one pass to the task's wrapper and return it. Raises Rejected when the pass cannot do it."""
+    entry = PASSES[config.kind]
+    return getattr(import_module(entry.module), entry.function)(model, config, calibration).eval()
+
+
+def check_order(passes: Sequence[Config]) -> None:
+    """Raise InputError when a recipe does not go from structure over recovery to numbers."""
+    steps = [STEPS.index(PASSES[p.kind].step) for p in passes]
+    if steps != sorted(steps):
+        raise InputError(
+            f"passes in the order {', '.join(p.kind for p in passes)}",
+            expected="structure before recovery before numbers",
+            remedy="reorder them: what is removed later would undo what was learnt or rounded before",
+        )
+
+
+def __getattr__(name: str) -> Any:
+    for entry in PASSES.values():
+        if name in (entry.function, entry.config):
+            return getattr(import_module(entry.module), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -95,8 +95,8 @@ def build_artifact(
     """
     import torch
 
-    from hasten.models import adapter_for
     from hasten.passes import run_pass
+    from hasten.passes.calibration import Calibration
     from hasten.runtimes import get_runtime, read_recipe
     from hasten.tasks import get_task
 
@@ -104,10 +104,9 @@ def build_artifact(
     torch.manual_seed(0)
     parsed = read_recipe(recipe)
     wrapper = _wrapped(get_task(task), _checkpoint(ref, task), layers=layers)
-    adapter = adapter_for(_checkpoint(ref, task).family)
     feeds = list(calibration)
     for config in parsed.passes:
-        wrapper = run_pass(wrapper, config, feeds, adapter=adapter)
+        wrapper = run_pass(wrapper, config, Calibration(feeds))
     shared = cache / "-".join([f"layers{layers or 'all'}", *(p.kind for p in parsed.passes)])
     shared.mkdir(parents=True, exist_ok=True)
     folder.mkdir(parents=True, exist_ok=True)
@@ -145,11 +144,12 @@ def _wrapped(task: Any, checkpoint: Any, *, layers: int | None) -> Any:
     import dataclasses
 
     from hasten.models import adapter_for
+    from hasten.models.surgery import shortened
 
     if layers is None:
         return task.wrap(dataclasses.replace(checkpoint, model=copy.deepcopy(checkpoint.model))).eval()
     adapter = adapter_for(checkpoint.family)
     if adapter is None:
         raise Rejected("preflight", f"the family {checkpoint.family} has no adapter to make a two-layer copy")
-    short = adapter.shorten(checkpoint.model, layers=layers)
+    short = shortened(checkpoint.model, adapter, layers=layers)
     return task.wrap(dataclasses.replace(checkpoint, model=short)).eval()

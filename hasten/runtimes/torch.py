@@ -67,10 +67,12 @@ def export(wrapper: Any, config: TorchConfig, *, calibration: Sequence[Arrays], 
     """Save weights (in the config's precision) and the wrapper's facts."""
     import torch
 
+    from hasten.models.reshape import save_model
+
     del cache
     names = tuple(calibration[0])
     model = wrapper.hf.to(torch.bfloat16) if config.precision == "bf16" else wrapper.hf
-    model.save_pretrained(folder)
+    save_model(model, folder)
     facts = {
         "class": type(model).__name__,
         "pooling": getattr(wrapper, "pooling", None),
@@ -90,20 +92,16 @@ def open(folder: Path, config: TorchConfig, *, threads: int, cores: tuple[int, .
     import torch
     import transformers
 
+    from hasten.models.reshape import open_model
     from hasten.tasks import get_task
 
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     torch.set_num_threads(config.threads or threads)
     facts = json.loads((folder / _WRAPPER).read_text())
-    model = getattr(transformers, facts["class"]).from_pretrained(
-        folder,
-        attn_implementation=config.attention,
-        dtype=torch.bfloat16 if config.precision == "bf16" else torch.float32,
-        use_safetensors=True,
-        local_files_only=True,
-    )
-    wrapper = get_task(facts["task"]).wrap_model(model.eval(), pooling=facts["pooling"], normalize=facts["normalize"])
+    dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
+    model = open_model(getattr(transformers, facts["class"]), folder, attention=config.attention, dtype=dtype)
+    wrapper = get_task(facts["task"]).wrap_model(model, pooling=facts["pooling"], normalize=facts["normalize"])
     if config.compile:
         wrapper = torch.compile(wrapper, dynamic=True)
     session = TorchSession(wrapper, names=tuple(facts["input_names"]), precision=config.precision)

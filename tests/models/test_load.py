@@ -13,6 +13,7 @@ import torch
 from hasten.models import FAMILIES, adapter_for
 from hasten.models.inspect import inspect_checkpoint
 from hasten.models.load import load_checkpoint
+from hasten.models.surgery import shortened
 from hasten.records import InputError, ModelRef
 
 TASK = "text-classification"
@@ -50,7 +51,7 @@ def test_shorten_keeps_the_first_layers_and_the_source(family: str, checkpoint: 
     adapter = adapter_for(family)
     assert adapter is not None
     before = {k: v.clone() for k, v in model.state_dict().items()}
-    short = adapter.shorten(model, layers=2)
+    short = shortened(model, adapter, layers=2)
     ids = torch.tensor([[4, 10, 11, 12, 5]])
     with torch.inference_mode():
         states = model.base_model(input_ids=ids, output_hidden_states=True).hidden_states

@@ -1,0 +1,93 @@
+"""Save and open models whose layers no longer have the sizes that their config says.
+
+Takes a model after surgery, writes a Hugging Face folder (safetensors, config, nothing else), and opens it
+again. The weights themselves say what shape every linear layer has: there is no second description that could
+contradict them. A folder that was not reshaped opens as any checkpoint does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hasten.models.surgery import LowRankLinear, replace_module
+from hasten.records import InputError
+
+MARK = "hasten_reshaped"
+_WEIGHTS = "model.safetensors"
+
+
+def save_model(model: Any, folder: Path) -> None:
+    """Write config and weights; marks the config when a plain ``from_pretrained`` could not read them."""
+    if differs_from_config(model):
+        setattr(model.config, MARK, True)
+    model.save_pretrained(folder)
+
+
+def open_model(cls: Any, folder: Path, *, attention: str, dtype: Any) -> Any:
+    """The model of transformers class ``cls`` in ``folder``, in eval mode.
+
+    Raises InputError when weights are missing, left over, or of a shape that no layer of the model can take.
+    """
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(folder, local_files_only=True)
+    if not getattr(config, MARK, False):
+        return cls.from_pretrained(
+            folder, attn_implementation=attention, dtype=dtype, use_safetensors=True, local_files_only=True
+        ).eval()
+    from safetensors.torch import load_file
+
+    config._attn_implementation = attention
+    model = cls(config)
+    weights = load_file(folder / _WEIGHTS)
+    fit_to_weights(model, weights)
+    _load(model, weights, folder)
+    return model.to(dtype).eval()
+
+
+def differs_from_config(model: Any) -> bool:
+    """Does any weight have another shape than a fresh model of the same config?"""
+    with torch.device("meta"):
+        fresh = type(model)(model.config).state_dict()
+    own = model.state_dict()
+    return fresh.keys() != own.keys() or any(fresh[name].shape != own[name].shape for name in own)
+
+
+def fit_to_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    """Give every linear layer the size (or the two factors) that its stored weights have."""
+    for name, module in list(model.named_modules()):
+        if not isinstance(module, nn.Linear):
+            continue
+        whole, first, second = (weights.get(f"{name}.{part}weight") for part in ("", "first.", "second."))
+        bias = module.bias is not None
+        if whole is not None and whole.ndim == 2 and whole.shape != module.weight.shape:
+            replace_module(model, name, nn.Linear(whole.shape[1], whole.shape[0], bias=bias))
+        elif first is not None and second is not None and first.ndim == second.ndim == 2:
+            thin = LowRankLinear(first.shape[1], second.shape[0], rank=first.shape[0], bias=bias)
+            replace_module(model, name, thin)
+
+
+def _load(model: nn.Module, weights: Mapping[str, Tensor], folder: Path) -> None:
+    try:
+        found = model.load_state_dict(weights, strict=False)
+    except RuntimeError as error:
+        wrong = str(error).strip().splitlines()[-1].strip()[:200]
+        raise _broken(folder, wrong) from error
+    # Tied weights are stored once; what is missing without being tied would be random.
+    tied = set(getattr(model, "all_tied_weights_keys", None) or ())
+    missing = [key for key in found.missing_keys if key not in tied]
+    if missing or found.unexpected_keys:
+        raise _broken(folder, f"missing {missing[:3]}, left over {list(found.unexpected_keys)[:3]}")
+
+
+def _broken(folder: Path, what: str) -> InputError:
+    return InputError(
+        f"the weights in {folder} do not fit its config: {what}",
+        expected="the folder as hasten wrote it",
+        remedy="build it again with hasten optimize",
+    )

@@ -1,0 +1,123 @@
+"""Depth pruning: leave whole layers out.
+
+Takes a wrapper and how many layers to keep; gives the wrapper with fewer. Which ones go is decided by block
+influence, by the loss, or evenly.
+
+Sources: block influence is ShortGPT (Men et al. 2024), BI_l = 1 - E cos(h_l, h_{l+1}) over tokens; the greedy choice
+removes, one at a time, the layer whose removal changes the outputs least (as in Sajjad et al. 2023's task-driven
+strategies); keeping evenly spaced layers is how DistilBERT's student was initialised (Sanh et al. 2019).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from hasten.models.surgery import keep_layers
+from hasten.passes.calibration import Batch, Calibration
+from hasten.passes.family import adapter_of
+from hasten.records import InputError, Rejected
+
+_ROWS = 256
+_BATCH = 32
+
+
+@dataclass(frozen=True, slots=True)
+class LayersConfig:
+    """Keep ``count`` layers, chosen ``by``: ``"even"`` spacing that keeps the last layer, block ``"influence"``, the
+    ``"loss"`` (greedy, against the model's own outputs), or exactly those in ``keep`` (then ``count`` must agree)."""
+
+    kind: ClassVar[str] = "layers"
+    count: int
+    by: Literal["even", "influence", "loss"] = "even"
+    keep: tuple[int, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if self.count < 1 or (self.keep is not None and len(self.keep) != self.count):
+            raise InputError(
+                f"count={self.count} with keep={self.keep}",
+                expected="at least one layer, and as many in keep as count says",
+                remedy="correct the recipe",
+            )
+
+    @property
+    def label(self) -> str:
+        how = {"even": "", "influence": " by influence", "loss": " by loss"}[self.by]
+        return f"{self.count} layer{'s' * (self.count != 1)}{how}"
+
+
+def drop_layers(model: Any, config: LayersConfig, calibration: Calibration) -> Any:
+    """The wrapper with ``config.count`` layers left, in their old order.
+
+    Costs nothing for ``even``, one pass over 256 rows for ``influence``, and about n (n - count) / 2 passes for
+    ``loss``. Raises Rejected for a family without an adapter, or when there is nothing to remove.
+    """
+    adapter = adapter_of(model, what="layer dropping")
+    total = len(adapter.layers(model.hf))
+    if config.count >= total:
+        raise Rejected("layers", f"{config.count} layers of {total} leave nothing to remove")
+    keep_layers(model.hf, adapter, _chosen(model, config, calibration, total))
+    return model
+
+
+def _chosen(model: Any, config: LayersConfig, calibration: Calibration, total: int) -> Sequence[int]:
+    if config.keep is not None:
+        if max(config.keep) >= total or list(config.keep) != sorted(set(config.keep)) or min(config.keep) < 0:
+            raise Rejected("layers", f"keep={config.keep}: layers 0 to {total - 1} exist, each at most once, in order")
+        return config.keep
+    if config.by == "even":
+        return even(total, config.count)
+    batches = [batch for batch, _ in calibration.batches(batch=_BATCH, limit=_ROWS)]
+    if config.by == "influence":
+        scores = block_influence(model, batches)
+        return sorted(sorted(range(total), key=lambda i: -scores[i])[: config.count])
+    return greedy(model, batches, count=config.count)
+
+
+def even(total: int, count: int) -> list[int]:
+    """Evenly spaced layers that end with the last: 3 of 6 are 1, 3, 5."""
+    return [round((i + 1) * total / count) - 1 for i in range(count)]
+
+
+@torch.inference_mode()
+def block_influence(model: Any, batches: Sequence[Batch]) -> list[float]:
+    """BI of every layer: 1 - mean cosine between a real token's state before and after it."""
+    sums: Tensor | None = None
+    tokens = 0
+    for batch in batches:
+        states = model.hf.base_model(**batch, output_hidden_states=True).hidden_states
+        real = batch["attention_mask"].bool()
+        cosines = [nn.functional.cosine_similarity(a[real], b[real], dim=-1).sum() for a, b in pairwise(states)]
+        sums = torch.stack(cosines) if sums is None else sums + torch.stack(cosines)
+        tokens += int(real.sum())
+    assert sums is not None
+    return [1.0 - float(s) / tokens for s in sums]
+
+
+@torch.inference_mode()
+def greedy(model: Any, batches: Sequence[Batch], *, count: int) -> list[int]:
+    """Remove one layer after the other, each time the one without which the outputs [B, C] move least (squared)."""
+    layers = adapter_of(model, what="layer dropping").layers(model.hf)
+    whole = list(layers)
+    targets = [model(**batch) for batch in batches]
+    kept = list(range(len(whole)))
+    while len(kept) > count:
+        errors = {}
+        for candidate in kept:
+            _set(layers, [whole[i] for i in kept if i != candidate])
+            errors[candidate] = sum(
+                float((model(**batch) - target).square().sum()) for batch, target in zip(batches, targets, strict=True)
+            )
+        kept.remove(min(kept, key=lambda i: errors[i]))
+    _set(layers, whole)
+    return kept
+
+
+def _set(layers: nn.ModuleList, wanted: Sequence[nn.Module]) -> None:
+    del layers[:]
+    layers.extend(wanted)

@@ -1,0 +1,90 @@
+"""Surgery computes what masking would, and a reshaped model survives its folder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from hasten.models import adapter_for
+from hasten.models.load import load_checkpoint
+from hasten.models.reshape import MARK, open_model, save_model
+from hasten.models.surgery import LowRankLinear, keep_heads, keep_layers, keep_neurons, replace_module
+from hasten.records import InputError, ModelRef
+
+FAMILIES = ("bert", "roberta", "distilbert", "electra")
+Checkpoints = Callable[[str], Path]
+IDS = torch.tensor([[4, 10, 11, 12, 5, 1], [4, 20, 21, 5, 1, 1]])
+
+
+def loaded(folder: Path) -> Any:
+    return load_checkpoint(ModelRef(str(folder)), task="text-classification").model
+
+
+def logits(model: Any) -> torch.Tensor:
+    with torch.inference_mode():
+        found: torch.Tensor = model(input_ids=IDS, attention_mask=(IDS != 1).long()).logits
+    return found
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_removed_heads_and_neurons_equal_masked_ones(family: str, checkpoint: Checkpoints) -> None:
+    masked, cut = loaded(checkpoint(family)), loaded(checkpoint(family))
+    adapter = adapter_for(family)
+    assert adapter is not None
+    parts, ffn = adapter.attention(adapter.layers(masked)[1]), adapter.ffn(adapter.layers(masked)[2])
+    with torch.no_grad():
+        parts.output.weight.view(32, 4, 8)[:, [0, 3]] = 0.0
+        ffn.down.weight[:, 5:] = 0.0
+    keep_heads(adapter.attention(adapter.layers(cut)[1]), [1, 2])
+    keep_neurons(adapter.ffn(adapter.layers(cut)[2]), range(5))
+    assert adapter.attention(adapter.layers(cut)[1]).heads == 2
+    assert torch.allclose(logits(cut), logits(masked), atol=1e-6)
+    assert not torch.allclose(logits(cut), logits(loaded(checkpoint(family))), atol=1e-6)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_reshaped_model_survives_its_folder(family: str, checkpoint: Checkpoints, tmp_path: Path) -> None:
+    model = loaded(checkpoint(family))
+    adapter = adapter_for(family)
+    assert adapter is not None
+    keep_layers(model, adapter, [0, 2])
+    assert model.config.num_hidden_layers == 2
+    keep_heads(adapter.attention(adapter.layers(model)[0]), [3])
+    keep_neurons(adapter.ffn(adapter.layers(model)[1]), range(7, 20))
+    up = adapter.ffn(adapter.layers(model)[0]).up
+    name = next(n for n, m in model.named_modules() if m is up)
+    replace_module(model, name, LowRankLinear(up.in_features, up.out_features, rank=3))
+    save_model(model, tmp_path)
+    again = open_model(type(model), tmp_path, attention="sdpa", dtype=torch.float32)
+    assert getattr(again.config, MARK)
+    assert torch.allclose(logits(again), logits(model), atol=1e-6)
+
+
+def test_a_model_with_fewer_layers_only_needs_no_mark(checkpoint: Checkpoints, tmp_path: Path) -> None:
+    model = loaded(checkpoint("bert"))
+    keep_layers(model, adapter_for("bert"), [0, 3])  # type: ignore[arg-type]
+    save_model(model, tmp_path)
+    assert not hasattr(model.config, MARK)
+    assert torch.allclose(logits(type(model).from_pretrained(tmp_path).eval()), logits(model), atol=1e-6)
+
+
+def test_weights_that_fit_nothing_are_refused(checkpoint: Checkpoints, tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    model = loaded(checkpoint("bert"))
+    keep_neurons(adapter_for("bert").ffn(adapter_for("bert").layers(model)[0]), range(8))  # type: ignore[union-attr]
+    save_model(model, tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    gone = weights.pop("bert.encoder.layer.1.output.dense.weight")
+    save_file(weights, tmp_path / "model.safetensors")
+    with pytest.raises(InputError, match="missing"):
+        open_model(type(model), tmp_path, attention="sdpa", dtype=torch.float32)
+    save_file(
+        {**weights, "bert.encoder.layer.1.output.dense.weight": gone.T.contiguous()[:3]}, tmp_path / "model.safetensors"
+    )
+    with pytest.raises(InputError, match="do not fit"):
+        open_model(type(model), tmp_path, attention="sdpa", dtype=torch.float32)

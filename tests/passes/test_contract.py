@@ -1,0 +1,94 @@
+"""The contract of every pass: right shapes, the same result under a seed, and a model that survives its folder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from pass_settings import SETTINGS
+
+from hasten.models import FAMILIES
+from hasten.models.load import load_checkpoint
+from hasten.models.reshape import open_model, save_model
+from hasten.passes import PASSES, configs, run_pass
+from hasten.passes.calibration import Calibration
+from hasten.records import Config, ModelRef, config_from_dict, config_to_dict
+from hasten.tasks import get_task
+
+TASKS = ("text-classification", "feature-extraction")
+Checkpoints = Callable[[str], Path]
+CASES = [(kind, number) for kind, found in SETTINGS.items() for number in range(len(found))]
+
+
+def wrapper(folder: Path, task: str) -> Any:
+    return get_task(task).wrap(load_checkpoint(ModelRef(str(folder)), task=task)).eval()
+
+
+def calibration(model: Any, family: str, *, labels: bool, original: Any = None, **more: Any) -> Calibration:
+    """Sixteen random rows; labels, where wanted, are what the model says, so that there is something to keep."""
+    rng = np.random.default_rng(0)
+    rows = []
+    for length in rng.integers(3, 14, size=16):
+        row = {"input_ids": rng.integers(4, 60, size=(1, length)), "attention_mask": np.ones((1, length), np.int64)}
+        if family in ("bert", "electra"):
+            row["token_type_ids"] = np.zeros((1, length), np.int64)
+        rows.append(row)
+    plain = Calibration(rows)
+    with torch.inference_mode():
+        said = np.concatenate([model(**batch).argmax(dim=1).numpy() for batch, _ in plain.batches(batch=4)])
+    return Calibration(rows, labels=said if labels else None, original=original, seed=3, **more)
+
+
+def outputs(model: Any, given: Calibration) -> torch.Tensor:
+    with torch.inference_mode():
+        return torch.cat([model(**batch) for batch, _ in given.batches(batch=4)])
+
+
+def applied(config: Config, folder: Path, family: str, task: str) -> tuple[Any, Calibration]:
+    model, original = wrapper(folder, task), wrapper(folder, task)
+    given = calibration(model, family, labels=task == "text-classification", original=original)
+    return run_pass(model, config, given), given
+
+
+def test_every_pass_has_settings_to_be_tested_with() -> None:
+    assert set(SETTINGS) == set(PASSES) == set(configs())
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case[0]}{case[1]}")
+@pytest.mark.parametrize("family", FAMILIES)
+def test_shapes_seed_and_folder(case: tuple[str, int], family: str, checkpoint: Checkpoints, tmp_path: Path) -> None:
+    config = SETTINGS[case[0]][case[1]]
+    folder = checkpoint(family)
+    made, given = applied(config, folder, family, TASKS[0])
+    found = outputs(made, given)
+    assert found.shape == (16, 3)
+    assert torch.isfinite(found).all()
+    again, _ = applied(config, folder, family, TASKS[0])
+    assert torch.equal(outputs(again, given), found)
+    save_model(made.hf, tmp_path)
+    opened = open_model(type(made.hf), tmp_path, attention=made.hf.config._attn_implementation, dtype=torch.float32)
+    assert torch.allclose(
+        outputs(get_task(TASKS[0]).wrap_model(opened, pooling=None, normalize=False), given), found, atol=1e-5
+    )
+    if PASSES[config.kind].step == "structure":
+        whole = wrapper(folder, TASKS[0])
+        assert sum(p.numel() for p in made.parameters()) < sum(p.numel() for p in whole.parameters())
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case[0]}{case[1]}")
+def test_embeddings_without_labels(case: tuple[str, int], checkpoint: Checkpoints) -> None:
+    made, given = applied(SETTINGS[case[0]][case[1]], checkpoint("bert"), "bert", TASKS[1])
+    found = outputs(made, given)
+    assert found.shape == (16, 32)
+    assert torch.isfinite(found).all()
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case[0]}{case[1]}")
+def test_config_is_data(case: tuple[str, int]) -> None:
+    config = SETTINGS[case[0]][case[1]]
+    assert config_from_dict(config_to_dict(config), configs()) == config
+    assert 0 < len(config.label) <= 40
