@@ -37,6 +37,7 @@ class Entry:
 # a config's ``kind`` -> its pass
 PASSES: Mapping[str, Entry] = {
     "layers": Entry("structure", "hasten.passes.layers", "LayersConfig", "drop_layers"),
+    "distill": Entry("recovery", "hasten.passes.distill", "DistillConfig", "distill"),
 }
 
 

@@ -41,7 +41,8 @@ class Calibration:
     """Rows and helpers for passes.
 
     ``rows`` are token arrays [1, L] each; ``labels`` class numbers [N] in their order, or ``None``; ``extra`` further
-    rows without labels, for distillation alone. ``original`` is the unchanged task wrapper (the teacher).
+    rows without labels, for distillation alone. ``original`` is the unchanged task wrapper (the teacher),
+    ``tokenizer_json`` its tokenizer.
     ``validate`` scores a wrapper on rows that a pass never sees, higher is better. A long pass keeps its state in
     ``state`` (a folder) so that a killed run goes on from there.
     """
@@ -49,7 +50,8 @@ class Calibration:
     rows: Sequence[Row]
     labels: Array | None = None
     extra: Sequence[Row] = ()
-    original: nn.Module | None = None
+    original: Any = None
+    tokenizer_json: str | None = None
     validate: Callable[[nn.Module], float] | None = None
     seed: int = 0
     state: Path | None = None

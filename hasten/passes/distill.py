@@ -1,0 +1,182 @@
+"""Distillation: the pruned model learns from the original what it lost.
+
+Takes a wrapper (the student, already of its final shape), gives it back trained on the calibration rows, labelled or
+not, and on extra unlabelled rows where there are any.
+
+Sources: logits at temperature T with weight T^2 (Hinton et al. 2015); hidden states, evenly mapped (Romero et al.
+2015, Jiao et al. 2020 "TinyBERT"); attention relations, the KL of softmax(Q Q^T), (K K^T), (V V^T) over the last
+layer (Wang et al. 2021 "MiniLMv2"). Several teachers' outputs are averaged (Timiryasov and Tastet 2023).
+
+Legend: B rows, L tokens, H hidden size, C outputs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from hasten.passes.calibration import Calibration, padded
+from hasten.passes.family import adapter_of
+from hasten.passes.relations import Relations
+from hasten.passes.targets import Targets
+from hasten.passes.teachers import teachers_for
+from hasten.passes.training import Schedule, train
+from hasten.records import InputError, Rejected
+
+
+@dataclass(frozen=True, slots=True)
+class DistillConfig:
+    """What the student imitates (weights of the losses) and for how long.
+
+    ``labels``: weight of the cross entropy with the user's labels. ``teachers``: folders of further or other
+    teachers; empty means the original model. ``embeddings``: train the word embeddings too (slow on a CPU, and they
+    are good already).
+    """
+
+    kind: ClassVar[str] = "distill"
+    epochs: float = 6.0
+    batch: int = 32
+    lr: float = 3e-4
+    temperature: float = 2.0
+    logits: float = 1.0
+    hidden: float = 1.0
+    relations: float = 0.0
+    labels: float = 0.0
+    embeddings: bool = False
+    patience: int = 4
+    teachers: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        weights = (self.logits, self.hidden, self.relations, self.labels)
+        if min(weights) < 0 or max(weights) == 0 or not 0 < self.temperature <= 100:
+            raise InputError(
+                f"loss weights {weights} at temperature {self.temperature}",
+                expected="weights of zero or more, one of them above zero, and a temperature from 0 to 100",
+                remedy="correct the recipe",
+            )
+        self.schedule()
+
+    def schedule(self) -> Schedule:
+        return Schedule(epochs=self.epochs, batch=self.batch, lr=self.lr, patience=self.patience)
+
+    @property
+    def label(self) -> str:
+        return f"distilled {self.epochs:g} epoch{'s' * (self.epochs != 1)}"
+
+
+def distill(model: Any, config: DistillConfig, calibration: Calibration) -> Any:
+    """The student with the weights that scored best on selection (the last ones without a score).
+
+    Takes about three forward passes of the student a row and epoch, and one of the teacher a row. Raises Rejected
+    for a teacher that does not fit, too few rows, or a loss that is not a number from the start.
+    """
+    if calibration.original is None and not config.teachers:
+        raise Rejected("distill", "distillation needs a teacher: the original model or one named in the recipe")
+    teachers = teachers_for(config.teachers, calibration)
+    student = _Student(model, teachers, config, calibration)
+    for parameter in student.frozen():
+        parameter.requires_grad_(False)
+    train(
+        student, student.loss, rows=student.rows, schedule=config.schedule(), given=student.scored(calibration),
+        what=f"distilling {config.epochs:g} epochs",
+    )  # fmt: skip
+    model.requires_grad_(True)
+    return model
+
+
+class _Student(nn.Module):
+    """The student, a projection where its width differs from the teacher's, and the loss."""
+
+    def __init__(self, model: Any, teachers: Sequence[Any], config: DistillConfig, given: Calibration) -> None:
+        super().__init__()
+        self.model, self.config = model, config
+        self.rows = [*given.rows, *given.extra]
+        self.labels = given.labels_of(range(len(given.rows)))
+        adapter = adapter_of(model, what="distillation")
+        own, theirs = len(adapter.layers(model.hf)), len(adapter.layers(teachers[0].hf))
+        depths = depth_map(own, theirs) if config.hidden else ()
+        self.targets = Targets(teachers, self.rows, depths)
+        narrow, wide = model.hf.config.hidden_size, teachers[0].hf.config.hidden_size
+        torch.manual_seed(given.seed)
+        self.project = nn.Identity() if narrow == wide else nn.Linear(narrow, wide)
+        self.relations = Relations(model, teachers[0]) if config.relations else None
+
+    def frozen(self) -> list[nn.Parameter]:
+        if self.config.embeddings:
+            return []
+        table = self.model.hf.get_input_embeddings()
+        return list(table.parameters())
+
+    def scored(self, given: Calibration) -> Calibration:
+        """The same calibration, whose ``validate`` looks at the student without the projection."""
+        from dataclasses import replace
+
+        validate = given.validate
+        return given if validate is None else replace(given, validate=lambda _module: validate(self.model))
+
+    def loss(self, index: Sequence[int]) -> Tensor:
+        """Weighted sum of the losses on the rows ``index``, each a mean over rows or real tokens."""
+        config = self.config
+        batch = padded([self.rows[i] for i in index])
+        wanted, states_wanted = self.targets.of(index)
+        outputs, states = self._forward(batch)
+        total = config.logits * output_loss(outputs, wanted, task=self.model.task, temperature=config.temperature)
+        if config.hidden:
+            total = total + config.hidden * self._hidden_loss(states, states_wanted, batch["attention_mask"])
+        if self.relations is not None:
+            total = total + config.relations * self.relations.loss(batch)
+        return total + self._label_loss(outputs, index)
+
+    def _forward(self, batch: dict[str, Tensor]) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Outputs [B, C] and the states after every layer, [B, L, H] each, in one pass."""
+        caught: list[Tensor] = []
+        layers = adapter_of(self.model, what="distillation").layers(self.model.hf)
+        hooks = [layer.register_forward_hook(lambda _m, _i, out: caught.append(_tensor(out))) for layer in layers]
+        try:
+            outputs = self.model(**batch)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        return outputs, tuple(caught)
+
+    def _hidden_loss(self, states: Sequence[Tensor], wanted: Tensor, mask: Tensor) -> Tensor:
+        """Squared error over real tokens, in units of the teacher's own variance, mean over depths."""
+        real = mask.bool()
+        errors = []
+        for own, target in zip(states, wanted, strict=True):
+            goal = target[real]
+            errors.append((self.project(own)[real] - goal).square().mean() / goal.var().clamp(min=1e-6))
+        return torch.stack(errors).mean()
+
+    def _label_loss(self, outputs: Tensor, index: Sequence[int]) -> Tensor:
+        """Cross entropy on the rows that have a label; extra rows have none."""
+        if not self.config.labels or self.labels is None:
+            return outputs.new_zeros(())
+        known = [n for n, i in enumerate(index) if i < len(self.labels)]
+        if not known:
+            return outputs.new_zeros(())
+        goal = self.labels[[index[n] for n in known]]
+        return self.config.labels * nn.functional.cross_entropy(outputs[known], goal)
+
+
+def output_loss(outputs: Tensor, wanted: Tensor, *, task: str, temperature: float) -> Tensor:
+    """T^2 KL(teacher || student) at temperature T for class logits [B, C]; 1 - cosine for embeddings."""
+    if task != "text-classification":
+        return (1.0 - nn.functional.cosine_similarity(outputs, wanted, dim=-1)).mean()
+    own = nn.functional.log_softmax(outputs / temperature, dim=-1)
+    theirs = nn.functional.log_softmax(wanted / temperature, dim=-1)
+    return temperature**2 * nn.functional.kl_div(own, theirs, log_target=True, reduction="batchmean")
+
+
+def depth_map(own: int, theirs: int) -> tuple[int, ...]:
+    """Which of the teacher's hidden states each student layer should reproduce: 3 of 6 layers -> 2, 4, 6."""
+    return tuple(round((i + 1) * theirs / own) for i in range(own))
+
+
+def _tensor(output: Any) -> Tensor:
+    found: Tensor = output[0] if isinstance(output, tuple) else output
+    return found

@@ -1,0 +1,247 @@
+"""The training loop that every recovery pass shares: seeded, stoppable, resumable, and wary of NaN.
+
+Takes a wrapper, a loss per batch and a schedule; leaves the best weights in the wrapper. Knows nothing of what the
+loss means. Scores come from ``calibration.validate`` on rows that are not in here; without it the last weights stay.
+
+A killed run goes on from its last saved state: order of rows, learning rate and moments are functions of the step,
+so nothing else has to be remembered.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from hasten.passes.calibration import Calibration, Progress, Row
+from hasten.records import InputError, Rejected
+
+_FILE = "training.safetensors"
+_SAVE_EVERY_S = 30.0
+_CHUNK = 32
+FEWEST_ROWS = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """AdamW with a linear warm-up and a linear decay to zero.
+
+    ``epochs`` may be a fraction; a score is taken ``checks`` times an epoch and training stops when ``patience`` of
+    them in a row brought nothing better.
+    """
+
+    epochs: float = 6.0
+    batch: int = 32
+    lr: float = 3e-4
+    warmup: float = 0.06
+    weight_decay: float = 0.01
+    checks: int = 1
+    patience: int = 4
+
+    def __post_init__(self) -> None:
+        for name, low, high in (("epochs", 0.0, 1000.0), ("batch", 0, 4096), ("lr", 0.0, 1.0), ("checks", 0, 100)):
+            if not low < getattr(self, name) <= high:
+                raise InputError(
+                    f"{name}={getattr(self, name)}", expected=f"more than {low:g} and at most {high:g}",
+                    remedy="correct the recipe",
+                )  # fmt: skip
+
+    def steps(self, rows: int) -> int:
+        """Optimizer steps over ``rows`` rows."""
+        return max(1, round(self.epochs * math.ceil(rows / self.batch)))
+
+    def rate(self, step: int, total: int) -> float:
+        """Share of ``lr`` at a step."""
+        warm = max(1, round(self.warmup * total))
+        return (step + 1) / warm if step < warm else max(0.0, (total - step) / max(1, total - warm))
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """Where training is: the next step, the best score and when it was had, and scores since without a better one."""
+
+    step: int = 0
+    best_score: float | None = None
+    best_step: int = 0
+    stale: int = 0
+
+
+Loss = Callable[[Sequence[int]], Tensor]
+
+
+def train(
+    model: nn.Module, loss: Loss, *, rows: Sequence[Row], schedule: Schedule, given: Calibration, what: str
+) -> Standing:
+    """Minimise ``loss`` (a function of row numbers) over all parameters of ``model`` that ask for gradients.
+
+    Raises Rejected when there are too few rows, or when the loss is not a number before anything good was reached;
+    after that the last good weights are kept.
+    """
+    if len(rows) < FEWEST_ROWS:
+        raise Rejected(
+            "training", f"{what}: {len(rows)} rows are too few to learn from; at least {FEWEST_ROWS} are needed"
+        )
+    total = schedule.steps(len(rows))
+    loop = _Loop(model, loss, schedule, given, what, total, state=None if given.state is None else given.state / _FILE)
+    return loop.run(rows)
+
+
+class _Loop:
+    """One training; everything that outlives a kill goes through :meth:`_save`."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        loss: Loss,
+        schedule: Schedule,
+        given: Calibration,
+        what: str,
+        total: int,
+        *,
+        state: Path | None,
+    ) -> None:
+        self.model, self.loss, self.schedule, self.given = model, loss, schedule, given
+        self.what, self.total, self.state = what, total, state
+        self.named = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        self.optimizer = torch.optim.AdamW(
+            [{"params": [p for p in self.named.values() if p.ndim > 1]},
+             {"params": [p for p in self.named.values() if p.ndim <= 1], "weight_decay": 0.0}],
+            lr=schedule.lr, weight_decay=schedule.weight_decay, fused=True,
+        )  # fmt: skip
+        self.best: dict[str, Tensor] = {}
+        self.standing = Standing()
+
+    def run(self, rows: Sequence[Row]) -> Standing:
+        self._restore()
+        self._score(first=True)
+        saved = time.monotonic()
+        every = max(1, round(math.ceil(len(rows) / self.schedule.batch) / self.schedule.checks))
+        for index in self._order(rows):
+            if not self._step(index):
+                break
+            if self.standing.step % every == 0 or self.standing.step == self.total:
+                self._score()
+                if self.standing.stale >= self.schedule.patience:
+                    break
+            if time.monotonic() - saved > _SAVE_EVERY_S:
+                self._save()
+                saved = time.monotonic()
+            self._tell()
+        self._put_back()
+        return self.standing
+
+    # ------------------------------------------------------------------ one step
+
+    def _order(self, rows: Sequence[Row]) -> Iterator[Sequence[int]]:
+        """Row numbers of every batch that is still to come; rows of like length share a batch, chunk by chunk."""
+        lengths = np.array([next(iter(row.values())).shape[1] for row in rows])
+        per_epoch = math.ceil(len(rows) / self.schedule.batch)
+        for step in range(self.standing.step, self.total):
+            epoch, place = divmod(step, per_epoch)
+            if place == 0 or step == self.standing.step:
+                batches = _epoch(lengths, self.schedule.batch, np.random.default_rng([self.given.seed, epoch]))
+            yield batches[place]
+
+    def _step(self, index: Sequence[int]) -> bool:
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.schedule.lr * self.schedule.rate(self.standing.step, self.total)
+        value = self.loss(index)
+        if not torch.isfinite(value):
+            return self._not_a_number()
+        self.optimizer.zero_grad(set_to_none=True)
+        value.backward()
+        nn.utils.clip_grad_norm_(list(self.named.values()), 1.0)
+        self.optimizer.step()
+        self.standing = replace(self.standing, step=self.standing.step + 1)
+        return True
+
+    def _not_a_number(self) -> bool:
+        """Stop with the last good weights; without any there is nothing to keep."""
+        at = f"the loss is not a number at step {self.standing.step + 1} of {self.total}"
+        if not self.best:
+            raise Rejected("training", f"{self.what}: {at}; a lower learning rate may help")
+        self._tell(f"{self.what}: {at}; keeping the best so far")
+        return False
+
+    # ------------------------------------------------------------------ scores and state
+
+    def _score(self, *, first: bool = False) -> None:
+        """Score the weights and keep them when they are the best."""
+        if self.given.validate is None or (first and self.standing.step):
+            return
+        score = self.given.validate(self.model)
+        if self.standing.best_score is None or score > self.standing.best_score:
+            self.best = {name: p.detach().clone() for name, p in self.named.items()}
+            self.standing = replace(self.standing, best_score=score, best_step=self.standing.step, stale=0)
+        else:
+            self.standing = replace(self.standing, stale=self.standing.stale + 1)
+        self._save()
+
+    def _put_back(self) -> None:
+        with torch.no_grad():
+            for name, kept in self.best.items():
+                self.named[name].copy_(kept)
+        if self.state is not None:
+            self.state.unlink(missing_ok=True)
+
+    def _tell(self, what: str | None = None) -> None:
+        self.given.listen(Progress(what or self.what, self.standing.step, self.total, self.standing.best_score))
+
+    def _save(self) -> None:
+        """Weights, moments and standing in one file, replaced whole."""
+        if self.state is None:
+            return
+        from safetensors.torch import save_file
+
+        tensors = {f"now/{name}": p.detach() for name, p in self.named.items()}
+        tensors |= {f"best/{name}": kept for name, kept in self.best.items()}
+        for name, p in self.named.items():
+            for key, value in self.optimizer.state.get(p, {}).items():
+                tensors[f"{key}/{name}"] = value
+        self.state.parent.mkdir(parents=True, exist_ok=True)
+        part = self.state.with_suffix(".part")
+        facts = {"standing": json.dumps(asdict(self.standing)), "total": str(self.total)}
+        save_file({k: v.contiguous() for k, v in tensors.items()}, part, metadata=facts)
+        part.replace(self.state)
+
+    def _restore(self) -> None:
+        """Go on from the saved state, if it is of this training."""
+        if self.state is None or not self.state.is_file():
+            return
+        from safetensors import safe_open
+
+        with safe_open(self.state, framework="pt") as stored:
+            facts: dict[str, Any] = stored.metadata() or {}
+            names = {key.partition("/")[2] for key in stored.keys() if key.startswith("now/")}  # noqa: SIM118
+            if facts.get("total") != str(self.total) or names != set(self.named):
+                return
+            self.standing = Standing(**json.loads(facts["standing"]))
+            for key in stored.keys():  # noqa: SIM118  (not a mapping)
+                part, _, name = key.partition("/")
+                tensor = stored.get_tensor(key)
+                if part == "now":
+                    self.named[name].data.copy_(tensor)
+                elif part == "best":
+                    self.best[name] = tensor
+                else:
+                    self.optimizer.state[self.named[name]][part] = tensor
+
+
+def _epoch(lengths: np.ndarray[Any, Any], batch: int, rng: np.random.Generator) -> list[list[int]]:
+    """One epoch's batches: shuffled, sorted by length within chunks of batches, the batches shuffled again."""
+    order = rng.permutation(len(lengths))
+    batches = []
+    for start in range(0, len(order), batch * _CHUNK):
+        chunk = order[start : start + batch * _CHUNK]
+        chunk = chunk[np.argsort(lengths[chunk], kind="stable")]
+        batches += [chunk[i : i + batch].tolist() for i in range(0, len(chunk), batch)]
+    # Only the last batch may be short; which one it is must not depend on the sort.
+    return [batches[i] for i in rng.permutation(len(batches))]
