@@ -5,7 +5,7 @@ counts once its line ends in a newline and has reached the disk, so a run that i
 killed loses at most the row it was writing. Knows no search and no report; it does
 not lock: the run holds the lock on its output folder.
 
-Row types: ``run`` (first line: what was asked), ``trial``, ``samples`` and whatever
+Row types: ``run`` (first line: what was asked), ``trial``, ``clock``, ``samples`` and whatever
 else a stage writes; readers skip the types they do not know.
 """
 
@@ -109,6 +109,11 @@ class LedgerRows:
     def trials(self) -> tuple[Trial, ...]:
         return tuple(trial_from_row(row) for row in self.rows if row.get("type") == "trial")
 
+    def elapsed_s(self) -> float:
+        """Seconds that the run had taken when its last trial was written; 0 for a new one."""
+        clocks = [row.get("elapsed_s") for row in self.rows if row.get("type") == "clock"]
+        return float(clocks[-1]) if clocks and isinstance(clocks[-1], (int, float)) else 0.0
+
     def samples(self) -> dict[str, tuple[float, ...]]:
         """Milliseconds by role; a later row replaces an earlier one (a resumed run measures again)."""
         rows = (row for row in self.rows if row.get("type") == "samples")
@@ -207,6 +212,10 @@ class Ledger:
 
     def append_trial(self, trial: Trial) -> None:
         self.append(trial_to_row(trial))
+
+    def append_clock(self, elapsed_s: float) -> None:
+        """Seconds that the run took so far, all its sittings together."""
+        self.append({"type": "clock", "elapsed_s": round(elapsed_s, 3)})
 
     def append_samples(self, role: Role, ms: Sequence[float]) -> None:
         self.append(samples_row(role, ms))

@@ -17,7 +17,7 @@ import numpy as np
 from hasten.bundle.golden import check_golden, read_golden
 from hasten.bundle.manifest import Manifest, check_instructions, read_manifest, verify_files
 from hasten.records import InputError, config_from_dict
-from hasten.tasks.tokenize import Encoded, Tokenizer, pad_batch
+from hasten.tasks.tokenize import Encoded, Tokenizer, encode_rows, pad_batch
 
 Row = str | tuple[str, str] | Mapping[str, Any]
 Prediction = dict[str, Any] | list[float]
@@ -61,20 +61,24 @@ class Model:
         ``rows`` are texts, (text, pair) tuples or mappings with ``text`` (and ``text_pair``). Rows of like
         length share a batch of at most ``batch`` (default: the batch the bundle was measured at, since
         dynamically quantized models may round a little differently in other company).
-        Returns ``{"label", "score", "scores"}`` for classification, a list of floats for embeddings.
+        Returns ``{"label", "score", "scores"}`` for classification, a list of floats for embeddings; for a pair of
+        texts to embed ``{"similarity", "vectors"}`` with both vectors and their cosine.
         """
-        encoded = [self._encode(row, number) for number, row in enumerate(rows)]
-        if not encoded:
+        sequences = [self._encode(row, number) for number, row in enumerate(rows)]
+        if not sequences:
             return []
-        return self._task.decode(self._outputs(encoded, batch=batch), self.manifest.labels)
+        decoded = iter(
+            self._task.decode(self._outputs([e for own in sequences for e in own], batch=batch), self.manifest.labels)
+        )
+        return [_one_or_pair([next(decoded) for _ in own]) for own in sequences]
 
     def truncated(self, rows: Iterable[Row]) -> int:
         """How many rows are longer than the model and would be cut."""
-        return sum(self._encode(row, number).truncated for number, row in enumerate(rows))
+        return sum(any(e.truncated for e in self._encode(row, number)) for number, row in enumerate(rows))
 
     def encode(self, row: Row) -> dict[str, np.ndarray[Any, Any]]:
-        """One row as a batch of one."""
-        return pad_batch([self._encode(row, 0)], self.manifest.input_names)
+        """One row as arrays [1, L], or [2, L] for a pair of texts to embed."""
+        return pad_batch(self._encode(row, 0), self.manifest.input_names)
 
     def close(self) -> None:
         self._session.close()
@@ -93,18 +97,24 @@ class Model:
         speed = f", p50 {p50.p50:.2f} ms when built" if p50 else ""
         return f"<hasten bundle {m.task}, {m.recipe_label} ({self.precision}){speed}, from {m.source}>"
 
-    def _encode(self, row: Row, number: int) -> Encoded:
+    def _encode(self, row: Row, number: int) -> list[Encoded]:
+        """The row's sequences: one, or two where the task embeds the texts of a pair apart."""
         if isinstance(row, str):
-            return self._tokenizer.encode(row)
-        if isinstance(row, tuple) and len(row) == 2:
-            return self._tokenizer.encode(row[0], row[1])
+            return self._sequences(row, None)
+        if isinstance(row, tuple) and len(row) == 2 and all(isinstance(text, str) for text in row):
+            return self._sequences(row[0], row[1])
         if isinstance(row, Mapping) and isinstance(row.get("text"), str):
-            return self._tokenizer.encode(row["text"], row.get("text_pair"))
+            pair = row.get("text_pair")
+            if pair is None or isinstance(pair, str):
+                return self._sequences(row["text"], pair)
         raise InputError(
             f"row {number} is {type(row).__name__}: {str(row)[:60]!r}",
             expected='a text, a (text, pair) tuple, or {"text": ..., "text_pair": ...}',
             remedy="convert the row before calling predict",
         )
+
+    def _sequences(self, text: str, pair: str | None) -> list[Encoded]:
+        return encode_rows(self._tokenizer, [text], [pair], apart=self._task.pairs_apart)
 
     def _outputs(self, encoded: Sequence[Encoded], *, batch: int | None) -> np.ndarray[Any, Any]:
         size = batch or self.manifest.workload.batch
@@ -118,6 +128,16 @@ class Model:
         return np.stack([o for o in outputs if o is not None])
 
 
+def _one_or_pair(records: list[Any]) -> Prediction:
+    """A sequence's own record, or what the vectors of a pair say together."""
+    if len(records) == 1:
+        only: Prediction = records[0]
+        return only
+    a, b = (np.asarray(vector, dtype=np.float64) for vector in records)
+    cosine = float(a @ b / max(float(np.linalg.norm(a) * np.linalg.norm(b)), 1e-12))
+    return {"similarity": cosine, "vectors": records}
+
+
 def load(
     path: str | Path,
     *,
@@ -127,7 +147,8 @@ def load(
 ) -> Model:
     """Open the bundle at ``path`` after checking hashes, host instructions and golden outputs.
 
-    ``threads`` and ``cores`` default to what the bundle was measured with (as far as this host has them).
+    ``threads`` and ``cores`` default to what the bundle was measured with (as far as this host has them); ``cores``
+    bounds the threads, it does not move this process: pin that yourself, as ``hasten run --cores`` does.
     ``verify=False`` skips re-hashing and the golden run, for a start-up that was verified before.
     Raises InputError for a damaged or altered bundle, a newer format, a host that lacks instructions,
     or golden outputs that differ; MissingDependency when the runtime is not installed.

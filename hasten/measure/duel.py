@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from hasten.measure.statistics import LEVEL, RESAMPLES, require
-from hasten.measure.worker import Worker
+from hasten.measure.worker import CALL_TIMEOUT_S, Worker
 from hasten.records import InputError, Interval
 
 NOISE_FLOOR = 0.03  # a ratio nearer to 1 than this is never called a difference
@@ -45,31 +45,34 @@ def duel(
     per_turn: int,
     warmup: int,
     seed: int,
-    timeout_s: float | None = None,
+    for_b: Sequence[Mapping[str, Any]] | None = None,
+    timeout_s: float | None = CALL_TIMEOUT_S,
     progress: Callable[[int, int], None] | None = None,
 ) -> Round:
     """One round: ``turns`` turns of ``per_turn`` requests drawn by ``seed``, each on both sides.
 
     ``warmup`` requests per side come first, untimed. Who begins a turn alternates, and each side's turn
-    starts with one untimed call, because it has slept through the other's. ``timeout_s`` bounds one side's
-    turn (Rejected beyond it); ``progress`` hears (turns done, turns).
+    starts with one untimed call, because it has slept through the other's. ``for_b`` are the same requests as ``b``
+    takes them, where the sides tokenize differently. ``timeout_s`` bounds one side's turn (Rejected beyond it);
+    ``progress`` hears (turns done, turns).
     """
-    if not requests or turns < 1 or per_turn < 1:
+    asked = (requests, requests if for_b is None else for_b)
+    if not requests or turns < 1 or per_turn < 1 or len(asked[0]) != len(asked[1]):
         raise InputError(
             f"{len(requests)} requests, {turns} turns of {per_turn}",
             expected="at least one of each",
             remedy="give the duel more rows or more time",
         )
     draw = np.random.default_rng(seed)
-    warm = [requests[i % len(requests)] for i in range(warmup)]
-    for worker in (a, b):
-        worker.time(warm, timeout_s=timeout_s)
+    for worker, own in zip((a, b), asked, strict=True):
+        worker.time([own[i % len(own)] for i in range(warmup)], timeout_s=timeout_s)
     times: tuple[list[tuple[float, ...]], list[tuple[float, ...]]] = ([], [])
     sides = (a, b)
     for turn in range(turns):
         few = per_turn > len(requests)
-        chosen = [requests[i] for i in draw.choice(len(requests), size=per_turn, replace=few)]
+        drawn = draw.choice(len(requests), size=per_turn, replace=few)
         for side in (0, 1) if turn % 2 == 0 else (1, 0):
+            chosen = [asked[side][i] for i in drawn]
             times[side].append(tuple(sides[side].time([chosen[0], *chosen], timeout_s=timeout_s)[1:]))
         if progress is not None:
             progress(turn + 1, turns)

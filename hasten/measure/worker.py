@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 
 START_TIMEOUT_S = 60.0
 CLOSE_TIMEOUT_S = 5.0
+# Nothing that is worth a place in production takes longer; a call that hangs must not hang the run.
+CALL_TIMEOUT_S = 900.0
 POLL_S = 0.5
 READ_BYTES = 1 << 20
 TAIL_BYTES = 4096
@@ -104,6 +106,11 @@ class Worker:
         return worker
 
     @property
+    def alive(self) -> bool:
+        """Can it still be asked?"""
+        return self._ended is None and self._process.poll() is None
+
+    @property
     def pid(self) -> int:
         return self._process.pid
 
@@ -112,26 +119,26 @@ class Worker:
         """Milliseconds of the first request after the last :meth:`open`; ``None`` before there was one."""
         return self._first_call_ms
 
-    def open(self, opener: str, *, timeout_s: float | None = None, **kwargs: Any) -> OpenFacts:
+    def open(self, opener: str, *, timeout_s: float | None = CALL_TIMEOUT_S, **kwargs: Any) -> OpenFacts:
         """Opens the session that ``opener`` ("module:function") returns for ``kwargs``; closes one before."""
         self._first_call_ms = None
         facts = self._ask("open", timeout_s, opener=opener, kwargs=kwargs)
         return OpenFacts(*facts)
 
-    def call(self, function: str, *, timeout_s: float | None = None, **kwargs: Any) -> Any:
+    def call(self, function: str, *, timeout_s: float | None = CALL_TIMEOUT_S, **kwargs: Any) -> Any:
         """What ``function`` ("module:function") returns for ``kwargs`` in the child."""
         return self._ask("call", timeout_s, function=function, kwargs=kwargs)
 
-    def call_with_session(self, function: str, *, timeout_s: float | None = None, **kwargs: Any) -> Any:
+    def call_with_session(self, function: str, *, timeout_s: float | None = CALL_TIMEOUT_S, **kwargs: Any) -> Any:
         """Like :meth:`call`, with the open session as the first argument."""
         return self._ask("with_session", timeout_s, function=function, kwargs=kwargs)
 
-    def run(self, batches: Sequence[Batch], *, timeout_s: float | None = None) -> list[np.ndarray]:
+    def run(self, batches: Sequence[Batch], *, timeout_s: float | None = CALL_TIMEOUT_S) -> list[np.ndarray]:
         """The outputs, one array per batch; inputs the session does not name are left out."""
         outputs, self._first_call_ms = self._ask("run", timeout_s, batches=list(batches))
         return list(outputs)
 
-    def time(self, batches: Sequence[Batch], *, timeout_s: float | None = None) -> list[float]:
+    def time(self, batches: Sequence[Batch], *, timeout_s: float | None = CALL_TIMEOUT_S) -> list[float]:
         """Milliseconds per batch around ``session.run`` alone, taken in the child."""
         times, self._first_call_ms = self._ask("time", timeout_s, batches=list(batches))
         return list(times)

@@ -86,36 +86,23 @@ def train(
     after that the last good weights are kept.
     """
     if len(rows) < FEWEST_ROWS:
-        raise Rejected(
-            "training", f"{what}: {len(rows)} rows are too few to learn from; at least {FEWEST_ROWS} are needed"
-        )
-    total = schedule.steps(len(rows))
-    loop = _Loop(model, loss, schedule, given, what, total, state=None if given.state is None else given.state / _FILE)
-    return loop.run(rows)
+        raise Rejected("training", f"{what}: {len(rows)} rows are too few to learn from, {FEWEST_ROWS} are needed")
+    return _Loop(model, loss, schedule, given, what, total=schedule.steps(len(rows))).run(rows)
 
 
 class _Loop:
     """One training; everything that outlives a kill goes through :meth:`_save`."""
 
     def __init__(
-        self,
-        model: nn.Module,
-        loss: Loss,
-        schedule: Schedule,
-        given: Calibration,
-        what: str,
-        total: int,
-        *,
-        state: Path | None,
+        self, model: nn.Module, loss: Loss, schedule: Schedule, given: Calibration, what: str, *, total: int
     ) -> None:
         self.model, self.loss, self.schedule, self.given = model, loss, schedule, given
-        self.what, self.total, self.state = what, total, state
+        self.what, self.total = what, total
+        self.state: Path | None = None if given.state is None else given.state / _FILE
         self.named = {name: p for name, p in model.named_parameters() if p.requires_grad}
-        self.optimizer = torch.optim.AdamW(
-            [{"params": [p for p in self.named.values() if p.ndim > 1]},
-             {"params": [p for p in self.named.values() if p.ndim <= 1], "weight_decay": 0.0}],
-            lr=schedule.lr, weight_decay=schedule.weight_decay, fused=True,
-        )  # fmt: skip
+        matrices = {"params": [p for p in self.named.values() if p.ndim > 1], "weight_decay": schedule.weight_decay}
+        vectors = {"params": [p for p in self.named.values() if p.ndim <= 1], "weight_decay": 0.0}
+        self.optimizer = torch.optim.AdamW([matrices, vectors], lr=schedule.lr, fused=True)
         self.best: dict[str, Tensor] = {}
         self.standing = Standing()
 
@@ -157,7 +144,7 @@ class _Loop:
         if not torch.isfinite(value):
             return self._not_a_number()
         self.optimizer.zero_grad(set_to_none=True)
-        value.backward()
+        value.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(list(self.named.values()), 1.0)
         self.optimizer.step()
         self.standing = replace(self.standing, step=self.standing.step + 1)

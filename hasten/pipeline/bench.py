@@ -19,13 +19,13 @@ import numpy as np
 from hasten.ledger import plain
 from hasten.measure.duel import Round, claims_slowdown, claims_speedup, duel, speedup
 from hasten.measure.host import describe_host
-from hasten.measure.quality import paired_drop
 from hasten.measure.statistics import latency
 from hasten.measure.throughput import throughput
 from hasten.measure.worker import Worker
 from hasten.pipeline.contender import Contender, make_contender
 from hasten.pipeline.progress import Reporter, Silent
 from hasten.pipeline.request import parse_cores, parse_threads
+from hasten.pipeline.scoring import drop_of
 from hasten.records import Columns, Figures, Host, InputError, Interval, ModelRef
 from hasten.tasks import get_task
 from hasten.tasks.rows import Rows, read_rows
@@ -148,14 +148,12 @@ class _Arena:
         with self._worker() as first, self._worker() as second:
             for side, worker in zip(self.sides, (first, second), strict=True):
                 side.open(worker, threads=self.threads, cores=self.cores)
-            # Both sides tokenize for themselves; equal tokenizers make equal requests.
-            asked = self.sides[0].batches(self.sides[0].encode(rows), batch=self.batch)
-            names = set(self.sides[1].input_names)
-            asked = [{**one, **{n: np.zeros_like(one["input_ids"]) for n in names - set(one)}} for one in asked]
+            asked, answered = (side.batches(side.encode(rows), batch=self.batch) for side in self.sides)
             return duel(
                 first,
                 second,
                 asked,
+                for_b=answered,
                 turns=turns,
                 per_turn=max(1, requests // turns),
                 warmup=10,
@@ -191,8 +189,7 @@ class _Arena:
             )
         if not self.labelled:
             return found, None
-        a, b = (task.per_row(o, rows, self.sides[0].labels, reference=outputs[0]) for o in outputs)
-        return found, None if a is None or b is None else paired_drop(a, b, seed=self.seed)
+        return found, drop_of(task, rows, *outputs, labels=self.sides[0].labels, seed=self.seed)
 
     def _worker(self) -> Worker:
         return Worker.start(cores=self.cores, threads=self.threads)

@@ -18,7 +18,7 @@ from hasten.pipeline.prepare import model_inputs
 from hasten.records import InputError, ModelRef
 from hasten.tasks import get_task
 from hasten.tasks.rows import Rows
-from hasten.tasks.tokenize import Encoded, Tokenizer, pad_batch
+from hasten.tasks.tokenize import Encoded, Tokenizer, encode_rows, pad_batch
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,10 +47,7 @@ class Contender:
 
     def encode(self, rows: Rows) -> list[Encoded]:
         """Every sequence of ``rows`` (two a row where the task embeds pairs apart)."""
-        pairs = rows.pairs
-        if pairs is not None and get_task(self.task).pairs_apart:
-            return [self.tokenizer.encode(t) for both in zip(rows.texts, pairs, strict=True) for t in both]
-        return [self.tokenizer.encode(t, None if pairs is None else pairs[i]) for i, t in enumerate(rows.texts)]
+        return encode_rows(self.tokenizer, rows.texts, rows.pairs, apart=get_task(self.task).pairs_apart)
 
     def batches(self, encoded: list[Encoded], *, batch: int) -> list[Arrays]:
         groups = (encoded[i : i + batch] for i in range(0, len(encoded), batch))

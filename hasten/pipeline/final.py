@@ -22,10 +22,10 @@ from hasten.pipeline.publish import open_candidate
 from hasten.pipeline.scoring import drop_interval, flipped_rows
 from hasten.pipeline.timing import TIMINGS, Timing, side
 from hasten.pipeline.trials import TrialRunner
-from hasten.plan.choose import best, checks, closest_miss
-from hasten.plan.search import is_tuned_baseline
-from hasten.records import Check, Figures, Flip, Interval, Measured, Outcome, Recipe, Trial
+from hasten.plan.choose import best, checks, closest_miss, gain, is_tuned_baseline, worst_miss
+from hasten.records import Check, Figures, Flip, Interval, Measured, Outcome, Recipe, Rejected, Trial
 from hasten.runtimes import read_recipe
+from hasten.tasks.tokenize import encode_rows
 
 _THROUGHPUT_S = 1.5
 _ENERGY_S = 1.5
@@ -56,26 +56,38 @@ class Finalist:
         return Measured(self.trial.recipe, self.trial.recipe_id, self.trial.label, self.trial.figures)
 
 
-def run_finals(runner: TrialRunner, ledger: Ledger, *, quick: bool) -> Finalist | None:
+def run_finals(
+    runner: TrialRunner, ledger: Ledger, *, quick: bool, without: frozenset[str] = frozenset()
+) -> Finalist | None:
     """Test the pick; while it fails on the test split, the next best; else the closest miss. Writes final trials.
 
-    ``quick`` (interrupted, or hardly any time): one candidate, a short duel.
+    ``quick`` (interrupted, or hardly any time): one candidate, a short duel. ``without``: recipes that are out.
+    A candidate that breaks in its final is a rejected trial, and the next one's turn.
     """
     budget = runner.request.budget
     failed: list[Finalist] = []
-    for _ in range(1 if quick else _MOST_FINALISTS):
-        tried = {f.trial.recipe_id for f in failed}
-        pool = [t for t in ledger.rows.trials() if t.recipe_id not in tried and t.recipe_id != runner.baseline.id]
+    tried = {*without, runner.baseline.id}
+    while len(failed) < (1 if quick else _MOST_FINALISTS):
+        pool = [t for t in ledger.rows.trials() if t.recipe_id not in tried]
         pick = best(pool, budget) or (None if failed else closest_miss(pool, budget))
         if pick is None:
             break
-        finalist = finalize(runner, pick, timing=TIMINGS["screen" if quick else "final"])
-        if (pick.recipe_id, "final") not in {(t.recipe_id, t.stage) for t in ledger.rows.trials()}:
-            ledger.append_trial(finalist.trial)
+        tried.add(pick.recipe_id)
+        try:
+            finalist = finalize(runner, pick, timing=TIMINGS["screen" if quick else "final"])
+        except Rejected as error:
+            ledger.append_trial(broken(pick, error))
+            continue
+        ledger.append_trial(finalist.trial)
         failed.append(finalist)
         if finalist.passed:
             return finalist
-    return min(failed, key=lambda f: sum(c.measured is None or not c.holds for c in f.checks), default=None)
+    return min(failed, key=lambda f: worst_miss(f.checks), default=None)
+
+
+def broken(pick: Trial, error: Rejected) -> Trial:
+    """The final trial of a candidate that held until then."""
+    return replace(pick, stage="final", status="rejected", rejected_at=error.stage, reason=error.reason, elapsed_s=0.0)
 
 
 def finalize(runner: TrialRunner, pick: Trial, *, timing: Timing) -> Finalist:
@@ -139,34 +151,68 @@ def tokenize_times(runner: TrialRunner) -> list[float]:
     batch, times = runner.request.workload.batch, []
     for start in range(0, len(rows), batch):
         before = time.perf_counter()
-        for text in rows.texts[start : start + batch]:
-            runner.prepared.tokenizer.encode(text)
+        some = rows.take(range(start, min(start + batch, len(rows))))
+        encode_rows(runner.prepared.tokenizer, some.texts, some.pairs, apart=runner.prepared.task.pairs_apart)
         times.append((time.perf_counter() - before) * 1e3)
     return times
 
 
-def tuned_duel(
-    runner: TrialRunner, trials: Sequence[Trial], chosen: Finalist | None
-) -> tuple[Measured, Interval | None]:
-    """The best PyTorch set-up of the same fp32 model, and how much faster the choice is than that."""
-    plain = [t for t in trials if t.stage in ("screen", "contest") and t.status == "ok" and is_tuned_baseline(t)]
-    top = max(plain, key=lambda t: t.speedup.estimate if t.speedup else 0.0)
-    if top.speedup and not claims_speedup(top.speedup):
-        top = next(t for t in plain if t.recipe_id == runner.baseline.id)
+@dataclass(frozen=True, slots=True)
+class Tuned:
+    """The best PyTorch set-up of the same fp32 model; ``passes``: would it meet the budget by itself?
+
+    ``speedup`` is the choice's against it, ``None`` without a choice.
+    """
+
+    measured: Measured
+    speedup: Interval | None
+    passes: bool
+
+
+def tuned_duel(runner: TrialRunner, trials: Sequence[Trial], chosen: Finalist | None) -> Tuned:
+    """The choice against the baseline set up as well as PyTorch allows, on the rows of the final test."""
+    top = _best_plain(runner, trials)
     measured = Measured(top.recipe, top.recipe_id, top.label, top.figures)
-    if chosen is None or top.recipe_id == chosen.trial.recipe_id:
-        return measured, Interval(1.0, 1.0, 1.0) if chosen else None
-    if top.recipe_id == runner.baseline.id:
-        return replace(measured, figures=chosen.baseline), chosen.speedup
-    rounds = runner.duel_rounds(read_recipe(top.recipe), read_recipe(chosen.trial.recipe), TIMINGS["contest"])
-    times = latency(side(rounds, "a_ms"))
-    return replace(measured, figures=replace(top.figures, latency_ms=times)), speedup(rounds)
+    if chosen is None:
+        return Tuned(measured, None, passes=False)
+    if top.recipe_id != runner.baseline.id:
+        try:
+            return _against_tuned(runner, top, chosen)
+        except Rejected:  # it held in the search and does not now: the untuned form stands for it
+            top = runner.baseline_row()
+            measured = Measured(top.recipe, top.recipe_id, top.label, top.figures)
+    own = replace(measured, figures=chosen.baseline)
+    return Tuned(own, chosen.speedup, passes=_holds(runner, chosen.baseline, Interval(1.0, 1.0, 1.0)))
 
 
-def outcome_of(chosen: Finalist | None, versus_tuned: Interval | None) -> Outcome:
-    """Not met beats all; met needs a claim against the tuned baseline, not only against the given one."""
+def _best_plain(runner: TrialRunner, trials: Sequence[Trial]) -> Trial:
+    """The fastest set-up of the original by its longest look, if that claims to be faster than the given one."""
+    found = {t.recipe_id: t for t in trials if t.stage == "screen" and t.status == "ok" and is_tuned_baseline(t)}
+    found |= {t.recipe_id: t for t in trials if t.stage == "contest" and t.status == "ok" and is_tuned_baseline(t)}
+    top = max(found.values(), key=gain)
+    return top if top.speedup and claims_speedup(top.speedup) else runner.baseline_row()
+
+
+def _against_tuned(runner: TrialRunner, top: Trial, chosen: Finalist) -> Tuned:
+    recipe = read_recipe(top.recipe)
+    rounds = runner.duel_rounds(recipe, read_recipe(chosen.trial.recipe), TIMINGS["contest"])
+    _, figures = _alone(runner, recipe, side(rounds, "a_ms"), tokenize_times(runner), reference=None)
+    versus = speedup(rounds)
+    of_tuned = chosen.speedup.estimate / versus.estimate
+    passes = _holds(runner, figures, Interval(of_tuned, of_tuned, of_tuned))
+    return Tuned(Measured(top.recipe, top.recipe_id, top.label, figures), versus, passes)
+
+
+def _holds(runner: TrialRunner, figures: Figures, own_speedup: Interval) -> bool:
+    """Does the original, in this set-up, meet every bound? It loses no quality against itself."""
+    none = Interval(0.0, 0.0, 0.0)
+    return all(c.holds for c in checks(runner.request.budget, figures=figures, speedup=own_speedup, quality_drop=none))
+
+
+def outcome_of(chosen: Finalist | None, tuned: Tuned) -> Outcome:
+    """Not met beats all. Where the baseline would do as well, met needs a claim against it at its best."""
     if chosen is None or not chosen.passed:
         return "not_met"
-    if versus_tuned is None or not claims_speedup(versus_tuned):
+    if tuned.passes and (tuned.speedup is None or not claims_speedup(tuned.speedup)):
         return "baseline_best"
     return "met"

@@ -6,11 +6,12 @@ training code; only reading Parquet or a hub dataset needs more than the serving
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from hasten.pipeline.request import parse_cores
+from hasten.pipeline.request import parse_cores, parse_threads
 from hasten.records import Columns, InputError
 
 _CHUNK = 256
@@ -36,7 +37,11 @@ def predict_file(
         raise InputError(f"no folder {out.parent}", expected="an existing folder for --out", remedy="make it first")
     if batch is not None and batch < 1:
         raise InputError(f"--batch {batch}", expected="a whole number of at least 1", remedy="correct the flag")
-    model = load(bundle, threads=threads, cores=None if cores is None else parse_cores(cores))
+    used = parse_cores(cores)
+    if cores is not None and hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, used)  # before any thread pool is made
+    wide = None if threads is None else parse_threads(threads, used)
+    model = load(bundle, threads=wide, cores=None if cores is None else used)
     with model:
         columns = Columns(text_column, text_pair_column, label_column)
         rows = read_rows(data, columns=columns, labels_wanted=False)

@@ -18,7 +18,7 @@ from hasten.records import InputError, SplitSizes
 from hasten.tasks import get_task
 from hasten.tasks.rows import Rows, read_rows
 from hasten.tasks.split import Splits, split_rows, splits_from_files
-from hasten.tasks.tokenize import Encoded, Tokenizer, pad_batch
+from hasten.tasks.tokenize import Encoded, Tokenizer, encode_rows, pad_batch
 
 CALIBRATION_FEEDS = 128
 GOLDEN_ROWS = 8
@@ -154,7 +154,7 @@ def _split(
     if files.data is None and rows is None:
         sources = (files.calibration, files.selection, files.test)
         three = [read_rows(source, columns=request.columns) for source in sources if source is not None]
-        rows, splits = splits_from_files(*three)
+        rows, splits = splits_from_files(*three, seed=request.workload.seed)
         rows, warnings = task.check(rows, facts.labels)
         return rows, splits, tuple(warnings)
     if rows is None:
@@ -179,9 +179,5 @@ def _capped(splits: Splits, max_rows: int | None) -> list[tuple[int, ...]]:
 
 def _encode(tokenizer: Tokenizer, rows: Rows, index: Sequence[int], *, apart: bool) -> Part:
     """Texts with their pairs in one sequence, or each by itself where the task embeds them apart."""
-    pairs = rows.pairs
-    if pairs is not None and apart:
-        each = (text for i in index for text in (rows.texts[i], pairs[i]))
-        return Part(tuple(index), tuple(tokenizer.encode(text) for text in each))
-    encoded = tuple(tokenizer.encode(rows.texts[i], None if pairs is None else pairs[i]) for i in index)
-    return Part(tuple(index), encoded)
+    chosen = rows.take(index)
+    return Part(tuple(index), tuple(encode_rows(tokenizer, chosen.texts, chosen.pairs, apart=apart)))

@@ -58,14 +58,18 @@ class Publisher:
         return manifest
 
     def _golden(self, worker: Worker, trial: Trial, built: Built) -> Golden:
+        """Rows of the final test as single sequences, and what the candidate answers to each."""
         part = self.prepared.test.head(GOLDEN_ROWS)
         rows = self.prepared.rows_of(part)
         open_candidate(worker, trial.recipe, built, self.request)
         outputs = iter(worker.run(self.prepared.batches(part, batch=1)))
+        texts, pairs = rows.texts, rows.pairs
+        if pairs is not None and self.prepared.task.pairs_apart:
+            texts, pairs = tuple(t for both in zip(texts, pairs, strict=True) for t in both), None
         return make_golden(
             lambda _batch: np.asarray(next(outputs)),
-            texts=rows.texts,
-            pairs=rows.pairs,
+            texts=texts,
+            pairs=pairs,
             batches=self.prepared.batches(part, batch=1),
         )
 

@@ -104,4 +104,6 @@ def write_report(result: Result) -> None:
     from hasten.report.html import write_html
 
     run = result.run
-    write_html(result.report, run.verdict, run.trials, command=run.command, samples=run.samples or None)
+    write_html(
+        result.report, run.verdict, run.trials, command=run.command, samples=run.samples or None, workload=run.workload
+    )

@@ -28,7 +28,7 @@ from hasten.pipeline.request import Request, make_request
 from hasten.pipeline.result import Result, open_result, write_report
 from hasten.pipeline.trials import TrialRunner
 from hasten.pipeline.workspace import Workspace, check_disk, check_folder, open_workspace
-from hasten.plan.choose import best
+from hasten.plan.choose import best, passes
 from hasten.plan.cost import predict
 from hasten.plan.search import Clock, Finish, Skip, next_action, without_old_skips
 from hasten.records import Columns, InputError, Recipe, Rejected, Stage, Trial
@@ -125,7 +125,7 @@ class _Loop:
     def run(self) -> None:
         """Baseline, search, final test, verdict."""
         earlier = self.space.ledger.rows.trials()
-        self.before_rows, self.before_s = len(earlier), sum(t.elapsed_s for t in earlier)
+        self.before_rows, self.before_s = len(earlier), self.space.ledger.rows.elapsed_s()
         if self._verdict_stands():
             self.say.line("this run has ended and its time is used up: its verdict stands (more --time goes on)")
             return
@@ -138,25 +138,23 @@ class _Loop:
             self.say.line("interrupted: finalising with what is known (Ctrl-C once more ends at once)")
             self.runner.close()
         self.say.stage("final test on rows that nothing has seen", done=1, total=1, left_s=None)
-        ending = Ending(
-            self.runner,
-            self.space,
-            self._publisher(),
-            self._publisher().host,
-            self.runner.prepared.warnings,
-            interrupted,
-            self._elapsed,
-        )
-        ending.run()
+        publisher = self._publisher()
+        Ending(self.runner, self.space, publisher, publisher.host, interrupted, self._elapsed).run()
 
     def _verdict_stands(self) -> bool:
-        """Nothing is left to try, and the verdict on disk answers the same budget."""
+        """The verdict on disk answers the same budget, and nothing is left that the time would allow to try."""
         path = self.space.out / VERDICT_FILE
         if not path.is_file() or not any(t.stage == "final" for t in self._trials()):
             return False
         found = read_verdict(path)
-        action = next_action(self._trials(), self.recipes, self._clock(), budget=self.request.budget)
-        return isinstance(action, Finish) and found.budget == self.request.budget and not found.interrupted
+        if found.budget != self.request.budget or found.interrupted:
+            return False
+        trials, known = list(self._trials()), {recipe.id: recipe for recipe in self.recipes}
+        action = next_action(trials, self.recipes, self._clock(), budget=self.request.budget)
+        while isinstance(action, Skip):
+            trials.append(_skipped(known[action.recipe_id], action))
+            action = next_action(trials, self.recipes, self._clock(), budget=self.request.budget)
+        return isinstance(action, Finish)
 
     # ------------------------------------------------------------------ search
 
@@ -182,11 +180,11 @@ class _Loop:
 
     def _keep_best(self) -> None:
         """Put the best that passes into ``out/bundle`` when it is not there yet."""
-        top = best([t for t in self._trials() if t.recipe_id != self.runner.baseline.id], self.request.budget)
-        if top is None or top.speedup is None or top.speedup.estimate <= 1.0:
+        top = best(self._trials(), self.request.budget)
+        if top is None or top.speedup is None or self.published == (top.recipe_id, top.stage):
             return
-        if self.published == (top.recipe_id, top.stage):
-            return
+        if top.speedup.estimate <= 1.0 and passes(self.runner.baseline_row(), self.request.budget):
+            return  # slower than an original that would do
         try:
             built = self.runner.built_in_full(read_recipe(top.recipe))
             self._publisher().publish(top, built, measured_on="selection")
@@ -223,6 +221,7 @@ class _Loop:
         known = {(t.recipe_id, t.stage) for t in self._trials() if t.status == "ok"}
         if trial.status == "rejected" or (trial.recipe_id, trial.stage) not in known:
             self.space.ledger.append_trial(trial)
+            self.space.ledger.append_clock(self._elapsed())
             self.say.line(trial_line(trial))
 
     def _elapsed(self) -> float:

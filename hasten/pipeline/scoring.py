@@ -14,6 +14,7 @@ import numpy as np
 from hasten.measure.quality import flips, mcnemar_p, paired_drop, scored_drop
 from hasten.pipeline.prepare import Part, Prepared
 from hasten.records import Flip, Interval
+from hasten.tasks.rows import Rows
 
 _MOST_FLIPS = 200
 Array = np.ndarray[Any, Any]
@@ -23,7 +24,11 @@ def drop_interval(
     prepared: Prepared, part: Part, reference: Array, outputs: Array, *, labels: Sequence[str]
 ) -> Interval:
     """Points lost from ``reference`` to ``outputs`` on ``part``, with a 95 % paired bootstrap interval."""
-    task, rows, seed = prepared.task, prepared.rows_of(part), prepared.splits.seed
+    return drop_of(prepared.task, prepared.rows_of(part), reference, outputs, labels=labels, seed=prepared.splits.seed)
+
+
+def drop_of(task: Any, rows: Rows, reference: Array, outputs: Array, *, labels: Sequence[str], seed: int) -> Interval:
+    """The same for any rows and their outputs."""
     before = task.per_row(reference, rows, labels, reference=reference)
     after = task.per_row(outputs, rows, labels, reference=reference)
     if before is not None:

@@ -91,7 +91,7 @@ class TrialRunner(AbstractContextManager["TrialRunner"]):
             if layers is None:
                 self.prepared = self.prepared.within(self._affordable_rows(quick))
             selection = None if layers else self.outputs(worker, self.prepared.selection)
-            figures = self._figures(worker, opened, built, times=quick)
+            figures = self._figures(worker, self.baseline, opened, built, times=quick)
         if selection is not None:
             quality = self._score(selection, self.prepared.selection, reference=selection)
             figures = replace(figures, quality=quality)
@@ -127,7 +127,7 @@ class TrialRunner(AbstractContextManager["TrialRunner"]):
                     "memory",
                     f"about {needed_bytes / 1e9:.1f} GB are needed to build it, {free / 1e9:.1f} GB are free",
                 )
-            trial = self._preflight(recipe) if stage == "preflight" else self._full(recipe, stage)
+            trial = self._preflight(recipe) if stage == "preflight" else self._full_or_again(recipe, stage)
         except HastenError as error:
             at, reason = (error.stage, error.reason) if isinstance(error, Rejected) else ("input", str(error))
             trial = replace(self._row(recipe, stage, 0.0), status="rejected", rejected_at=at, reason=reason)
@@ -139,10 +139,21 @@ class TrialRunner(AbstractContextManager["TrialRunner"]):
         with self.worker() as worker:
             opened = open_candidate(worker, recipe.to_dict(), built, self.request)
             self._check_parity(worker, recipe, self.short)
-            figures = self._figures(worker, opened, built, times=self._quick(worker))
+            figures = self._figures(worker, recipe, opened, built, times=self._quick(worker))
         shutil.rmtree(built.folder, ignore_errors=True)
         trial = self._row(recipe, "preflight", 0.0)
         return replace(trial, figures=figures, baseline=self.short.figures, notes=built.notes)
+
+    def _full_or_again(self, recipe: Recipe, stage: Stage) -> Trial:
+        """A candidate is not to blame for an opponent that died: that one is opened afresh, once."""
+        try:
+            return self._full(recipe, stage)
+        except Rejected:
+            if self._opponent is None or self._opponent.alive:
+                raise
+            self._opponent.close()
+            self._opponent = None
+            return self._full(recipe, stage)
 
     def _full(self, recipe: Recipe, stage: Stage) -> Trial:
         assert self.full is not None
@@ -155,7 +166,7 @@ class TrialRunner(AbstractContextManager["TrialRunner"]):
             self._check_parity(worker, recipe, self.full)
             outputs = self.outputs(worker, part)
             rounds = [self._duel(self._standing_opponent(), worker, TIMINGS[stage])] if stage == "screen" else []
-            figures = self._figures(worker, opened, built, times=None)
+            figures = self._figures(worker, recipe, opened, built, times=None)
         if stage != "screen":
             rounds = self.duel_rounds(self.baseline, recipe, TIMINGS[stage])
         reference = self.full.selection[: len(outputs)]
@@ -213,7 +224,9 @@ class TrialRunner(AbstractContextManager["TrialRunner"]):
         worker.time(requests[:3])
         return worker.time(requests)
 
-    def _figures(self, worker: Worker, opened: Any, built: Built, *, times: Sequence[float] | None) -> Figures:
+    def _figures(
+        self, worker: Worker, recipe: Recipe, opened: Any, built: Built, *, times: Sequence[float] | None
+    ) -> Figures:
         return Figures(
             latency_ms=None if times is None else latency(times),
             bytes=built.bytes,
@@ -221,7 +234,7 @@ class TrialRunner(AbstractContextManager["TrialRunner"]):
             load_s=opened.load_s,
             first_call_ms=worker.first_call_ms,
             precision_ran=opened.precision,
-            threads=self.request.workload.threads,
+            threads=recipe.to_dict()["runtime"].get("threads") or self.request.workload.threads,
         )
 
     def _check_parity(self, worker: Worker, recipe: Recipe, reference: Reference) -> None:
@@ -234,8 +247,10 @@ class TrialRunner(AbstractContextManager["TrialRunner"]):
         rows = self.prepared.rows_of(part.head(len(outputs)))
         return self.prepared.task.score(outputs, rows, self.facts.labels, reference=reference)
 
-    def _per_s(self, ms: Sequence[float]) -> float:
-        """Rows per second of one caller, one request after the other."""
+    def _per_s(self, ms: Sequence[float]) -> float | None:
+        """Rows per second of one caller; several at once are measured in the final test alone."""
+        if self.request.workload.concurrency > 1:
+            return None
         return self.request.workload.batch * 1e3 * len(ms) / sum(ms)
 
     # ------------------------------------------------------------------ processes

@@ -15,7 +15,7 @@ _RANK: Mapping[Stage, int] = {"preflight": 0, "screen": 1, "contest": 2, "final"
 
 
 def latest(trials: Sequence[Trial]) -> tuple[Trial, ...]:
-    """Each recipe's most thorough full-model trial, if that one held."""
+    """Each recipe's most thorough full-model trial, the later of two like ones, if that one held."""
     found: dict[str, Trial] = {}
     for trial in trials:
         if trial.stage != "preflight" and trial.rejected_at not in ("pruned", "time"):
@@ -87,20 +87,35 @@ def passes(trial: Trial, budget: Budget) -> bool:
 
 
 def best(trials: Sequence[Trial], budget: Budget) -> Trial | None:
-    """The fastest that passes; within a tie of 3 % the smaller, then the better one."""
-    passing = [t for t in latest(trials) if passes(t, budget) and t.speedup]
+    """The fastest candidate that passes on selection; within a tie of 3 % the smaller, then the better one.
+
+    A set-up of the original itself is no candidate. What the final test said is no ground to choose on: its rows
+    would be seen twice.
+    """
+    pool = [t for t in latest(searched(trials)) if not is_tuned_baseline(t)]
+    passing = [t for t in pool if passes(t, budget) and t.speedup]
     if not passing:
         return None
-    thorough = max(_RANK[t.stage] for t in passing)
-    fastest = max(_gain(t) for t in passing if _RANK[t.stage] == thorough)
-    pool = [t for t in passing if _RANK[t.stage] == thorough and _gain(t) >= fastest * (1 - TIE)]
-    return min(pool, key=lambda t: (t.figures.bytes or 0, -(t.figures.quality.value if t.figures.quality else 0)))
+    fastest = max(gain(t) for t in passing)
+    tied = [t for t in passing if gain(t) >= fastest * (1 - TIE)]
+    return min(tied, key=lambda t: (t.figures.bytes or 0, -(t.figures.quality.value if t.figures.quality else 0)))
+
+
+def searched(trials: Sequence[Trial]) -> tuple[Trial, ...]:
+    """The trials less those of the final test."""
+    return tuple(t for t in trials if t.stage != "final")
+
+
+def is_tuned_baseline(trial: Trial) -> bool:
+    """Does the trial change neither numbers nor runtime: PyTorch in fp32, only set up better?"""
+    runtime = trial.recipe["runtime"]
+    return not trial.recipe["passes"] and runtime["kind"] == "torch" and runtime.get("precision") == "fp32"
 
 
 def closest_miss(trials: Sequence[Trial], budget: Budget) -> Trial | None:
     """The candidate whose worst bound is missed by the smallest share; faster first among equals."""
-    found = [t for t in latest(trials) if t.speedup]
-    return min(found, key=lambda t: (round(worst_miss(trial_checks(t, budget)), 6), -_gain(t)), default=None)
+    found = [t for t in latest(searched(trials)) if t.speedup and not is_tuned_baseline(t)]
+    return min(found, key=lambda t: (round(worst_miss(trial_checks(t, budget)), 6), -gain(t)), default=None)
 
 
 def worst_miss(made: Sequence[Check]) -> float:
@@ -140,5 +155,6 @@ def _axes(trial: Trial) -> tuple[float, float, float, float]:
     )
 
 
-def _gain(trial: Trial) -> float:
+def gain(trial: Trial) -> float:
+    """Its speed-up's estimate; 0 when it has none."""
     return trial.speedup.estimate if trial.speedup else 0.0

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 
-from hasten.plan.choose import may_pass
+from hasten.plan.choose import gain, is_tuned_baseline, latest, may_pass, passes, searched
 from hasten.records import Budget, Recipe, Stage, Trial
 
 PREFLIGHT_SHARE = 0.4
@@ -123,19 +123,14 @@ def _preflight(recipe: Recipe, trials: Sequence[Trial], recipes: Sequence[Recipe
 
 
 def contestants(trials: Sequence[Trial], recipes: Sequence[Recipe], budget: Budget) -> tuple[str, ...]:
-    """The fastest screened candidates that may pass, and the best plain fp32 form of the baseline's runtime."""
-    known = {r.id: r for r in recipes}
-    screened = [t for t in trials if t.stage == "screen" and t.status == "ok" and t.recipe_id in known]
-    ranked = sorted(screened, key=lambda t: -(t.speedup.estimate if t.speedup else 0.0))
-    passing = [t.recipe_id for t in ranked if may_pass(t, budget)][:CONTESTANTS]
+    """The fastest candidates that may pass, and the best plain fp32 form of the baseline's runtime."""
+    known = {r.id for r in recipes}
+    ranked = sorted((t for t in latest(searched(trials)) if t.recipe_id in known), key=lambda t: -gain(t))
+    rivals = [t for t in ranked if not is_tuned_baseline(t)]
+    # A short screen may be unlucky; whoever failed the long look makes room for the next.
+    standing = [t for t in rivals if (passes if t.stage == "contest" else may_pass)(t, budget)]
     tuned = [t.recipe_id for t in ranked if is_tuned_baseline(t)][:1]
-    return tuple(dict.fromkeys([*(passing or [t.recipe_id for t in ranked[:1]]), *tuned]))
-
-
-def is_tuned_baseline(trial: Trial) -> bool:
-    """Does the trial change neither numbers nor runtime: PyTorch in fp32, only set up better?"""
-    runtime = trial.recipe["runtime"]
-    return not trial.recipe["passes"] and runtime["kind"] == "torch" and runtime["precision"] == "fp32"
+    return (*(t.recipe_id for t in (standing or rivals[:1])[:CONTESTANTS]), *tuned)
 
 
 def _screen(first: Trial, trials: Sequence[Trial], recipes: Sequence[Recipe], clock: Clock) -> Action:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from hasten.plan.choose import best, latest, miss, trial_checks
+from hasten.plan.choose import best, latest, miss, searched, trial_checks
 from hasten.records import Budget, Check, Interval, Measured, Outcome, Trial
 
 _WORTH = 1.05
@@ -59,7 +59,7 @@ def relaxations(trials: Sequence[Trial], budget: Budget, *, current: Trial | Non
     """What loosening one bound would buy, from candidates that miss that bound alone."""
     now = current.speedup.estimate if current and current.speedup and best(trials, budget) else None
     found: list[tuple[float, str]] = []
-    for trial in latest(trials):
+    for trial in latest(searched(trials)):
         broken = [c for c in trial_checks(trial, budget) if not c.holds and c.measured is not None]
         if len(broken) != 1 or not trial.speedup:
             continue

@@ -126,8 +126,9 @@ def metric_name(metric: str) -> str:
 
 
 def rejected(trials: Sequence[Trial]) -> list[Trial]:
-    """Every rejected candidate, in the order in which they fell."""
-    return [trial for trial in trials if trial.status == "rejected"]
+    """Every candidate that ended rejected, with its last reason, in the order in which they fell."""
+    last = {trial.recipe_id: trial for trial in trials}
+    return [trial for trial in last.values() if trial.status == "rejected"]
 
 
 def reached(trials: Sequence[Trial]) -> list[Trial]:

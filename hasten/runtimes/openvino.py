@@ -10,6 +10,7 @@ opening.
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -151,18 +152,21 @@ def open(folder: Path, config: OpenVinoConfig, *, threads: int, cores: tuple[int
 
 
 class OpenVinoSession:
-    """One compiled model and its request."""
+    """One compiled model; every calling thread has a request of its own, so that answers cannot mix."""
 
     def __init__(self, compiled: Any, *, config: OpenVinoConfig) -> None:
-        self._request, self._buckets = compiled.create_infer_request(), config.buckets
+        self._compiled, self._own, self._buckets = compiled, threading.local(), config.buckets
         self.input_names = tuple(i.get_any_name() for i in compiled.inputs)
         self.precision = _precision_that_runs(compiled, config)
 
     def run(self, arrays: Arrays) -> Array:
         inputs = self._bucketed({name: arrays[name] for name in self.input_names})
-        self._request.infer(inputs, share_inputs=True)
+        request = getattr(self._own, "request", None)
+        if request is None:
+            request = self._own.request = self._compiled.create_infer_request()
+        request.infer(inputs, share_inputs=True)
         # A copy: the request's own tensor is overwritten by the next call.
-        return np.array(self._request.get_output_tensor(0).data, dtype=np.float32)
+        return np.array(request.get_output_tensor(0).data, dtype=np.float32)
 
     def warm(self) -> None:
         """Run every small bucket once, so that the first real request of a length is not the slow one."""
@@ -170,7 +174,7 @@ class OpenVinoSession:
             self.run({name: np.ones((1, length), dtype=np.int64) for name in self.input_names})
 
     def close(self) -> None:
-        self._request = None
+        self._compiled, self._own = None, threading.local()
 
     def _bucketed(self, arrays: dict[str, Array]) -> dict[str, Array]:
         """Pad with zeros up to the next bucket: a zero mask hides them. Longer than all buckets: as it is."""

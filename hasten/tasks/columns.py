@@ -39,7 +39,8 @@ def resolve_columns(names: Sequence[str], wanted: Columns, *, source: str, label
     Raises InputError when a given name is not there, or no or several columns could be the text or the label.
     """
     text = _given(names, wanted.text, "--text-column", source) or _text(names, source)
-    pair = _given(names, wanted.text_pair, "--text-pair-column", source) or _only(names, _PAIR)
+    pair = _given(names, wanted.text_pair, "--text-pair-column", source)
+    pair = pair or _one_of([n for n in names if n != text], _PAIR, "--text-pair-column", source)
     label = _given(names, wanted.label, "--label-column", source)
     if label is None and labels_wanted:
         label = _one_of([n for n in names if n not in (text, pair)], _LABEL, "--label-column", source)
@@ -72,11 +73,6 @@ def _one_of(names: Sequence[str], usual: Sequence[str], flag: str, source: str) 
             remedy=f"choose with {flag}",
         )
     return matches[0] if matches else None
-
-
-def _only(names: Sequence[str], usual: Sequence[str]) -> str | None:
-    matches = [name for name in names if name.strip().casefold() in usual]
-    return matches[0] if len(matches) == 1 else None
 
 
 def _given(names: Sequence[str], name: str | None, flag: str, source: str) -> str | None:

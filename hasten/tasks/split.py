@@ -10,6 +10,8 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from hasten.records import InputError, SplitSizes
 from hasten.tasks.rows import Rows
 
@@ -54,8 +56,8 @@ def split_rows(rows: Rows, *, seed: int, task: str) -> Splits:
     return Splits(tuple(first), tuple(selection), tuple(test), facts)
 
 
-def splits_from_files(calibration: Rows, selection: Rows, test: Rows) -> tuple[Rows, Splits]:
-    """The user's own three files, joined; raises InputError when they share a text."""
+def splits_from_files(calibration: Rows, selection: Rows, test: Rows, *, seed: int = 0) -> tuple[Rows, Splits]:
+    """The user's own three files, joined, each shuffled; raises InputError when they share a text."""
     parts = (calibration, selection, test)
     seen: dict[str, str] = {}
     for part in parts:
@@ -74,11 +76,14 @@ def splits_from_files(calibration: Rows, selection: Rows, test: Rows) -> tuple[R
         calibration=len(calibration),
         selection=len(selection),
         test=len(test),
-        seed=0,
-        how="three files of the user's",
+        seed=seed,
+        how="three files of the user's, each shuffled",
     )
-    everything = range(len(joined))
-    return joined, Splits(tuple(everything[:first]), tuple(everything[first:second]), tuple(everything[second:]), facts)
+    # Files are often sorted by label; whoever takes the head of a split must get a fair sample.
+    rng = np.random.default_rng(seed)
+    bounds = ((0, first), (first, second), (second, len(joined)))
+    index = [tuple(int(low + i) for i in rng.permutation(high - low)) for low, high in bounds]
+    return joined, Splits(index[0], index[1], index[2], facts)
 
 
 def _join(parts: Sequence[Rows]) -> Rows:

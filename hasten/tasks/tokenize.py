@@ -60,6 +60,22 @@ class Tokenizer:
         )
 
 
+def encode_rows(
+    tokenizer: Tokenizer, texts: Sequence[str], pairs: Sequence[str | None] | None, *, apart: bool
+) -> list[Encoded]:
+    """Every sequence of the rows: a text with its pair in one, or, where a task embeds them ``apart``, one each.
+
+    Rows whose pair is ``None`` are one sequence either way.
+    """
+    found = []
+    for text, pair in zip(texts, pairs or [None] * len(texts), strict=True):
+        if apart and pair is not None:
+            found += [tokenizer.encode(text), tokenizer.encode(pair)]
+        else:
+            found.append(tokenizer.encode(text, pair))
+    return found
+
+
 def pad_batch(rows: Sequence[Encoded], input_names: Sequence[str]) -> dict[str, Array]:
     """int64 [B, L] arrays of the wanted names, padded on the right to the longest row.
 

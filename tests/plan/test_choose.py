@@ -15,10 +15,12 @@ from hasten.plan.choose import (
     best,
     checks,
     closest_miss,
+    gain,
     latest,
     may_pass,
     pareto,
     passes,
+    searched,
     trial_checks,
     worst_miss,
 )
@@ -138,20 +140,39 @@ def test_a_bound_of_zero_is_missed_by_its_amount() -> None:
 @given(trial_lists())
 def test_best_passes_and_nothing_that_counts_is_faster_beyond_a_tie(rows: list[Trial]) -> None:
     found = best(rows, BUDGET)
-    rivals = [t for t in latest(rows) if passes(t, BUDGET) and t.speedup]
+    rivals = [t for t in latest(searched(rows)) if passes(t, BUDGET) and t.speedup]
     assert (found is None) == (not rivals)
     if found is not None:
-        assert found.speedup is not None
         assert found in rivals
-        same = [t.speedup.estimate for t in rivals if t.stage == found.stage and t.speedup]
-        assert found.speedup.estimate >= max(same) * (1 - TIE)
+        assert gain(found) >= max(gain(t) for t in rivals) * (1 - TIE)
+
+
+def test_who_fails_the_contest_makes_room_and_the_original_is_no_candidate() -> None:
+    """Three that looked fast fail the long look: the slower one that passed its screen is the answer."""
+    fast = [trial(f"int8 {n}", speedup=5.0, drop=0.5) for n in range(3)]
+    fell = [trial(f"int8 {n}", speedup=5.0, drop=1.3, stage="contest") for n in range(3)]
+    tuned = {"passes": [], "runtime": {"kind": "torch", "precision": "fp32"}}
+    plain = [replace(trial("tuned", speedup=1.1, drop=0.0, stage=s), recipe=tuned) for s in ("screen", "contest")]
+    rows = [*fast, trial("fp32", speedup=2.5, drop=0.0), *fell, *plain]
+    found = best(rows, BUDGET)
+    assert found is not None
+    assert found.label == "fp32"
+    assert best(plain, BUDGET) is None
+
+
+def test_the_final_test_is_no_ground_to_choose_on() -> None:
+    rows = [trial("a", speedup=3.0, drop=0.0), trial("b", speedup=2.0, drop=0.0)]
+    rows += [trial("b", speedup=9.0, drop=0.0, stage="final")]
+    found = best(rows, BUDGET)
+    assert found is not None
+    assert found.recipe_id == "a"
 
 
 @given(trial_lists())
 def test_the_closest_miss_is_no_farther_than_any_other(rows: list[Trial]) -> None:
     found = closest_miss(rows, BUDGET)
     if found is not None:
-        others = [worst_miss(trial_checks(t, BUDGET)) for t in latest(rows) if t.speedup]
+        others = [worst_miss(trial_checks(t, BUDGET)) for t in latest(searched(rows)) if t.speedup]
         assert worst_miss(trial_checks(found, BUDGET)) <= min(others) + 1e-5
 
 

@@ -270,3 +270,12 @@ def test_more_time_brings_back_only_what_time_alone_had_skipped() -> None:
     assert without_old_skips(rows, before=0) == tuple(rows)
     _, more, _ = play(recipes, [Truth()] * 4, trials=kept)
     assert set(ran(more, "screen")) == {r.id for r in recipes}
+
+
+def test_three_that_fail_the_contest_are_replaced_by_the_next() -> None:
+    recipes = onnx(4)
+    rows = [trial(r, stage=s, speedup=9.0 - n) for n, r in enumerate(recipes) for s in ("preflight", "screen")]
+    rows += [trial(r, stage="contest", speedup=9.0 - n, drop=3.0) for n, r in enumerate(recipes[:3])]
+    assert contestants(rows, recipes, BUDGET) == (recipes[3].id,)
+    clock = Clock(elapsed_s=0.0, limit_s=1000.0, final_s=10.0)
+    assert next_action(rows, recipes, clock, budget=BUDGET) == Run(recipes[3].id, "contest")

@@ -154,10 +154,11 @@ def test_attention_fuses_for_bert(benches: Callable[[str], Bench]) -> None:
     assert kinds.count("SkipLayerNormalization") == 8
 
 
-def test_onnx_sessions_serve_several_threads(benches: Callable[[str], Bench]) -> None:
-    bench, config = benches("bert"), SPACES["onnxruntime"][0]
-    folder, _ = bench.export("onnxruntime", config)
-    session = get_runtime("onnxruntime").open(folder, config, threads=1, cores=(0,))
+@pytest.mark.parametrize("name", RUNTIMES)
+def test_sessions_serve_several_threads(name: str, benches: Callable[[str], Bench]) -> None:
+    bench, config = benches("bert"), SPACES[name][0]
+    folder, _ = bench.export(name, config)
+    session = get_runtime(name).open(folder, config, threads=1, cores=(0,))
     wanted = [session.run(b) for b in bench.batches]
     wrong: list[int] = []
 

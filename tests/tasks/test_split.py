@@ -68,7 +68,7 @@ def test_calibration_is_capped() -> None:
 def test_three_files_keep_their_rows_and_may_not_overlap() -> None:
     a, b, c = (make_rows([f"{n}{i}" for i in range(3)], ["x", "y", "x"], source=n) for n in "abc")
     joined, splits = splits_from_files(a, b, c)
-    assert [joined.take(part).texts for part in parts(splits)] == [a.texts, b.texts, c.texts]
+    assert [set(joined.take(part).texts) for part in parts(splits)] == [set(a.texts), set(b.texts), set(c.texts)]
     with pytest.raises(InputError, match="a and c share a text"):
         splits_from_files(a, b, make_rows(["A1", "z"], ["x", "y"], source="c"))
     with pytest.raises(InputError, match="others have none"):
