@@ -2,7 +2,7 @@
 
 Takes arguments, prints for people on stdout (progress on stderr) or, with ``--json``,
 one machine-readable object. Exit codes: 0 done (for ``check``: passed), 1 regression
-or budget not met, 2 bad input, 130 interrupted. Heavy imports stay inside the verbs,
+or budget not met, 2 bad input, 70 a fault of hasten's own, 130 interrupted. Heavy imports stay inside the verbs,
 so ``hasten --help`` answers at once.
 """
 
@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import json
 import sys
+import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -192,8 +194,10 @@ def main() -> None:
     except KeyboardInterrupt:
         _fail("interrupted; the same command continues where this one stopped", 130)
     except click.ClickException as error:
-        error.show()
-        sys.exit(error.exit_code)
+        if "--json" not in sys.argv:
+            error.show()
+            sys.exit(error.exit_code)
+        _fail(error.format_message(), error.exit_code)
     except HastenError as error:
         _fail(str(error), error.exit_code)
     except BrokenPipeError:
@@ -201,12 +205,16 @@ def main() -> None:
         sys.exit(141)
     except OSError as error:
         _fail(f"{error}\n  to do: check that the disk has space and the folder may be written", 2)
+    except Exception as error:
+        traceback.print_exc()
+        _fail(f"{type(error).__name__}: {error}\n  this is a fault of hasten, not of your input; please report it", 70)
 
 
 def _fail(message: str, code: int) -> None:
     click.echo(f"error: {message}", err=True)
     if "--json" in sys.argv:
-        click.echo(json.dumps({"error": message, "exit_code": code}))
+        with suppress(OSError):  # stdout may be what failed
+            click.echo(json.dumps({"error": message, "exit_code": code}))
     sys.exit(code)
 
 
@@ -247,11 +255,20 @@ def _emit_lines(records: Any, *, out: Path | None, as_json: bool) -> None:
         for record in records:
             click.echo(json.dumps(record, ensure_ascii=False))
     else:
-        part = out.with_name(out.name + ".part")
+        count = _write_lines(records, out)
+        click.echo(f"wrote {count} predictions to {out}", err=True)
+
+
+def _write_lines(records: Any, out: Path) -> int:
+    """The whole file or nothing; how many records it holds."""
+    part = out.with_name(out.name + ".part")
+    try:
         with part.open("w", encoding="utf-8") as stream:
             count = sum(bool(stream.write(json.dumps(r, ensure_ascii=False) + "\n")) for r in records)
         part.replace(out)
-        click.echo(f"wrote {count} predictions to {out}", err=True)
+    finally:
+        part.unlink(missing_ok=True)
+    return count
 
 
 def _show_result(result: Any, *, as_json: bool) -> None:

@@ -148,7 +148,7 @@ def read_rows(path: Path) -> LedgerRows:
 def _parse(line: bytes) -> Row | None:
     try:
         row = json.loads(line)
-    except ValueError:  # also a UnicodeDecodeError
+    except (ValueError, RecursionError):  # the first also for bytes that are no text
         return None
     return row if isinstance(row, dict) else None
 

@@ -82,3 +82,17 @@ def test_doctor_reports_every_runtime_as_json() -> None:
     assert set(found["runtimes"]) == {"torch", "onnxruntime", "openvino"}
     assert all(probe["available"] or probe["remedy"] for probe in found["runtimes"].values())
     assert found["host"]["cores"] >= 1
+
+
+@pytest.mark.parametrize("arguments", [["optimize", "m"], ["run", "b", "--data", "t", "--batch", "x"], ["frobnicate"]])
+def test_usage_errors_are_json_too(arguments: list[str]) -> None:
+    done = hasten(*arguments, "--json")
+    assert done.returncode == 2
+    assert json.loads(done.stdout)["exit_code"] == 2
+
+
+def test_a_failed_prediction_leaves_no_file(tmp_path: Path) -> None:
+    (tmp_path / "rows.csv").write_text("text\na\n")
+    done = hasten("run", str(tmp_path), "--data", str(tmp_path / "rows.csv"), "--out", str(tmp_path / "p.jsonl"))
+    assert done.returncode == 2
+    assert {p.name for p in tmp_path.iterdir()} == {"rows.csv"}

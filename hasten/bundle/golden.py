@@ -68,6 +68,18 @@ def read_golden(folder: Path) -> Golden:
         ) from error
 
 
+def check_shape(golden: Golden, *, labels: Sequence[str]) -> None:
+    """Raise InputError when there is no example, or not one output a label."""
+    widths = {len(row) for row in golden.outputs}
+    sound = len(golden.texts) == len(golden.ids) == len(golden.outputs) > 0 and len(widths) == 1
+    if not sound or (labels and widths != {len(labels)}):
+        raise InputError(
+            f"the golden examples have {len(golden.outputs)} rows of {sorted(widths)} outputs for {len(labels)} labels",
+            expected="the golden examples that hasten wrote",
+            remedy="rebuild the bundle with 'hasten optimize'",
+        )
+
+
 def largest_difference(golden: Golden, outputs: Sequence[np.ndarray[Any, Any]]) -> float:
     """Largest absolute difference, as a share of the golden outputs' largest magnitude."""
     expected = np.asarray(golden.outputs, dtype=np.float64)

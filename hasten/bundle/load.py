@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from hasten.bundle.golden import check_golden, read_golden
+from hasten.bundle.golden import check_golden, check_shape, read_golden
 from hasten.bundle.manifest import Manifest, check_instructions, read_manifest, verify_files
 from hasten.records import InputError, config_from_dict
 from hasten.tasks.tokenize import Encoded, Tokenizer, encode_rows, pad_batch
@@ -193,6 +193,7 @@ def open_session(folder: Path, manifest: Manifest, *, threads: int, cores: tuple
 def verify_golden(model: Model) -> float:
     """Re-run the golden examples on this host; returns the largest relative difference."""
     golden = read_golden(model.folder)
+    check_shape(golden, labels=model.manifest.labels)
     pairs: Sequence[str | None] = golden.pairs or [None] * len(golden.texts)
     batches = [model.encode({"text": t, "text_pair": p}) for t, p in zip(golden.texts, pairs, strict=True)]
     return check_golden(golden, model.run, batches=batches, tolerance=model.manifest.golden_tolerance)

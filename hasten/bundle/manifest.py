@@ -17,6 +17,7 @@ from hasten.records import Figures, Host, InputError, Interval, Workload
 
 FORMAT_VERSION = 1
 FILE_NAME = "manifest.json"
+_INPUTS = {"input_ids", "attention_mask", "token_type_ids"}
 _REBUILD = "rebuild it with 'hasten optimize', or copy it again from where it was made"
 
 
@@ -104,7 +105,7 @@ def read_manifest(folder: Path) -> Manifest:
         )
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RecursionError) as error:
         raise _damaged(f"{path} is not readable JSON ({error})") from error
     if not isinstance(data, dict):
         raise _damaged(f"{path} does not hold a JSON object")
@@ -112,7 +113,9 @@ def read_manifest(folder: Path) -> Manifest:
     if data.get("manifest_sha256") != _self_hash(data):
         raise _damaged(f"{path} was changed after it was written (its own hash does not match)")
     try:
-        return TypeAdapter(Manifest).validate_python(data)
+        manifest = TypeAdapter(Manifest).validate_python(data)
+        _check_values(path, manifest)
+        return manifest
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
@@ -157,12 +160,30 @@ def _check_version(data: Mapping[str, Any]) -> None:
     version = data.get("format_version")
     if not isinstance(version, int):
         raise _damaged(f"format_version is {version!r}, not a number")
+    if version < 1:
+        raise _damaged(f"format_version is {version}")
     if version > FORMAT_VERSION:
         raise InputError(
             f"the bundle has format {version}, written by hasten {data.get('hasten_version', '?')}",
             expected=f"format {FORMAT_VERSION} or older",
             remedy="upgrade hasten: pip install --upgrade hasten",
         )
+
+
+def _check_values(path: Path, manifest: Manifest) -> None:
+    """Values that no run writes would fail far from here, or switch a check off."""
+    labelled = manifest.task == "text-classification"
+    sound = {
+        "max_length": manifest.max_length >= 1,
+        "workload": manifest.workload.batch >= 1 and manifest.workload.threads >= 1,
+        "golden_tolerance": 0 < manifest.golden_tolerance <= 1,
+        "labels": bool(manifest.labels) == labelled and len(set(manifest.labels)) == len(manifest.labels),
+        "input_names": {"input_ids", "attention_mask"} <= set(manifest.input_names) <= _INPUTS,
+        "recipe": isinstance(manifest.recipe.get("runtime"), dict),
+    }
+    wrong = [name for name, fine in sound.items() if not fine]
+    if wrong:
+        raise _damaged(f"{path}: field {wrong[0]!r} is {str(getattr(manifest, wrong[0]))[:60]}, which no bundle has")
 
 
 def _check_name(name: str) -> None:

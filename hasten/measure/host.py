@@ -112,6 +112,16 @@ def available_memory_bytes(groups: ControlGroups = OWN) -> int:
     return available if left is None else min(available, left)
 
 
+def busy_host() -> tuple[str, ...]:
+    """A warning when others keep more than half of this machine's cores busy; ask before starting own work."""
+    if not hasattr(os, "getloadavg"):
+        return ()
+    load, cores = os.getloadavg()[0], os.cpu_count() or 1
+    if load <= cores / 2:
+        return ()
+    return (f"the machine is busy (load {load:.1f} on {cores} cores): times will be long and intervals wide",)
+
+
 def oom_kills() -> int | None:
     """How often this kernel killed a process for want of memory since boot; ``None``: it does not say."""
     for line in (read(VMSTAT) or "").splitlines():

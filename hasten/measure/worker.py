@@ -19,7 +19,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -27,6 +27,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 from hasten.measure.environment import child_environment
 from hasten.measure.host import oom_kills
+from hasten.measure.wire import open_log, send_frame, signal_name
 from hasten.measure.worker_main import HEADER_BYTES
 from hasten.records import HastenError, Rejected
 
@@ -76,6 +77,7 @@ class Worker:
         self._first_call_ms: float | None = None
         self._ended: str | None = None
         self._oom_kills = oom_kills()
+        self._on_wait: Callable[[], None] | None = None
 
     @classmethod
     def start(cls, *, cores: tuple[int, ...], threads: int, log: Path | None = None) -> Worker:
@@ -83,7 +85,7 @@ class Worker:
 
         Its stderr is appended to ``log``, else kept in a temporary file for the reason of a crash.
         """
-        errors: IO[bytes] = tempfile.TemporaryFile() if log is None else _log_file(log)  # noqa: SIM115
+        errors: IO[bytes] = tempfile.TemporaryFile() if log is None else open_log(log)  # noqa: SIM115
         command = [sys.executable, "-P", "-m", "hasten.measure.worker_main"]
         command += [f"--cores={','.join(map(str, cores))}", f"--parent={os.getpid()}"]
         if threading.current_thread() is threading.main_thread():
@@ -125,9 +127,23 @@ class Worker:
         facts = self._ask("open", timeout_s, opener=opener, kwargs=kwargs)
         return OpenFacts(*facts)
 
-    def call(self, function: str, *, timeout_s: float | None = CALL_TIMEOUT_S, **kwargs: Any) -> Any:
-        """What ``function`` ("module:function") returns for ``kwargs`` in the child."""
-        return self._ask("call", timeout_s, function=function, kwargs=kwargs)
+    def call(
+        self,
+        function: str,
+        *,
+        timeout_s: float | None = CALL_TIMEOUT_S,
+        on_wait: Callable[[], None] | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """What ``function`` ("module:function") returns for ``kwargs`` in the child.
+
+        ``on_wait`` is called about twice a second until the answer comes, to show progress.
+        """
+        self._on_wait = on_wait
+        try:
+            return self._ask("call", timeout_s, function=function, kwargs=kwargs)
+        finally:
+            self._on_wait = None
 
     def call_with_session(self, function: str, *, timeout_s: float | None = CALL_TIMEOUT_S, **kwargs: Any) -> Any:
         """Like :meth:`call`, with the open session as the first argument."""
@@ -177,7 +193,7 @@ class Worker:
             raise Rejected("crash", self._ended)
         payload = pickle.dumps((command, arguments), protocol=5)
         try:
-            _send(self._pipe("stdin"), payload)
+            send_frame(self._pipe("stdin"), payload)
         except OSError:
             raise self._crash(command) from None
         except BaseException:
@@ -216,6 +232,8 @@ class Worker:
                     if not part:
                         raise self._crash(command)
                     parts.write(part)
+                elif self._on_wait is not None and self._process.poll() is None:
+                    self._on_wait()
                 elif self._process.poll() is not None:  # dead, its pipe held open by a process it forked
                     raise self._crash(command)
         return parts.getvalue()
@@ -233,7 +251,7 @@ class Worker:
         except subprocess.TimeoutExpired:
             how = "closed its pipe"
         else:
-            how = f"exited with code {code}" if code >= 0 else f"died by {_signal_name(-code)}"
+            how = f"exited with code {code}" if code >= 0 else f"died by {signal_name(-code)}"
         stage = "crash"
         if how.endswith("SIGKILL"):
             stage, hint = self._killer()
@@ -268,25 +286,3 @@ class Worker:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
-
-
-def _send(pipe: IO[bytes], payload: bytes) -> None:
-    """Writes one frame whole: a raw pipe may take only a part at a time."""
-    for part in (len(payload).to_bytes(HEADER_BYTES, "big"), payload):
-        view = memoryview(part)
-        while view:
-            view = view[os.write(pipe.fileno(), view) :]
-
-
-def _log_file(log: Path) -> IO[bytes]:
-    log.parent.mkdir(parents=True, exist_ok=True)
-    stream = open(log, "a+b")  # noqa: SIM115
-    stream.seek(0, os.SEEK_END)
-    return stream
-
-
-def _signal_name(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return f"signal {number}"

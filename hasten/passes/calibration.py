@@ -44,7 +44,8 @@ class Calibration:
     rows without labels, for distillation alone. ``original`` is the unchanged task wrapper (the teacher),
     ``tokenizer_json`` its tokenizer.
     ``validate`` scores a wrapper on rows that a pass never sees, higher is better. A long pass keeps its state in
-    ``state`` (a folder) so that a killed run goes on from there.
+    ``state`` (a folder) so that a killed run goes on from there. With ``rehearse`` a training pass tells it how many
+    seconds it would take, and trains nothing.
     """
 
     rows: Sequence[Row]
@@ -56,6 +57,7 @@ class Calibration:
     seed: int = 0
     state: Path | None = None
     listen: Callable[[Progress], None] = field(default=unheard)
+    rehearse: Callable[[float], None] | None = None
 
     def __len__(self) -> int:
         return len(self.rows)

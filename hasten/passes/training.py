@@ -28,6 +28,7 @@ _FILE = "training.safetensors"
 _SAVE_EVERY_S = 30.0
 _CHUNK = 32
 FEWEST_ROWS = 16
+_REHEARSED = 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +88,11 @@ def train(
     """
     if len(rows) < FEWEST_ROWS:
         raise Rejected("training", f"{what}: {len(rows)} rows are too few to learn from, {FEWEST_ROWS} are needed")
-    return _Loop(model, loss, schedule, given, what, total=schedule.steps(len(rows))).run(rows)
+    loop = _Loop(model, loss, schedule, given, what, total=schedule.steps(len(rows)))
+    if given.rehearse is not None:
+        given.rehearse(loop.rehearsed_s(rows))
+        return loop.standing
+    return loop.run(rows)
 
 
 class _Loop:
@@ -124,6 +129,23 @@ class _Loop:
             self._tell()
         self._put_back()
         return self.standing
+
+    def rehearsed_s(self, rows: Sequence[Row]) -> float:
+        """Seconds that the whole training would take, from a few steps on weights that are put back."""
+        before = {name: p.detach().clone() for name, p in self.named.items()}
+        order = iter(self._order(rows))
+        self._step(next(order))  # the first step allocates what the others reuse
+        started = time.perf_counter()
+        steps = sum(self._step(index) for index, _ in zip(order, range(_REHEARSED), strict=False)) or 1
+        per_step = (time.perf_counter() - started) / steps
+        self.best = before
+        self._put_back()
+        scoring = 0.0
+        if self.given.validate is not None:
+            started = time.perf_counter()
+            self.given.validate(self.model)
+            scoring = (time.perf_counter() - started) * (1 + self.schedule.epochs * self.schedule.checks)
+        return per_step * self.total + scoring
 
     # ------------------------------------------------------------------ one step
 

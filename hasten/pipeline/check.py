@@ -23,6 +23,7 @@ from hasten.pipeline.request import parse_cores, parse_threads
 from hasten.records import Columns, Host, InputError, Latency, ModelRef, Quality
 from hasten.tasks import get_task
 from hasten.tasks.rows import Rows, read_rows
+from hasten.tasks.task import FEW_ROWS
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -85,7 +86,7 @@ def check(
     say, used = reporter or Silent(), parse_cores(cores)
     _check_tolerances(quality_tolerance, speed_tolerance)
     manifest = read_manifest(Path(bundle))
-    width = min(parse_threads(threads, used) if threads else manifest.workload.threads, len(used))
+    width = min(parse_threads(threads, used) if threads is not None else manifest.workload.threads, len(used))
     host = describe_host(cores=used, threads=width)
     rows = (
         None if data is None else _labelled_rows(data, Columns(text_column, text_pair_column, label_column), manifest)
@@ -130,6 +131,8 @@ def _quality(manifest: Manifest, found: Quality, *, tolerance: float) -> Finding
         return Finding("quality", None, f"{found.metric} {found.value:.2f} (nothing comparable in the manifest)")
     lost = expected.value - found.value
     detail = f"{found.metric} {found.value:.2f} on {found.n} rows, {expected.value:.2f} when built ({-lost:+.2f} pt)"
+    if found.n < FEW_ROWS:
+        detail += f"; {found.n} rows are too few to tell"
     return Finding("quality", lost <= tolerance, detail)
 
 

@@ -84,7 +84,6 @@ def make_contender(ref: ModelRef, *, task: str | None, worker: Worker, scratch: 
         calibration=[pad_batch([tokenizer.encode("a")], names)],
         folder=scratch / "model",
         cache=scratch / "cache",
-        layers=None,
     )
     return Contender(
         name=ref.source, label=recipe.label, task=task, labels=facts.labels, input_names=names, tokenizer=tokenizer,

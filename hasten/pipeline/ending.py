@@ -14,6 +14,7 @@ from hasten.pipeline.final import Finalist, Tuned, broken, outcome_of, run_final
 from hasten.pipeline.publish import Publisher
 from hasten.pipeline.trials import TrialRunner
 from hasten.pipeline.workspace import Workspace
+from hasten.plan.choose import untried
 from hasten.plan.sentences import relaxations, verdict_sentence
 from hasten.records import Host, Measured, Rejected, Trial, Verdict
 from hasten.report.verdict_json import FILE_NAME, write_verdict
@@ -62,14 +63,9 @@ class Ending:
         drop = finalist.quality_drop if finalist else None
         checks = finalist.checks if finalist else ()
         sentence = verdict_sentence(
-            outcome,
-            baseline=baseline,
-            tuned=tuned.measured,
-            chosen=chosen,
-            speedup=gain,
-            quality_drop=drop,
-            checks=checks,
-        )
+            outcome, baseline=baseline, tuned=tuned.measured, chosen=chosen, speedup=gain, quality_drop=drop,
+            checks=checks, untried=untried(trials),
+        )  # fmt: skip
         return Verdict(
             outcome=outcome,
             sentence=sentence,

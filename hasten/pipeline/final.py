@@ -174,7 +174,8 @@ def tuned_duel(runner: TrialRunner, trials: Sequence[Trial], chosen: Finalist | 
     top = _best_plain(runner, trials)
     measured = Measured(top.recipe, top.recipe_id, top.label, top.figures)
     if chosen is None:
-        return Tuned(measured, None, passes=False)
+        same = top.speedup or Interval(1.0, 1.0, 1.0)
+        return Tuned(measured, None, passes=_holds(runner, top.figures, same))
     if top.recipe_id != runner.baseline.id:
         try:
             return _against_tuned(runner, top, chosen)
@@ -211,7 +212,9 @@ def _holds(runner: TrialRunner, figures: Figures, own_speedup: Interval) -> bool
 
 def outcome_of(chosen: Finalist | None, tuned: Tuned) -> Outcome:
     """Not met beats all. Where the baseline would do as well, met needs a claim against it at its best."""
-    if chosen is None or not chosen.passed:
+    if chosen is None:
+        return "baseline_best" if tuned.passes else "not_met"
+    if not chosen.passed:
         return "not_met"
     if tuned.passes and (tuned.speedup is None or not claims_speedup(tuned.speedup)):
         return "baseline_best"

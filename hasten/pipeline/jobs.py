@@ -1,7 +1,7 @@
 """The functions that run inside worker processes: load, wrap, pass, export, open.
 
-Takes plain data (it crosses a process boundary), gives plain data or a session. The
-parent process never imports torch; an export that crashes or runs out of memory takes
+Takes plain data (it crosses a process boundary), gives plain data or a session. No model
+is ever loaded in the parent process; an export that crashes or runs out of memory takes
 only its worker with it.
 """
 
@@ -12,11 +12,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hasten.records import ModelRef, Rejected, config_from_dict
+from hasten.records import ModelRef, Recipe, Rejected, config_from_dict
+
+if TYPE_CHECKING:
+    from hasten.pipeline.material import Material
 
 Arrays = dict[str, np.ndarray[Any, Any]]
 OPENER = "hasten.pipeline.jobs:open_artifact"
@@ -41,7 +44,11 @@ class CheckpointFacts:
 
 @dataclass(frozen=True, slots=True)
 class Built:
-    """An exported candidate on disk."""
+    """An exported candidate on disk.
+
+    ``reference``: eager's outputs on the parity batches, where passes made it another function than the original.
+    ``training_s``: what a rehearsal says the training will take.
+    """
 
     folder: Path
     input_names: tuple[str, ...]
@@ -49,6 +56,8 @@ class Built:
     notes: tuple[str, ...]
     bytes: int
     build_s: float
+    reference: tuple[np.ndarray[Any, Any], ...] | None = None
+    training_s: float = 0.0
 
 
 @lru_cache(maxsize=1)
@@ -86,41 +95,64 @@ def build_artifact(
     calibration: Sequence[Arrays],
     folder: Path,
     cache: Path,
-    layers: int | None,
+    pass_cache: Path | None = None,
+    layers: int | None = None,
+    material: Material | None = None,
+    parity: Sequence[Arrays] | None = None,
+    rehearse: bool = False,
 ) -> Built:
     """Make one candidate: (shortened) checkpoint -> passes -> runtime export.
 
-    ``layers`` keeps only that many for preflight; ``None`` builds the whole model. ``cache`` is shared by
-    all recipes of the same depth. Raises Rejected when the recipe cannot be built.
+    ``layers`` keeps only that many for preflight; ``None`` builds the whole model. Passes need ``material`` and
+    ``pass_cache``; ``rehearse`` leaves their training out and says what it would take. ``cache`` is shared by all
+    exports of the same module; eager's outputs on ``parity`` come back, since the original's are another function's.
+    Raises Rejected when the recipe cannot be built.
     """
-    import torch
-
-    from hasten.passes import run_pass
-    from hasten.passes.calibration import Calibration
     from hasten.runtimes import get_runtime, read_recipe
-    from hasten.tasks import get_task
 
     started = time.perf_counter()
-    torch.manual_seed(0)
     parsed = read_recipe(recipe)
-    wrapper = _wrapped(get_task(task), _checkpoint(ref, task), layers=layers)
-    feeds = list(calibration)
-    for config in parsed.passes:
-        wrapper = run_pass(wrapper, config, Calibration(feeds))
-    shared = cache / "-".join([f"layers{layers or 'all'}", *(p.kind for p in parsed.passes)])
+    seconds: list[float] = []
+    wrapper, name = _module(ref, task, parsed, layers, material, pass_cache, seconds if rehearse else None)
+    shared = cache / name
     shared.mkdir(parents=True, exist_ok=True)
     folder.mkdir(parents=True, exist_ok=True)
+    reference = _eager(wrapper, parity) if parity is not None else None
     exported = get_runtime(parsed.runtime.kind).export(
-        wrapper, parsed.runtime, calibration=feeds, folder=folder, cache=shared
+        wrapper, parsed.runtime, calibration=list(calibration), folder=folder, cache=shared
     )
     return Built(
-        folder=folder,
-        input_names=exported.input_names,
-        instructions=exported.instructions,
-        notes=exported.notes,
+        folder=folder, input_names=exported.input_names, instructions=exported.instructions, notes=exported.notes,
         bytes=sum(p.stat().st_size for p in folder.rglob("*") if p.is_file()),
-        build_s=time.perf_counter() - started,
-    )
+        build_s=time.perf_counter() - started, reference=reference, training_s=sum(seconds),
+    )  # fmt: skip
+
+
+def _module(
+    ref: ModelRef, task: str, recipe: Recipe, layers: int | None, material: Material | None, pass_cache: Path | None,
+    seconds: list[float] | None,
+) -> tuple[Any, str]:  # fmt: skip
+    """The wrapper to export, and a name that stands for it among all modules of the run."""
+    import torch
+
+    from hasten.pipeline.compress import compressed, passes_id
+    from hasten.tasks import get_task
+
+    torch.manual_seed(0)
+    checkpoint = _checkpoint(ref, task)
+    if not recipe.passes:
+        return _wrapped(get_task(task), checkpoint, layers=layers), f"layers{layers or 'all'}"
+    assert material is not None
+    assert pass_cache is not None
+    made = compressed(checkpoint, get_task(task), recipe.passes, material=material, cache=pass_cache, rehearse=seconds)
+    return made, f"{'rehearsed' if seconds is not None else 'passes'}-{passes_id(recipe.passes)}"
+
+
+def _eager(wrapper: Any, batches: Sequence[Arrays]) -> tuple[np.ndarray[Any, Any], ...]:
+    import torch
+
+    with torch.inference_mode():
+        return tuple(wrapper(**{n: torch.from_numpy(a) for n, a in b.items()}).float().numpy() for b in batches)
 
 
 def open_artifact(*, folder: Path, config: Mapping[str, Any], threads: int, cores: tuple[int, ...]) -> Any:

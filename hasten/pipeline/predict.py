@@ -33,6 +33,8 @@ def predict_file(
     from hasten.bundle import load
     from hasten.tasks.rows import read_rows
 
+    if out is not None and out.is_dir():
+        raise InputError(f"--out {out} is a folder", expected="a file to write", remedy="name a file in it")
     if out is not None and not out.parent.is_dir():
         raise InputError(f"no folder {out.parent}", expected="an existing folder for --out", remedy="make it first")
     if batch is not None and batch < 1:

@@ -55,6 +55,7 @@ class Prepared:
     tokenizer: Tokenizer
     input_names: tuple[str, ...]
     warnings: tuple[str, ...]
+    extra: tuple[Encoded, ...] = ()
 
     def batches(self, part: Part, *, batch: int) -> list[Arrays]:
         """The part's rows in order, ``batch`` at a time, padded."""

@@ -150,7 +150,7 @@ def make_request(
             threads=parse_threads(threads, used),
             cores=used,
             max_length=_at_least_one("--max-length", max_length if max_length is not None else 512),
-            seed=seed,
+            seed=_seed(seed),
         ),
         time_s=parse_time(time),
         out=Path(out),
@@ -186,6 +186,12 @@ def parse_threads(threads: int | None, cores: tuple[int, ...]) -> int:
             remedy="lower --threads, or give more --cores",
         )
     return threads
+
+
+def _seed(value: int) -> int:
+    if not 0 <= value < 2**31:
+        raise InputError(f"--seed {value}", expected=f"a whole number from 0 to {2**31 - 1}", remedy="correct the flag")
+    return value
 
 
 def _at_least_one(flag: str, value: int) -> int:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from hasten.measure.host import describe_host
+from hasten.measure.host import busy_host, describe_host
 from hasten.measure.worker import Worker
 from hasten.models.inspect import inspect_checkpoint
 from hasten.pipeline.candidates import candidate_recipes
@@ -80,6 +80,7 @@ def optimize(
 def run_request(request: Request, say: Reporter) -> Result:
     """Check, prepare and run one request; the folder is touched only after the input was found good."""
     started = time.monotonic()
+    busy = busy_host()
     say.stage("looking at the checkpoint and the data", done=0, total=1, left_s=request.time_s)
     check_folder(request.out)
     files = inspect_checkpoint(request.model, task=request.task)
@@ -89,6 +90,7 @@ def run_request(request: Request, say: Reporter) -> Result:
     with Worker.start(cores=workload.cores, threads=workload.threads) as builder:
         facts = builder.call("hasten.pipeline.jobs:checkpoint_facts", ref=request.model, task=request.task)
         prepared = prepare(request, facts)
+        prepared = replace(prepared, warnings=(*prepared.warnings, *busy))
         for warning in prepared.warnings:
             say.line(f"warning: {warning}")
         header = {
@@ -196,7 +198,7 @@ class _Loop:
 
     def _predicted(self, trial: Trial) -> Trial:
         """A preflight row carries what is expected of the full model."""
-        if trial.stage != "preflight" or trial.status != "ok":
+        if trial.stage != "preflight" or trial.status != "ok" or trial.prediction is not None:
             return trial
         ratio = max(1.0, self.facts.layers / PREFLIGHT_LAYERS)
         prediction = predict(trial, self._trials(), weights_bytes=4 * self.facts.parameters, depth_ratio=ratio)

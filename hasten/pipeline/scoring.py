@@ -13,7 +13,7 @@ import numpy as np
 
 from hasten.measure.quality import flips, mcnemar_p, paired_drop, scored_drop
 from hasten.pipeline.prepare import Part, Prepared
-from hasten.records import Flip, Interval
+from hasten.records import Flip, InputError, Interval
 from hasten.tasks.rows import Rows
 
 _MOST_FLIPS = 200
@@ -59,3 +59,14 @@ def flipped_rows(
         [a == t for a, t in zip(after, truth, strict=True)],
     )
     return flips(rows.texts, truth, before, after, part.index, _MOST_FLIPS), p_value
+
+
+def check_finite(outputs: Array) -> None:
+    """Raise InputError when the original's outputs [N, C] hold NaN or infinity."""
+    bad = int((~np.isfinite(outputs)).any(axis=1).sum())
+    if bad:
+        raise InputError(
+            f"the original model gives NaN or infinity for {bad} of {len(outputs)} rows",
+            expected="finite outputs",
+            remedy="check its weights: nothing can be measured against it",
+        )

@@ -1,16 +1,21 @@
 """How long each stage's duel lasts, and its times as one list.
 
-Takes nothing but numbers. A stage that decides more gets more rounds of fresh processes.
+Takes workers with open sessions and requests, gives rounds and milliseconds. A stage that decides more gets more
+rounds of fresh processes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-from hasten.measure.duel import Round
+from hasten.measure.duel import Round, duel
+from hasten.measure.worker import Worker
+
+QUICK_REQUESTS = 15
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,3 +37,19 @@ TIMINGS = {"screen": Timing(1, 4.0), "contest": Timing(2, 6.0), "final": Timing(
 def side(rounds: Sequence[Round], name: str) -> list[float]:
     """All times of one side of a duel, in ms."""
     return [t for one in rounds for turn in getattr(one, name) for t in turn]
+
+
+def timed_duel(
+    a: Worker, b: Worker, requests: Callable[[int], list[dict[str, Any]]], timing: Timing, *, seed: int
+) -> Round:
+    """One round that lasts about as long as ``timing`` says; ``requests`` draws that many."""
+    probe = requests(3)
+    per_turn = timing.per_turn(float(np.median(a.time(probe)) + np.median(b.time(probe))))
+    drawn = requests(timing.turns * per_turn)
+    return duel(a, b, drawn, turns=timing.turns, per_turn=per_turn, warmup=min(10, 2 * per_turn), seed=seed)
+
+
+def quick_times(worker: Worker, requests: list[dict[str, Any]]) -> list[float]:
+    """A first look, in milliseconds: enough to predict from, not to claim anything."""
+    worker.time(requests[:3])
+    return worker.time(requests)

@@ -11,43 +11,33 @@ import shutil
 import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from types import TracebackType
 from typing import Any
 
 import numpy as np
 
-from hasten.measure.duel import Round, duel, speedup
+from hasten.measure.duel import Round, speedup
 from hasten.measure.host import available_memory_bytes
 from hasten.measure.statistics import latency
 from hasten.measure.worker import Worker
+from hasten.pipeline.builds import Builds, Reference
 from hasten.pipeline.candidates import baseline_recipe
 from hasten.pipeline.jobs import PREFLIGHT_LAYERS, Arrays, Built, CheckpointFacts
+from hasten.pipeline.material import Material, material_of
 from hasten.pipeline.prepare import Part, Prepared, parity_batches
 from hasten.pipeline.publish import open_candidate
 from hasten.pipeline.request import Request
-from hasten.pipeline.scoring import drop_interval
-from hasten.pipeline.timing import TIMINGS, Timing, side
+from hasten.pipeline.scoring import check_finite, drop_interval
+from hasten.pipeline.timing import QUICK_REQUESTS, TIMINGS, Timing, quick_times, side, timed_duel
 from hasten.pipeline.workspace import Workspace
-from hasten.records import Figures, HastenError, Interval, Recipe, Rejected, Stage, Trial
+from hasten.plan.cost import training_bytes
+from hasten.records import Figures, HastenError, Interval, Prediction, Recipe, Rejected, Stage, Trial
 from hasten.runtimes.parity import parity
 
-Outputs = list[np.ndarray[Any, Any]]
 _SCREEN_ROWS = 300
 _FEWEST_ROWS = 50
 _QUALITY_SHARE = 0.1
-_QUICK_REQUESTS = 15
-_BUILD_TIMEOUT_S = 1800.0
-
-
-@dataclass(frozen=True, slots=True)
-class Reference:
-    """The original model at one depth: its files, and its outputs on the parity batches and on selection."""
-
-    built: Built
-    parity: Outputs
-    selection: np.ndarray[Any, Any] | None
-    figures: Figures
 
 
 class TrialRunner(AbstractContextManager["TrialRunner"]):
@@ -55,10 +45,10 @@ class TrialRunner(AbstractContextManager["TrialRunner"]):
 
     def __init__(self, request: Request, facts: CheckpointFacts, prepared: Prepared, space: Workspace, builder: Worker):
         self.request, self.facts, self.prepared, self.space = request, facts, prepared, space
-        self._builder: Worker | None = builder
+        self.builds = Builds(request, space, builder, self.worker)
         self._opponent: Worker | None = None
+        self._material: Material | None = None
         self._parity = parity_batches(prepared, longest=prepared.tokenizer.max_length, seed=request.workload.seed)
-        self.built: dict[str, Built] = {}
         self.short: Reference | None = None
         self.full: Reference | None = None
         self.baseline = baseline_recipe()
@@ -83,7 +73,7 @@ class TrialRunner(AbstractContextManager["TrialRunner"]):
         return self._baseline_trial("screen", self.full, time.perf_counter())
 
     def _reference(self, *, layers: int | None) -> Reference:
-        built = self._build(self.baseline, layers=layers)
+        built = (self.builds.short if layers else self.builds.whole)(self.baseline, self.prepared)
         with self.worker() as worker:
             opened = open_candidate(worker, self.baseline.to_dict(), built, self.request)
             same = worker.run(self._parity)
@@ -93,9 +83,9 @@ class TrialRunner(AbstractContextManager["TrialRunner"]):
             selection = None if layers else self.outputs(worker, self.prepared.selection)
             figures = self._figures(worker, self.baseline, opened, built, times=quick)
         if selection is not None:
+            check_finite(selection)
             quality = self._score(selection, self.prepared.selection, reference=selection)
             figures = replace(figures, quality=quality)
-            self.built[self.baseline.id] = built
         return Reference(built=built, parity=same, selection=selection, figures=figures)
 
     def _affordable_rows(self, quick: Sequence[float]) -> int:
@@ -127,22 +117,51 @@ class TrialRunner(AbstractContextManager["TrialRunner"]):
                     "memory",
                     f"about {needed_bytes / 1e9:.1f} GB are needed to build it, {free / 1e9:.1f} GB are free",
                 )
-            trial = self._preflight(recipe) if stage == "preflight" else self._full_or_again(recipe, stage)
+            first = self._rehearsal if recipe.passes else self._preflight
+            trial = first(recipe) if stage == "preflight" else self._full_or_again(recipe, stage)
         except HastenError as error:
             at, reason = (error.stage, error.reason) if isinstance(error, Rejected) else ("input", str(error))
             trial = replace(self._row(recipe, stage, 0.0), status="rejected", rejected_at=at, reason=reason)
         return replace(trial, elapsed_s=time.perf_counter() - started)
 
     def _preflight(self, recipe: Recipe) -> Trial:
+        """On a two-layer copy."""
         assert self.short is not None
-        built = self._build(recipe, layers=PREFLIGHT_LAYERS)
+        built = self.builds.short(recipe, self.prepared)
         with self.worker() as worker:
             opened = open_candidate(worker, recipe.to_dict(), built, self.request)
-            self._check_parity(worker, recipe, self.short)
+            self._check_parity(worker, recipe, self.short.parity)
             figures = self._figures(worker, recipe, opened, built, times=self._quick(worker))
         shutil.rmtree(built.folder, ignore_errors=True)
         trial = self._row(recipe, "preflight", 0.0)
         return replace(trial, figures=figures, baseline=self.short.figures, notes=built.notes)
+
+    def _rehearsal(self, recipe: Recipe) -> Trial:
+        """Latency, size and memory as they will be, and what the training will take."""
+        assert self.full is not None
+        started = time.perf_counter()
+        built = self.builds.rehearsed(recipe, self.prepared, self.material(), self._parity)
+        with self.worker() as worker:
+            opened = open_candidate(worker, recipe.to_dict(), built, self.request)
+            self._check_parity(worker, recipe, built.reference or ())
+            figures = self._figures(worker, recipe, opened, built, times=self._quick(worker))
+        shutil.rmtree(built.folder, ignore_errors=True)
+        assert figures.latency_ms is not None
+        expected = Prediction(
+            latency_ms=figures.latency_ms.p50, build_s=time.perf_counter() - started + built.training_s,
+            peak_build_bytes=training_bytes(4 * self.facts.parameters), bytes=built.bytes,
+        )  # fmt: skip
+        row = self._row(recipe, "preflight", 0.0)
+        return replace(row, figures=figures, baseline=self.full.figures, notes=built.notes, prediction=expected)
+
+    def material(self) -> Material:
+        """What passes may work with; made when the first one needs it."""
+        if self._material is None:
+            self._material = material_of(
+                self.prepared, extra=self.prepared.extra, tokenizer_json=self.facts.tokenizer_json,
+                seed=self.request.workload.seed,
+            )  # fmt: skip
+        return self._material
 
     def _full_or_again(self, recipe: Recipe, stage: Stage) -> Trial:
         """A candidate is not to blame for an opponent that died: that one is opened afresh, once."""
@@ -163,7 +182,7 @@ class TrialRunner(AbstractContextManager["TrialRunner"]):
         rounds: list[Round] = []
         with self.worker() as worker:
             opened = open_candidate(worker, recipe.to_dict(), built, self.request)
-            self._check_parity(worker, recipe, self.full)
+            self._check_parity(worker, recipe, built.reference or self.full.parity)
             outputs = self.outputs(worker, part)
             rounds = [self._duel(self._standing_opponent(), worker, TIMINGS[stage])] if stage == "screen" else []
             figures = self._figures(worker, recipe, opened, built, times=None)
@@ -185,10 +204,9 @@ class TrialRunner(AbstractContextManager["TrialRunner"]):
         )  # fmt: skip
 
     def built_in_full(self, recipe: Recipe) -> Built:
-        """The candidate's files, built when this process has not built them yet."""
-        if recipe.id not in self.built:
-            self.built[recipe.id] = self._build(recipe, layers=None)
-        return self.built[recipe.id]
+        if not recipe.passes:
+            return self.builds.whole(recipe, self.prepared)
+        return self.builds.whole(recipe, self.prepared, self.material(), self._parity)
 
     # ------------------------------------------------------------------ measuring
 
@@ -211,18 +229,12 @@ class TrialRunner(AbstractContextManager["TrialRunner"]):
         return self.prepared.requests(batch=workload.batch, count=count, seed=workload.seed + seed)
 
     def _duel(self, a: Worker, b: Worker, timing: Timing, *, seed: int = 0) -> Round:
-        probe = self.requests(3, seed=seed)
-        expected = float(np.median(a.time(probe)) + np.median(b.time(probe)))
-        per_turn = timing.per_turn(expected)
-        return duel(
-            a, b, self.requests(timing.turns * per_turn, seed=seed), turns=timing.turns, per_turn=per_turn,
-            warmup=min(10, 2 * per_turn), seed=self.request.workload.seed + seed,
-        )  # fmt: skip
+        return timed_duel(
+            a, b, lambda count: self.requests(count, seed=seed), timing, seed=self.request.workload.seed + seed
+        )
 
     def _quick(self, worker: Worker) -> list[float]:
-        requests = self.requests(_QUICK_REQUESTS)
-        worker.time(requests[:3])
-        return worker.time(requests)
+        return quick_times(worker, self.requests(QUICK_REQUESTS))
 
     def _figures(
         self, worker: Worker, recipe: Recipe, opened: Any, built: Built, *, times: Sequence[float] | None
@@ -237,9 +249,9 @@ class TrialRunner(AbstractContextManager["TrialRunner"]):
             threads=recipe.to_dict()["runtime"].get("threads") or self.request.workload.threads,
         )
 
-    def _check_parity(self, worker: Worker, recipe: Recipe, reference: Reference) -> None:
+    def _check_parity(self, worker: Worker, recipe: Recipe, wanted: Sequence[np.ndarray[Any, Any]]) -> None:
         precision = str(recipe.to_dict()["runtime"]["precision"])
-        reason = parity(reference.parity, worker.run(self._parity), precision)
+        reason = parity(wanted, worker.run(self._parity), precision)
         if reason:
             raise Rejected("parity", reason)
 
@@ -255,23 +267,6 @@ class TrialRunner(AbstractContextManager["TrialRunner"]):
 
     # ------------------------------------------------------------------ processes
 
-    def _build(self, recipe: Recipe, *, layers: int | None) -> Built:
-        if self._builder is None:
-            self._builder = self.worker()
-        stage = "short" if layers else "full"
-        try:
-            built: Built = self._builder.call(
-                "hasten.pipeline.jobs:build_artifact", timeout_s=_BUILD_TIMEOUT_S, ref=self.request.model,
-                task=self.request.task, recipe=recipe.to_dict(), calibration=self.prepared.calibration_feeds(),
-                folder=self.space.folder(stage, recipe.id), cache=self.space.work / "cache", layers=layers,
-            )  # fmt: skip
-        except Rejected as error:
-            if error.stage in ("crash", "memory", "timeout"):  # the process is gone or not to be trusted
-                self._builder.close()
-                self._builder = None
-            raise
-        return built
-
     def worker(self) -> Worker:
         workload = self.request.workload
         return Worker.start(cores=workload.cores, threads=workload.threads, log=self.space.log)
@@ -280,7 +275,7 @@ class TrialRunner(AbstractContextManager["TrialRunner"]):
         """The baseline's process that screens are run against; opened once."""
         if self._opponent is None:
             self._opponent = self.worker()
-            open_candidate(self._opponent, self.baseline.to_dict(), self.built[self.baseline.id], self.request)
+            open_candidate(self._opponent, self.baseline.to_dict(), self.built_in_full(self.baseline), self.request)
         return self._opponent
 
     def _row(self, recipe: Recipe, stage: Stage, elapsed: float) -> Trial:
@@ -294,10 +289,10 @@ class TrialRunner(AbstractContextManager["TrialRunner"]):
         )
 
     def close(self) -> None:
-        for worker in (self._builder, self._opponent):
-            if worker is not None:
-                worker.close()
-        self._builder = self._opponent = None
+        self.builds.close()
+        if self._opponent is not None:
+            self._opponent.close()
+        self._opponent = None
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -106,6 +106,14 @@ def searched(trials: Sequence[Trial]) -> tuple[Trial, ...]:
     return tuple(t for t in trials if t.stage != "final")
 
 
+def untried(trials: Sequence[Trial]) -> bool:
+    """Did the time end before any candidate could be measured in full, though some might have held?"""
+    rivals = [t for t in trials if not is_tuned_baseline(t)]
+    return not any(t.stage != "preflight" and t.status == "ok" for t in rivals) and (
+        not rivals or any(t.rejected_at == "time" or t.status == "ok" for t in rivals)
+    )
+
+
 def is_tuned_baseline(trial: Trial) -> bool:
     """Does the trial change neither numbers nor runtime: PyTorch in fp32, only set up better?"""
     runtime = trial.recipe["runtime"]

@@ -17,6 +17,8 @@ from hasten.records import Figures, Prediction, Trial
 _PROCESS_BYTES = 900_000_000
 # fp32 weights, the copy a recipe changes, the exported graph, the quantizer's input and its output.
 _BUILD_COPIES = 5
+# What a teacher's answers may take in memory.
+_TARGET_BYTES = 1_500_000_000
 
 
 def predict(trial: Trial, trials: Sequence[Trial], *, weights_bytes: int, depth_ratio: float) -> Prediction:
@@ -35,6 +37,11 @@ def predict(trial: Trial, trials: Sequence[Trial], *, weights_bytes: int, depth_
         peak_build_bytes=_PROCESS_BYTES + _BUILD_COPIES * weights_bytes,
         bytes=round(short.bytes * size_growth),
     )
+
+
+def training_bytes(weights_bytes: int) -> int:
+    """Memory that training takes at most: teacher, student, gradients, two moments, best weights, and targets."""
+    return _PROCESS_BYTES + 6 * weights_bytes + _TARGET_BYTES
 
 
 def prediction_error(trials: Sequence[Trial]) -> float | None:

@@ -28,8 +28,12 @@ def verdict_sentence(
     speedup: Interval | None,
     quality_drop: Interval | None,
     checks: Sequence[Check],
+    untried: bool = False,
 ) -> str:
-    """One sentence that a person can repeat to a colleague."""
+    """One sentence that a person can repeat to a colleague. ``untried``: the time ended before any candidate."""
+    if chosen is None and untried:
+        rest = "your baseline meets the budget as it is" if outcome == "baseline_best" else "your baseline misses it"
+        return f"NO CANDIDATE WAS MEASURED in the time given ({rest}): give it more --time"
     if outcome == "baseline_best":
         if tuned.recipe_id != baseline.recipe_id:
             return f"NOTHING BEATS YOUR BASELINE once it is set up well: {tuned.label} is as fast as anything tried"

@@ -64,9 +64,9 @@ def read_verdict(path: str | Path) -> Verdict:
         raise InputError(
             f"no file {path}",
             expected=f"the {FILE_NAME} of a finished run",
-            remedy="run the same hasten optimize command again: it continues where it was stopped",
+            remedy="give the --out folder of a run; a stopped one continues with the same hasten optimize command",
         ) from error
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RecursionError) as error:
         raise _unreadable(f"{path} is not readable JSON ({error})") from error
     if not isinstance(data, dict):
         raise _unreadable(f"{path} holds {type(data).__name__}, not an object")

@@ -39,5 +39,6 @@ def read_recipe(data: Mapping[str, Any]) -> Recipe:
     """A recipe from its JSON form. Raises InputError for unknown parts or settings."""
     from hasten.passes import configs as pass_configs
 
-    passes = tuple(config_from_dict(p, pass_configs()) for p in data["passes"])
+    table = pass_configs([str(p.get("kind")) for p in data["passes"]])
+    passes = tuple(config_from_dict(p, table) for p in data["passes"])
     return Recipe(passes=passes, runtime=config_from_dict(data["runtime"], configs()))

@@ -16,7 +16,7 @@ from hasten.records import InputError, SplitSizes
 from hasten.tasks.rows import Rows
 
 _FEWEST = 6
-_MOST_CALIBRATION = 256
+_MOST_EVALUATED = 2000  # rows each for selection and final test: an interval of about two points
 _CALIBRATION_SHARE = 0.2
 _MOST_CLASSES = 200
 
@@ -32,7 +32,8 @@ class Splits:
 
 
 def split_rows(rows: Rows, *, seed: int, task: str) -> Splits:
-    """One file into three parts: at most 256 rows (a fifth) calibrate, the rest is halved.
+    """One file into three parts: a fifth calibrates, the rest is halved; beyond 2,000 rows each for selection and
+    final test, all further rows are there to calibrate and to learn from.
 
     Repeats of a text are dropped (counted). Raises InputError for fewer than six different texts.
     """
@@ -44,7 +45,7 @@ def split_rows(rows: Rows, *, seed: int, task: str) -> Splits:
             remedy="give more rows",
         )
     strata = _strata(rows, unique) if task == "text-classification" else None
-    calibration = max(1, min(_MOST_CALIBRATION, round(_CALIBRATION_SHARE * len(unique))))
+    calibration = max(1, round(_CALIBRATION_SHARE * len(unique)), len(unique) - 2 * _MOST_EVALUATED)
     rest, first = _cut(unique, strata, size=calibration, seed=seed)
     strata_of_rest = None if strata is None else _pick(strata, unique, rest)
     selection, test = _cut(rest, strata_of_rest, size=(len(rest) + 1) // 2, seed=seed + 1)

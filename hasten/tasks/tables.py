@@ -6,6 +6,7 @@ standard library, Parquet by pyarrow, hub ids by ``datasets``.
 
 from __future__ import annotations
 
+import codecs
 import csv
 import io
 import json
@@ -49,7 +50,7 @@ def read_table(source: str | Path) -> Table:
 
 def _decoded(path: Path) -> str:
     content = path.read_bytes()
-    if not content.strip():
+    if not content.removeprefix(codecs.BOM_UTF8).strip():
         raise InputError(f"{path} is empty", expected="a header line and rows", remedy="give another file")
     if b"\0" in content:
         raise InputError(
@@ -106,7 +107,8 @@ def _check_names(names: tuple[str, ...], path: Path) -> None:
 def _json_lines(text: str, path: Path) -> Table:
     if path.suffix.lower() == ".json" and text.lstrip().startswith("["):
         return _from_records(_parsed(text, path, line=1), path)
-    lines = ((number, line) for number, line in enumerate(text.splitlines(), start=1) if line.strip())
+    # Not splitlines: U+2028 and its like end no line of JSON.
+    lines = ((number, line) for number, line in enumerate(text.split("\n"), start=1) if line.strip())
     return _from_records([_parsed(line, path, line=number) for number, line in lines], path)
 
 

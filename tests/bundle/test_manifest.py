@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hasten.bundle.golden import Golden, check_golden, make_golden, read_golden
+from hasten.bundle.golden import Golden, check_golden, check_shape, make_golden, read_golden
 from hasten.bundle.manifest import (
     FORMAT_VERSION,
     Manifest,
@@ -33,7 +33,7 @@ def manifest(**changes: object) -> Manifest:
     made = Manifest(
         task="text-classification", labels=("no", "yes"), family="bert", source="./m", source_hash="0" * 64,
         license=None, recipe={"passes": [], "runtime": {"kind": "torch"}}, recipe_id="abc", recipe_label="torch fp32",
-        input_names=("input_ids",), max_length=128, workload=Workload(threads=2, cores=(0, 1)),
+        input_names=("input_ids", "attention_mask"), max_length=128, workload=Workload(threads=2, cores=(0, 1)),
         instructions=("avx2",), precision_ran="fp32", host=HOST,
         measured=Measurement(Figures(latency_ms=Latency(1, 2, 3, 4, 5)), speedup=Interval(2, 1, 3)),
         golden_tolerance=1e-3,
@@ -201,3 +201,40 @@ def test_make_golden_keeps_what_ran() -> None:
     batches = [{"input_ids": np.array([[1, 2]])}]
     made = make_golden(lambda b: b["input_ids"] * 0.5, texts=["t"], pairs=None, batches=batches)
     assert made == Golden(("t",), None, ((1, 2),), ((0.5, 1.0),))
+
+
+@pytest.mark.parametrize(
+    "lie",
+    [
+        {"max_length": 0},
+        {"workload": Workload(batch=0)},
+        {"golden_tolerance": float("nan")},
+        {"golden_tolerance": float("inf")},
+        {"labels": ()},
+        {"labels": ("yes", "yes")},
+        {"task": "feature-extraction"},
+        {"input_names": ("bogus",)},
+        {"recipe": {}},
+        {"format_version": -5},
+    ],
+    ids=lambda lie: next(iter(lie)),
+)
+def test_a_manifest_that_lies_is_refused_though_its_hash_is_right(bundle: Path, lie: dict[str, object]) -> None:
+    write_manifest(bundle, manifest(**lie))
+    with pytest.raises(InputError):
+        read_manifest(bundle)
+
+
+def test_a_manifest_nested_beyond_reason_is_damaged(bundle: Path) -> None:
+    (bundle / "manifest.json").write_text("[" * 200_000)
+    with pytest.raises(InputError, match="not readable"):
+        read_manifest(bundle)
+
+
+@pytest.mark.parametrize("labels", [("yes",), ("a", "b", "c")])
+def test_golden_outputs_must_fit_the_labels(labels: tuple[str, ...]) -> None:
+    check_shape(GOLDEN, labels=("no", "yes"))
+    with pytest.raises(InputError, match="for"):
+        check_shape(GOLDEN, labels=labels)
+    with pytest.raises(InputError):
+        check_shape(Golden((), None, (), ()), labels=("no", "yes"))

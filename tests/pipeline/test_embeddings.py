@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import WORDS
 
 import hasten
 from hasten.pipeline.result import Result
 
+WORDS = [f"w{i}" for i in range(60)]
 pytestmark = pytest.mark.slow
 PAIRS = [{"text": "w1 w2 w3", "text_pair": "w4 w5"}, {"text": "w1 w2 w3", "text_pair": "w1 w2 w3"}]
 

@@ -22,6 +22,7 @@ from hasten.plan.choose import (
     passes,
     searched,
     trial_checks,
+    untried,
     worst_miss,
 )
 from hasten.records import Energy, Figures, Interval, Stage, Trial
@@ -204,3 +205,14 @@ def test_the_front_of_the_front_is_the_front_in_any_order(rows: list[Trial], shu
     front = list(pareto(rows))
     shuffle.shuffle(front)  # type: ignore[attr-defined]
     assert {t.recipe_id for t in pareto(front)} == {t.recipe_id for t in front}
+
+
+def test_time_that_ended_before_any_candidate_is_told_from_failure() -> None:
+    late, broken = (
+        trial("a", stage="preflight", rejected_at="time"),
+        trial("a", stage="preflight", rejected_at="parity"),
+    )
+    assert untried([])
+    assert untried([late])
+    assert not untried([broken])
+    assert not untried([late, trial("b")])

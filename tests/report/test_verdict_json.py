@@ -168,5 +168,5 @@ def test_a_file_that_is_no_verdict_is_an_input_error(tmp_path: Path, content: st
     (tmp_path / "verdict.json").write_text(content)
     with pytest.raises(InputError, match="rewrites the verdict"):
         read_verdict(tmp_path / "verdict.json")
-    with pytest.raises(InputError, match="continues where it was stopped"):
+    with pytest.raises(InputError, match="a stopped one continues"):
         read_verdict(tmp_path / "absent.json")

@@ -74,6 +74,7 @@ def test_pairs(tmp_path: Path) -> None:
     ("name", "content", "message"),
     [
         ("a.csv", b"", "is empty"),
+        ("a.csv", b"\xef\xbb\xbf", "is empty"),
         ("a.csv", b"text,label\n", "holds no rows"),
         ("a.csv", b"text,label\na\n", "line 2: 1 fields, the header has 2"),
         ("a.csv", b'text,label\n"a,1\n', "line 2"),
@@ -114,3 +115,19 @@ def test_missing_file_folder_and_huge_text(tmp_path: Path) -> None:
         read_rows(tmp_path, columns=Columns())
     with pytest.raises(InputError, match="2,000,000 characters"):
         rows_of(tmp_path, "a.jsonl", json.dumps({"text": "x" * 2_000_000}))
+
+
+def test_unusual_line_ends_stay_within_a_json_line(tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text('{"text": "a\u2028b\u0085c"}\n{"text": "d"}\n', encoding="utf-8")
+    assert read_rows(tmp_path / "rows.jsonl", columns=Columns()).texts == ("a\u2028b\u0085c", "d")
+
+
+def test_a_named_text_is_not_its_own_pair(tmp_path: Path) -> None:
+    (tmp_path / "rows.csv").write_text("hypothesis,label\na,x\nb,y\n")
+    assert read_rows(tmp_path / "rows.csv", columns=Columns(text="hypothesis")).pairs is None
+
+
+def test_two_possible_pairs_are_asked_about(tmp_path: Path) -> None:
+    (tmp_path / "rows.csv").write_text("text,sentence2,hypothesis\na,b,c\n")
+    with pytest.raises(InputError, match="--text-pair-column"):
+        read_rows(tmp_path / "rows.csv", columns=Columns())

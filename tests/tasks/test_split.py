@@ -60,9 +60,11 @@ def test_stratified_and_sized() -> None:
     assert parts(split_rows(rows, seed=1, task=TASK)) != parts(splits)
 
 
-def test_calibration_is_capped() -> None:
+def test_what_is_not_needed_to_judge_is_there_to_learn_from() -> None:
     splits = split_rows(make_rows([f"t{i}" for i in range(5000)]), seed=0, task="feature-extraction")
-    assert [len(part) for part in parts(splits)] == [256, 2372, 2372]
+    assert [len(part) for part in parts(splits)] == [1000, 2000, 2000]
+    splits = split_rows(make_rows([f"t{i}" for i in range(10_000)]), seed=0, task="feature-extraction")
+    assert [len(part) for part in parts(splits)] == [6000, 2000, 2000]
 
 
 def test_three_files_keep_their_rows_and_may_not_overlap() -> None:
