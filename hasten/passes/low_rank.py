@@ -1,0 +1,158 @@
+"""Thin factors in place of matrices, chosen by what the matrices do to the user's data.
+
+Takes a wrapper and the share of the matrices' MACs to keep, gives the wrapper with W ~ B A, R (I + O) weights in place
+of I O, wherever that saves any.
+
+Source: truncated SVD weighted by the activations (DRONE, Chen et al. 2021; ASVD, Yuan et al. 2023; SVD-LLM, Wang et
+al. 2024). With S S^T the inputs' second moment, the best rank R for the outputs keeps the first left singular vectors U
+of W S: B = U, A = U^T W, which needs no inverse of S. The mean costs no rank: with the covariance for the moment
+and (W - B A) E[x] added to the bias, the map is exact at the mean input.
+
+Legend: T tokens, O outputs, I inputs of a linear layer, R rank.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from hasten.models.adapter import Adapter
+from hasten.models.surgery import LowRankLinear, replace_module
+from hasten.passes.calibration import Calibration
+from hasten.passes.family import adapter_of
+from hasten.passes.reconstruction import Walk
+from hasten.passes.units import batches_of, check_settings, real_tokens, share
+from hasten.records import Rejected
+
+# Directions that the calibration rows never take still belong to the matrix: they come last, not in random order.
+_JITTER = 1e-6
+
+
+@dataclass(frozen=True, slots=True)
+class LowRankConfig:
+    """Keep the share ``keep`` of the MACs of each matrix of ``which``; ranks are multiples of ``round_to``."""
+
+    kind: ClassVar[str] = "low_rank"
+    keep: float = 0.5
+    which: Literal["ffn", "attention", "all"] = "ffn"
+    round_to: int = 8
+    rows: int = 512
+
+    def __post_init__(self) -> None:
+        check_settings(keep=self.keep, round_to=self.round_to, rows=self.rows)
+
+    @property
+    def label(self) -> str:
+        return f"low rank {self.which} {share(self.keep)} MACs"
+
+
+def factorise(model: Any, config: LowRankConfig, calibration: Calibration) -> Any:
+    """The wrapper with factorised matrices, layer by layer on the inputs that the factorised layers below give.
+
+    Costs two forward passes a row and one decomposition a matrix. Raises Rejected for a family without an adapter,
+    matrices that are factorised already, or when no matrix would get cheaper.
+    """
+    adapter = adapter_of(model, what="low-rank factorisation")
+    layers = adapter.layers(model.hf)
+    parts = [part for layer in layers for group in _groups(adapter, layer, config.which) for part in group]
+    if not all(isinstance(part, nn.Linear) for part in parts):
+        raise Rejected(config.kind, f"the {config.which} matrices of this {adapter.family} are factorised already")
+    if not any(rank_of(part, config) for part in parts):
+        largest = max(parts, key=lambda part: part.in_features * part.out_features)
+        raise Rejected(
+            config.kind, f"no rank in multiples of {config.round_to} makes a matrix of "
+            f"{largest.out_features} x {largest.in_features} cheaper at keep={config.keep}",
+        )  # fmt: skip
+    walk = Walk(model, layers, batches_of(calibration, rows=config.rows))
+    for layer in layers:
+        groups = _groups(adapter, layer, config.which)
+        seen = input_moments(walk, layer, [group[0] for group in groups])
+        for group, (mean, covariance) in zip(groups, seen, strict=True):
+            for linear in group:
+                rank = rank_of(linear, config)
+                if rank is not None:
+                    name = next(name for name, module in layer.named_modules() if module is linear)
+                    replace_module(layer, name, thin(linear, mean, covariance, rank=rank))
+        walk.advance(layer)
+    return model
+
+
+def _groups(adapter: Adapter, layer: nn.Module, which: str) -> list[list[nn.Linear]]:
+    """The linear layers that ``which`` names, those with the same input together."""
+    attention, ffn = adapter.attention(layer), adapter.ffn(layer)
+    groups = []
+    if which in ("attention", "all"):
+        groups += [[attention.query, attention.key, attention.value], [attention.output]]
+    if which in ("ffn", "all"):
+        groups += [[ffn.up], [ffn.down]]
+    return groups
+
+
+def rank_of(linear: nn.Linear, config: LowRankConfig) -> int | None:
+    """The largest multiple of ``round_to`` (at least one) whose factors cost ``keep`` of I O; ``None`` if that saves
+    nothing."""
+    i, o = linear.in_features, linear.out_features
+    rank = max(int(config.keep * i * o / (i + o)) // config.round_to, 1) * config.round_to
+    return rank if rank * (i + o) < i * o else None
+
+
+def input_moments(walk: Walk, layer: nn.Module, linears: Sequence[nn.Linear]) -> list[tuple[Tensor, Tensor]]:
+    """Mean [I] and covariance [I, I] of each linear layer's inputs over real tokens, in float64."""
+    caught: dict[int, Tensor] = {}
+    hooks = [linear.register_forward_pre_hook(_catch(caught, number)) for number, linear in enumerate(linears)]
+    sums = [torch.zeros(linear.in_features, dtype=torch.float64) for linear in linears]
+    squares = [torch.zeros(len(total), len(total), dtype=torch.float64) for total in sums]
+    tokens = 0
+    try:
+        for number, batch in enumerate(walk.batches):
+            walk.through(layer, number)
+            tokens += int(batch["attention_mask"].sum())
+            for index in range(len(linears)):
+                x = real_tokens(caught[index], batch)
+                sums[index] += x.sum(dim=0)
+                squares[index] += x.T @ x
+    finally:
+        for hook in hooks:
+            hook.remove()
+    means = [total / tokens for total in sums]
+    return [(mean, square / tokens - torch.outer(mean, mean)) for mean, square in zip(means, squares, strict=True)]
+
+
+def _catch(caught: dict[int, Tensor], number: int) -> Any:
+    def hook(_module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        caught[number] = inputs[0].detach()
+
+    return hook
+
+
+def thin(linear: nn.Linear, mean: Tensor, covariance: Tensor, *, rank: int) -> LowRankLinear:
+    """The two factors of ``linear`` that give its outputs best for inputs of this mean and covariance."""
+    bias: Tensor | None = linear.bias
+    if bias is None:  # nothing can carry the mean: it has to be in the moment
+        covariance = covariance + torch.outer(mean, mean)
+    first, second = factors(linear.weight.detach().double(), covariance, rank=rank)
+    made = LowRankLinear(linear.in_features, linear.out_features, rank=rank, bias=bias is not None)
+    with torch.no_grad():
+        made.first.weight.copy_(first)
+        made.second.weight.copy_(second)
+        if bias is not None:
+            made.second.bias.copy_(bias + linear.weight.double() @ mean - second @ (first @ mean))
+    return made
+
+
+def factors(weight: Tensor, moment: Tensor, *, rank: int) -> tuple[Tensor, Tensor]:
+    """A [R, I] and B [O, R] that minimise tr((W - B A) moment (W - B A)^T), weight [O, I], float64."""
+    outputs, inputs = weight.shape
+    floor = _JITTER * moment.diagonal().mean().clamp(min=torch.finfo(torch.float64).tiny)
+    moment = moment + floor * torch.eye(inputs, dtype=moment.dtype)
+    if outputs <= inputs:  # the left singular vectors of W S are the eigenvectors of W S S^T W^T
+        vectors = torch.linalg.eigh(weight @ moment @ weight.T).eigenvectors.flip(1)
+    else:
+        values, directions = torch.linalg.eigh(moment)
+        vectors = torch.linalg.svd(weight @ (directions * values.clamp(min=0).sqrt()), full_matrices=False)[0]
+    basis = vectors[:, :rank]
+    return basis.T @ weight, basis

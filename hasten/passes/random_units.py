@@ -1,0 +1,44 @@
+"""Heads and neurons pruned at random: the control that every other criterion has to beat.
+
+Takes a wrapper and the share of the encoder's MACs to keep, gives the wrapper with fewer heads and neurons.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+
+from hasten.passes.calibration import Calibration
+from hasten.passes.unit_budget import cut_evenly
+from hasten.passes.units import Units, check_settings, share
+
+
+@dataclass(frozen=True, slots=True)
+class RandomUnitsConfig:
+    """Keep the share ``keep`` of the encoder layers' MACs; ``draw`` is one number for each further control."""
+
+    kind: ClassVar[str] = "random_units"
+    keep: float = 0.6
+    round_to: int = 32
+    draw: int = 0
+
+    def __post_init__(self) -> None:
+        check_settings(keep=self.keep, round_to=self.round_to, rows=1)
+
+    @property
+    def label(self) -> str:
+        return f"random {share(self.keep)} MACs" + (f" draw {self.draw}" if self.draw else "")
+
+
+def prune_random_units(model: Any, config: RandomUnitsConfig, calibration: Calibration) -> Any:
+    """The wrapper with heads and neurons drawn by the calibration's seed and ``draw``.
+
+    Raises Rejected for a family without an adapter, factorised layers, or too small a budget.
+    """
+    units = Units(model, kind=config.kind, what="random pruning")
+    generator = torch.Generator().manual_seed(calibration.seed * 1_000_003 + config.draw)
+    scores = units.ones().map(lambda mask: torch.rand(mask.shape, generator=generator))
+    cut_evenly(units, scores, calibration, keep=config.keep, round_to=config.round_to, kind=config.kind)
+    return model

@@ -1,0 +1,200 @@
+"""What a pruned layer should give, and the linear least squares that bring it there.
+
+Takes the dense layers and the pruned ones, carries the calibration's rows through both layer by layer, and gives, for
+the linear map that ends a sublayer, its inputs' second moments and their products with the wanted outputs. Everything
+is solved from these two matrices; no activations of more than one layer are held.
+
+The wanted output of a pruned sublayer is the dense residual sum less the pruned residual (r_dense - x), as in Kwon et
+al. 2022 and K-prune (Park et al. 2024): errors of earlier sublayers are mended here too. Post-norm layers only: the
+residual sum is what a sublayer's norm takes.
+
+Legend: T real tokens, H hidden size, I inputs of the map, U units (U = I / width).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hasten.models.adapter import Adapter
+from hasten.passes.calibration import Batch
+from hasten.passes.units import real_tokens
+
+
+@dataclass(slots=True)
+class Moments:
+    """Sums over tokens of a linear map's inputs X [T, I] and wanted outputs Y [T, H] (bias taken off), in float64."""
+
+    inputs: Tensor  # X^T X [I, I]
+    products: Tensor  # X^T Y [I, H]
+    wanted: float  # ||Y||^2
+    tokens: int = 0
+
+    @classmethod
+    def empty(cls, linear: nn.Linear) -> Moments:
+        i, h = linear.in_features, linear.out_features
+        return cls(torch.zeros(i, i, dtype=torch.float64), torch.zeros(i, h, dtype=torch.float64), 0.0)
+
+    def add(self, x: Tensor, y: Tensor) -> None:
+        self.inputs += x.T @ x
+        self.products += x.T @ y
+        self.wanted += float(y.double().square().sum())
+        self.tokens += len(x)
+
+    def error(self, weight: Tensor) -> float:
+        """Mean squared norm of Y - X W^T per token; weight [H, I]."""
+        w = weight.double()
+        total = self.wanted - 2 * (self.products * w.T).sum() + ((w @ self.inputs) * w).sum()
+        return float(total) / self.tokens
+
+
+class Walk:
+    """Rows on their way through an encoder: the hidden states in front of the next layer."""
+
+    def __init__(self, model: Any, layers: nn.ModuleList, batches: Sequence[Batch]) -> None:
+        self.batches = batches
+        self.states: list[Tensor] = []
+        self._calls: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
+        hook = layers[0].register_forward_pre_hook(self._catch, with_kwargs=True)
+        try:
+            with torch.no_grad():
+                for batch in batches:
+                    try:
+                        model(**batch)
+                    except _Caught:
+                        continue
+        finally:
+            hook.remove()
+
+    def _catch(self, _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self.states.append(args[0])
+        self._calls.append((args[1:], kwargs))
+        raise _Caught
+
+    @torch.no_grad()
+    def through(self, layer: nn.Module, number: int) -> Tensor:
+        """The layer's output for batch ``number``."""
+        rest, kwargs = self._calls[number]
+        output = layer(self.states[number], *rest, **kwargs)
+        found: Tensor = output[0] if isinstance(output, tuple) else output
+        return found
+
+    def advance(self, layer: nn.Module) -> None:
+        """Carry all rows through ``layer``."""
+        self.states = [self.through(layer, number) for number in range(len(self.batches))]
+
+
+class _Caught(Exception):
+    """Stops a forward pass once what was wanted has been seen."""
+
+
+@dataclass(slots=True)
+class _Seen:
+    """What hooks on a map and on the norm behind it saw in one forward pass."""
+
+    inputs: Tensor | None = None
+    output: Tensor | None = None
+    total: Tensor | None = None
+    hooks: list[Any] = field(default_factory=list)
+
+    def watch_map(self, linear: nn.Linear) -> None:
+        def hook(_module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+            self.inputs, self.output = inputs[0], output
+
+        self.hooks.append(linear.register_forward_hook(hook))
+
+    def watch_norm(self, norm: nn.Module) -> None:
+        def hook(_module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            self.total = inputs[0]
+            raise _Caught
+
+        self.hooks.append(norm.register_forward_pre_hook(hook))
+
+    def run(self, walk: Walk, layer: nn.Module, number: int) -> None:
+        try:
+            walk.through(layer, number)
+        except _Caught:
+            return
+
+
+@dataclass(frozen=True, slots=True)
+class Sublayer:
+    """A layer, the linear map that ends one of its sublayers, the width of its units, and the norm behind the sum."""
+
+    layer: nn.Module
+    map: nn.Linear
+    norm: nn.Module
+    width: int
+
+
+def sublayers(adapter: Adapter, layer: nn.Module) -> tuple[Sublayer, Sublayer]:
+    """The attention and the FFN of one post-norm layer."""
+    parts, norms = adapter.attention(layer), adapter.norms(layer)
+    return (
+        Sublayer(layer, parts.output, norms[0], parts.head_dim),
+        Sublayer(layer, adapter.ffn(layer).down, norms[1], 1),
+    )
+
+
+def moments(dense: Sublayer, pruned: Sublayer, dense_walk: Walk, walk: Walk) -> Moments:
+    """Moments of the pruned sublayer's map against what the dense sublayer gives, over real tokens.
+
+    Hooks that mask the map's inputs stay in force: X are the inputs as they reach the map.
+    """
+    found = Moments.empty(pruned.map)
+    goal, own = _Seen(), _Seen()
+    goal.watch_norm(dense.norm)
+    own.watch_map(pruned.map)
+    own.watch_norm(pruned.norm)
+    try:
+        for number, batch in enumerate(walk.batches):
+            goal.run(dense_walk, dense.layer, number)
+            own.run(walk, pruned.layer, number)
+            assert goal.total is not None
+            assert own.total is not None
+            assert own.inputs is not None
+            assert own.output is not None
+            y = goal.total - (own.total - own.output)
+            y = y if pruned.map.bias is None else y - pruned.map.bias.detach()
+            found.add(real_tokens(own.inputs, batch), real_tokens(y, batch))
+    finally:
+        for hook in (*goal.hooks, *own.hooks):
+            hook.remove()
+    return found
+
+
+def tuned_masks(found: Moments, weight: Tensor, *, width: int, damp: float) -> Tensor:
+    """Mask values [U] that minimise ||Y - sum_u m_u X_u W_u^T||^2 + damp^2 ||m - 1||^2, weight [H, I].
+
+    The columns of the least-squares problem are the units' flattened contributions; their inner products are blocks
+    of (X^T X) * (W^T W), so the [T H, U] matrix is never built. Same problem as LSMR with ``damp`` on m - 1.
+    """
+    w = weight.double()
+    units = w.shape[1] // width
+    gram = (found.inputs * (w.T @ w)).view(units, width, units, width).sum(dim=(1, 3))
+    right = (found.products * w.T).sum(dim=1).view(units, width).sum(dim=1)
+    left = gram + damp**2 * torch.eye(units, dtype=torch.float64)
+    change: Tensor = torch.linalg.solve(left, right - gram.sum(dim=1))
+    values: Tensor = (1.0 + change).to(weight.dtype)
+    return values
+
+
+def solved_weight(found: Moments, weight: Tensor, *, damp: float) -> Tensor:
+    """The weight [H, I] that minimises ||Y - X W^T||^2 + damp tr(X^T X) / I ||W - weight||^2."""
+    w = weight.double()
+    size = w.shape[1]
+    ridge = damp * found.inputs.diagonal().mean().clamp(min=torch.finfo(torch.float64).tiny)
+    left = found.inputs + ridge * torch.eye(size, dtype=torch.float64)
+    change = torch.linalg.solve(left, found.products - found.inputs @ w.T)
+    solved: Tensor = (w + change.T).to(weight.dtype)
+    return solved
+
+
+def fold(linear: nn.Linear, values: Tensor, *, width: int) -> None:
+    """Multiply the columns of each unit by its value, so that the mask is part of the weight."""
+    with torch.no_grad():
+        linear.weight *= values.repeat_interleave(width)

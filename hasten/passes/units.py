@@ -1,0 +1,199 @@
+"""Attention heads and FFN neurons as units that can be weighed, masked and removed.
+
+Takes a wrapper, gives its units' number, cost and gradients, and cuts what a pass decided to cut. Knows nothing of
+which units deserve to stay: that is the passes' part, and how many fit a budget :mod:`hasten.passes.unit_budget`'s.
+
+Cost in multiply-accumulates (MACs, not FLOPs) of one row of S tokens, biases and softmax left out:
+a head 4 S H D + 2 S^2 D (Q, K, V and output projection; scores and weighted sum), a neuron 2 S H (up and down).
+Source: Kwon et al. 2022, "A Fast Post-Training Pruning Framework for Transformers", section 3.
+
+Legend: B rows, L tokens, S mean tokens a row, H hidden size, D width of a head, A heads, N neurons of a layer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hasten.models.adapter import AttentionParts, FeedForward
+from hasten.models.surgery import keep_heads, keep_neurons
+from hasten.passes.calibration import Batch, Calibration, padded, task_loss
+from hasten.passes.family import adapter_of
+from hasten.records import InputError, Rejected
+
+BATCH = 32
+Loss = Callable[[Tensor, Tensor | None], Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class PerUnit:
+    """One tensor a layer for its heads [..., A] and one for its neurons [..., N]: masks, scores or gradients."""
+
+    heads: list[Tensor]
+    neurons: list[Tensor]
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> PerUnit:
+        return PerUnit([change(h) for h in self.heads], [change(n) for n in self.neurons])
+
+    def both(self) -> list[Tensor]:
+        """Heads of all layers, then neurons of all layers."""
+        return [*self.heads, *self.neurons]
+
+
+@dataclass(frozen=True, slots=True)
+class Costs:
+    """What one head and one neuron cost, in MACs a row or in milliseconds."""
+
+    head: float
+    neuron: float
+
+    def of(self, kept: PerUnit) -> float:
+        """Cost of the units whose mask is not zero."""
+        heads, neurons = (sum(int((m != 0).sum()) for m in masks) for masks in (kept.heads, kept.neurons))
+        return heads * self.head + neurons * self.neuron
+
+
+class Units:
+    """The heads and neurons of a wrapper's encoder layers, first layer first.
+
+    ``kind`` and ``what`` name the pass. Raises Rejected for a family without an adapter, and where a layer's matrices
+    are already factorised: thin factors have no rows that belong to one head or neuron.
+    """
+
+    def __init__(self, model: Any, *, kind: str, what: str) -> None:
+        self.model = model
+        self.adapter = adapter = adapter_of(model, what=what)
+        self.layers = adapter.layers(model.hf)
+        for number, layer in enumerate(self.layers):
+            attention, ffn = adapter.attention(layer), adapter.ffn(layer)
+            parts = (attention.query, attention.key, attention.value, attention.output, ffn.up, ffn.down)
+            if not all(isinstance(part, nn.Linear) for part in parts):
+                raise Rejected(
+                    kind, f"{what} needs whole matrices, and layer {number} of this {adapter.family} is factorised; "
+                    "prune before the low-rank pass",
+                )  # fmt: skip
+
+    @property
+    def attention(self) -> list[AttentionParts]:
+        return [self.adapter.attention(layer) for layer in self.layers]
+
+    @property
+    def ffn(self) -> list[FeedForward]:
+        return [self.adapter.ffn(layer) for layer in self.layers]
+
+    def ones(self) -> PerUnit:
+        """The mask that changes nothing."""
+        heads = [torch.ones(parts.heads) for parts in self.attention]
+        return PerUnit(heads, [torch.ones(parts.up.out_features) for parts in self.ffn])
+
+    def costs(self, calibration: Calibration) -> Costs:
+        """MACs of one head and one neuron for a row of the calibration's mean length."""
+        tokens = mean_length(calibration)
+        parts = self.attention[0]
+        hidden, width = parts.query.in_features, parts.head_dim
+        return Costs(4 * tokens * hidden * width + 2 * tokens**2 * width, 2 * tokens * hidden)
+
+    @contextmanager
+    def masked(self, masks: PerUnit) -> Iterator[None]:
+        """Within, heads and neurons are multiplied by masks [A], [N], or [B, A], [B, N] for one mask a row.
+
+        The masks sit on the inputs of the attention's output projection and of the FFN's second matrix, so they work
+        under every attention implementation.
+        """
+        hooks = []
+        for number, (attention, ffn) in enumerate(zip(self.attention, self.ffn, strict=True)):
+            hooks.append(attention.output.register_forward_pre_hook(_times(masks.heads[number], attention.head_dim)))
+            hooks.append(ffn.down.register_forward_pre_hook(_times(masks.neurons[number], 1)))
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+    def gradients(
+        self, calibration: Calibration, *, rows: int, loss: Loss | None = None, first: int = 0
+    ) -> Iterator[PerUnit]:
+        """dL/dm at m = 1 of every row, one [B, A] and [B, N] a layer, batch by batch as in :func:`by_length`.
+
+        Rows of a batch have masks of their own, so a row's gradient is its own. ``loss`` (outputs [B, C], labels)
+        defaults to the calibration's task loss, seeded. Layers before ``first`` get zeros, and cost no backward pass.
+        """
+        generator = torch.Generator().manual_seed(calibration.seed)
+        loss = loss or (lambda outputs, labels: task_loss(outputs, labels, generator=generator))
+        for index in by_length(calibration, rows=rows):
+            masks = self.ones().map(partial(_repeated, rows=len(index)))
+            wanted = [*masks.heads[first:], *masks.neurons[first:]]
+            for mask in wanted:
+                mask.requires_grad_(True)
+            with torch.enable_grad(), self.masked(masks):
+                outputs = self.model(**padded([calibration.rows[i] for i in index]))
+                found = torch.autograd.grad(loss(outputs, calibration.labels_of(index)), wanted)
+            blank = masks.map(torch.zeros_like)
+            count = len(self.layers) - first
+            yield PerUnit([*blank.heads[:first], *found[:count]], [*blank.neurons[:first], *found[count:]])
+
+    def keep(self, masks: PerUnit) -> None:
+        """Cut every unit whose mask is zero, for real; the values of the other masks are not looked at."""
+        for attention, mask in zip(self.attention, masks.heads, strict=True):
+            if not mask.all():
+                keep_heads(attention, mask.nonzero().flatten().tolist())
+        for ffn, mask in zip(self.ffn, masks.neurons, strict=True):
+            if not mask.all():
+                keep_neurons(ffn, mask.nonzero().flatten().tolist())
+
+
+def _repeated(mask: Tensor, *, rows: int) -> Tensor:
+    return mask.expand(rows, -1).clone()
+
+
+def _times(mask: Tensor, width: int) -> Callable[[nn.Module, tuple[Tensor, ...]], tuple[Tensor, ...]]:
+    """Multiply the input [B, L, units * width] by one number a unit."""
+
+    def hook(_module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        wide = mask.repeat_interleave(width, dim=-1)
+        return (inputs[0] * (wide if mask.ndim == 1 else wide[:, None]), *inputs[1:])
+
+    return hook
+
+
+def mean_length(calibration: Calibration) -> float:
+    """Mean number of tokens of the calibration's rows."""
+    return sum(int(next(iter(row.values())).shape[1]) for row in calibration.rows) / len(calibration.rows)
+
+
+def by_length(calibration: Calibration, *, rows: int) -> list[list[int]]:
+    """The numbers of the first ``rows`` rows in batches, short rows first: little is computed on padding."""
+    count = min(rows, len(calibration.rows))
+    order = sorted(range(count), key=lambda i: next(iter(calibration.rows[i].values())).shape[1])
+    return [order[start : start + BATCH] for start in range(0, count, BATCH)]
+
+
+def batches_of(calibration: Calibration, *, rows: int) -> list[Batch]:
+    """The rows of :func:`by_length`, padded."""
+    return [padded([calibration.rows[i] for i in index]) for index in by_length(calibration, rows=rows)]
+
+
+def check_settings(*, keep: float, round_to: int, rows: int) -> None:
+    """What every pass over units asks of its settings. Raises InputError."""
+    if not 0 < keep < 1 or round_to < 1 or rows < 1:
+        raise InputError(
+            f"keep={keep}, round_to={round_to}, rows={rows}",
+            expected="keep between 0 and 1 (the share that stays), a multiple and a number of rows of at least 1",
+            remedy="correct the recipe",
+        )
+
+
+def share(keep: float) -> str:
+    """``keep`` for a label: ``"50%"``."""
+    return f"{100 * keep:.3g}%"
+
+
+def real_tokens(states: Tensor, batch: Batch) -> Tensor:
+    """[B, L, X] -> [T, X]: the tokens that are not padding."""
+    return states[batch["attention_mask"].bool()]
