@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from hasten.measure.host import instruction_sets
+from hasten.passes import PASSES
 from hasten.pipeline.request import Request
 from hasten.plan.search import slow_to_build
 from hasten.plan.space import recipes as narrowed
@@ -37,7 +38,11 @@ def candidate_recipes(request: Request) -> tuple[Recipe, ...]:
         elif request.runtimes and not unknown:
             raise InputError(f"{name}: {probe.reason}", expected="an available runtime", remedy=str(probe.remedy))
     offered = narrowed(
-        configs, runtimes=request.runtimes, techniques=request.techniques, known_runtimes=tuple(RUNTIMES)
+        configs,
+        runtimes=request.runtimes,
+        techniques=request.techniques,
+        known_runtimes=tuple(RUNTIMES),
+        known_passes=tuple(PASSES),
     )
     candidates = [r for r in offered if r != baseline_recipe()]
     quick = [r for r in candidates if not slow_to_build(r)]

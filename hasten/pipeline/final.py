@@ -119,18 +119,18 @@ def _alone(
     """Outputs on the test split and the figures that need no opponent."""
     request, prepared, workload = runner.request, runner.prepared, runner.request.workload
     built = runner.built_in_full(recipe)
-    with runner.worker() as worker:
+    with runner.arena.worker() as worker:
         opened = open_candidate(worker, recipe.to_dict(), built, request)
         outputs = runner.outputs(worker, prepared.test)
         stats = worker.stats()
         rows_per_s = throughput(
             worker,
-            runner.requests(40),
+            runner.arena.requests(40),
             concurrency=workload.concurrency,
             seconds=_THROUGHPUT_S,
             batch=workload.batch,
         )
-        joules = energy(worker, runner.requests(40), cores_used=len(workload.cores), seconds=_ENERGY_S)
+        joules = energy(worker, runner.arena.requests(40), cores_used=len(workload.cores), seconds=_ENERGY_S)
     rows = prepared.rows_of(prepared.test)
     against = outputs if reference is None else reference
     rng = np.random.default_rng(workload.seed)

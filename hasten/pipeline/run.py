@@ -9,7 +9,7 @@ from __future__ import annotations
 import shlex
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from hasten.measure.host import busy_host, describe_host
 from hasten.measure.worker import Worker
 from hasten.models.inspect import inspect_checkpoint
 from hasten.pipeline.candidates import candidate_recipes
+from hasten.pipeline.compression import Compression
 from hasten.pipeline.ending import Ending
 from hasten.pipeline.interruption import interruptible
 from hasten.pipeline.jobs import PREFLIGHT_LAYERS, CheckpointFacts
@@ -30,8 +31,8 @@ from hasten.pipeline.trials import TrialRunner
 from hasten.pipeline.workspace import Workspace, check_disk, check_folder, open_workspace
 from hasten.plan.choose import best, passes
 from hasten.plan.cost import predict
-from hasten.plan.search import Clock, Finish, Skip, next_action, without_old_skips
-from hasten.records import Columns, InputError, Recipe, Rejected, Stage, Trial
+from hasten.plan.search import Clock, Finish, Run, Skip, next_action, without_old_skips
+from hasten.records import Columns, Recipe, Rejected, Stage, Trial
 from hasten.report.verdict_json import FILE_NAME as VERDICT_FILE
 from hasten.report.verdict_json import read_verdict
 from hasten.runtimes import read_recipe
@@ -100,7 +101,7 @@ def run_request(request: Request, say: Reporter) -> Result:
             "data_sha256": prepared.rows.sha256,
         }
         with open_workspace(request, header=header) as space:
-            _check_same_sources(space, header)
+            space.check_sources(header)
             with TrialRunner(request, facts, prepared, space, builder) as runner:
                 _Loop(request, facts, prepared, space, runner, recipes, say, started).run()
     result = open_result(request.out)
@@ -133,6 +134,7 @@ class _Loop:
             return
         if earlier:
             self.say.line(f"continuing: {len(earlier)} trials of this run are already done")
+        self.runner.builds.tell = self._tell
         interrupted = interruptible(self._search)
         if interrupted:
             if self.runner.full is None:
@@ -151,12 +153,13 @@ class _Loop:
         found = read_verdict(path)
         if found.budget != self.request.budget or found.interrupted:
             return False
-        trials, known = list(self._trials()), {recipe.id: recipe for recipe in self.recipes}
-        action = next_action(trials, self.recipes, self._clock(), budget=self.request.budget)
-        while isinstance(action, Skip):
-            trials.append(_skipped(known[action.recipe_id], action))
-            action = next_action(trials, self.recipes, self._clock(), budget=self.request.budget)
-        return isinstance(action, Finish)
+        trials = list(self._trials())
+        while isinstance(step := self._next(trials), tuple):
+            recipe, action = step
+            if not isinstance(action, Skip):
+                return False
+            trials.append(_skipped(recipe, action))
+        return True
 
     # ------------------------------------------------------------------ search
 
@@ -165,13 +168,10 @@ class _Loop:
         self.say.stage("measuring the original model", done=0, total=1, left_s=self.request.time_s)
         for trial in self.runner.measure_baseline():
             self._record(trial)
-        known = {recipe.id: recipe for recipe in self.recipes}
-        while True:
-            action = next_action(self._trials(), self.recipes, self._clock(), budget=self.request.budget)
-            if isinstance(action, Finish):
-                self.say.line(f"search ends: {action.reason}")
-                return
-            recipe = known[action.recipe_id]
+        if reason := self._compression().why_not():
+            self.say.line(f"no smaller shapes are tried: {reason}")
+        while isinstance(step := self._next(self._trials()), tuple):
+            recipe, action = step
             if isinstance(action, Skip):
                 self._record(_skipped(recipe, action))
                 continue
@@ -179,6 +179,24 @@ class _Loop:
             needed = self._needed_bytes(recipe) if action.stage == "screen" else None
             self._record(self._predicted(self.runner.run(recipe, action.stage, needed_bytes=needed)))
             self._keep_best()
+        self.say.line(f"search ends: {step.reason}")
+
+    def _next(self, trials: Sequence[Trial]) -> tuple[Recipe, Run | Skip] | Finish:
+        """What to do with which recipe. Smaller shapes join once the runtimes and numbers are known."""
+        recipes, clock = {r.id: r for r in self.recipes}, self._clock()
+        action = next_action(trials, self.recipes, clock, budget=self.request.budget)
+        if isinstance(action, Finish) or (isinstance(action, Run) and action.stage == "contest"):
+            recipes |= {r.id: r for r in self._compression().recipes(trials)}
+            action = next_action(trials, tuple(recipes.values()), clock, budget=self.request.budget)
+        return action if isinstance(action, Finish) else (recipes[action.recipe_id], action)
+
+    def _compression(self) -> Compression:
+        """Rows to learn from and the original's pace decide how much can be trained."""
+        row = next(t for t in self._trials() if t.recipe_id == self.runner.baseline.id and t.stage == "screen")
+        assert row.figures.latency_ms is not None
+        per_row_ms = row.figures.latency_ms.p50 / self.request.workload.batch
+        rows = len(self.prepared.calibration) + len(self.prepared.extra)
+        return Compression(self.request, self.facts, rows, per_row_ms)
 
     def _keep_best(self) -> None:
         """Put the best that passes into ``out/bundle`` when it is not there yet."""
@@ -235,6 +253,12 @@ class _Loop:
         final_s = min(2.0 * max(long, default=15.0) + 10.0, 0.4 * self.request.time_s)
         return Clock(elapsed_s=self._elapsed(), limit_s=self.request.time_s, final_s=final_s)
 
+    def _tell(self, text: str) -> None:
+        """What a long pass says of itself, beside the run's own clock."""
+        clock = self._clock()
+        left = max(0.0, clock.limit_s - clock.elapsed_s)
+        self.say.stage(text, done=clock.elapsed_s, total=clock.limit_s, left_s=left)
+
     def _show(self, recipe: Recipe, stage: Stage) -> None:
         clock = self._clock()
         done = len({t.recipe_id for t in self._trials() if t.stage == stage and t.recipe_id != self.runner.baseline.id})
@@ -263,15 +287,3 @@ def _skipped(recipe: Recipe, action: Skip) -> Trial:
         rejected_at=action.rejected_at,
         reason=action.reason,
     )
-
-
-def _check_same_sources(space: Workspace, header: Mapping[str, Any]) -> None:
-    """The model or the data may have changed under the same names since the run began."""
-    found = space.ledger.rows.header
-    for key, what in (("source_hash", "the checkpoint"), ("data_sha256", "the data")):
-        if found.get(key) != header[key]:
-            raise InputError(
-                f"{what} changed since the run in {space.out} began",
-                expected="the same content, to continue that run",
-                remedy="start afresh with --overwrite, or give another --out",
-            )

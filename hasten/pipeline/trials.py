@@ -21,15 +21,16 @@ from hasten.measure.duel import Round, speedup
 from hasten.measure.host import available_memory_bytes
 from hasten.measure.statistics import latency
 from hasten.measure.worker import Worker
+from hasten.pipeline.arena import Arena
 from hasten.pipeline.builds import Builds, Reference
 from hasten.pipeline.candidates import baseline_recipe
-from hasten.pipeline.jobs import PREFLIGHT_LAYERS, Arrays, Built, CheckpointFacts
+from hasten.pipeline.jobs import PREFLIGHT_LAYERS, Built, CheckpointFacts
 from hasten.pipeline.material import Material, material_of
 from hasten.pipeline.prepare import Part, Prepared, parity_batches
 from hasten.pipeline.publish import open_candidate
 from hasten.pipeline.request import Request
 from hasten.pipeline.scoring import check_finite, drop_interval
-from hasten.pipeline.timing import QUICK_REQUESTS, TIMINGS, Timing, quick_times, side, timed_duel
+from hasten.pipeline.timing import TIMINGS, Timing, side
 from hasten.pipeline.workspace import Workspace
 from hasten.plan.cost import training_bytes
 from hasten.records import Figures, HastenError, Interval, Prediction, Recipe, Rejected, Stage, Trial
@@ -45,13 +46,13 @@ class TrialRunner(AbstractContextManager["TrialRunner"]):
 
     def __init__(self, request: Request, facts: CheckpointFacts, prepared: Prepared, space: Workspace, builder: Worker):
         self.request, self.facts, self.prepared, self.space = request, facts, prepared, space
-        self.builds = Builds(request, space, builder, self.worker)
-        self._opponent: Worker | None = None
+        self.baseline = baseline_recipe()
+        self.arena = Arena(request, prepared, space.log, lambda worker: self._open(worker, self.baseline))
+        self.builds = Builds(request, space, builder, self.arena.worker)
         self._material: Material | None = None
         self._parity = parity_batches(prepared, longest=prepared.tokenizer.max_length, seed=request.workload.seed)
         self.short: Reference | None = None
         self.full: Reference | None = None
-        self.baseline = baseline_recipe()
 
     # ------------------------------------------------------------------ the baseline
 
@@ -74,12 +75,12 @@ class TrialRunner(AbstractContextManager["TrialRunner"]):
 
     def _reference(self, *, layers: int | None) -> Reference:
         built = (self.builds.short if layers else self.builds.whole)(self.baseline, self.prepared)
-        with self.worker() as worker:
+        with self.arena.worker() as worker:
             opened = open_candidate(worker, self.baseline.to_dict(), built, self.request)
             same = worker.run(self._parity)
-            quick = self._quick(worker)
+            quick = self.arena.quick(worker)
             if layers is None:
-                self.prepared = self.prepared.within(self._affordable_rows(quick))
+                self.prepared = self.arena.prepared = self.prepared.within(self._affordable_rows(quick))
             selection = None if layers else self.outputs(worker, self.prepared.selection)
             figures = self._figures(worker, self.baseline, opened, built, times=quick)
         if selection is not None:
@@ -128,10 +129,10 @@ class TrialRunner(AbstractContextManager["TrialRunner"]):
         """On a two-layer copy."""
         assert self.short is not None
         built = self.builds.short(recipe, self.prepared)
-        with self.worker() as worker:
+        with self.arena.worker() as worker:
             opened = open_candidate(worker, recipe.to_dict(), built, self.request)
             self._check_parity(worker, recipe, self.short.parity)
-            figures = self._figures(worker, recipe, opened, built, times=self._quick(worker))
+            figures = self._figures(worker, recipe, opened, built, times=self.arena.quick(worker))
         shutil.rmtree(built.folder, ignore_errors=True)
         trial = self._row(recipe, "preflight", 0.0)
         return replace(trial, figures=figures, baseline=self.short.figures, notes=built.notes)
@@ -141,10 +142,10 @@ class TrialRunner(AbstractContextManager["TrialRunner"]):
         assert self.full is not None
         started = time.perf_counter()
         built = self.builds.rehearsed(recipe, self.prepared, self.material(), self._parity)
-        with self.worker() as worker:
+        with self.arena.worker() as worker:
             opened = open_candidate(worker, recipe.to_dict(), built, self.request)
             self._check_parity(worker, recipe, built.reference or ())
-            figures = self._figures(worker, recipe, opened, built, times=self._quick(worker))
+            figures = self._figures(worker, recipe, opened, built, times=self.arena.quick(worker))
         shutil.rmtree(built.folder, ignore_errors=True)
         assert figures.latency_ms is not None
         expected = Prediction(
@@ -168,23 +169,26 @@ class TrialRunner(AbstractContextManager["TrialRunner"]):
         try:
             return self._full(recipe, stage)
         except Rejected:
-            if self._opponent is None or self._opponent.alive:
+            if not self.arena.lost_opponent():
                 raise
-            self._opponent.close()
-            self._opponent = None
             return self._full(recipe, stage)
 
     def _full(self, recipe: Recipe, stage: Stage) -> Trial:
         assert self.full is not None
         assert self.full.selection is not None
         built = self.built_in_full(recipe)
-        part = self.prepared.selection.head(_SCREEN_ROWS) if stage == "screen" else self.prepared.selection
+        quick = stage == "screen" and not recipe.passes  # what was trained for minutes gets all rows at once
+        part = self.prepared.selection.head(_SCREEN_ROWS) if quick else self.prepared.selection
         rounds: list[Round] = []
-        with self.worker() as worker:
+        with self.arena.worker() as worker:
             opened = open_candidate(worker, recipe.to_dict(), built, self.request)
             self._check_parity(worker, recipe, built.reference or self.full.parity)
             outputs = self.outputs(worker, part)
-            rounds = [self._duel(self._standing_opponent(), worker, TIMINGS[stage])] if stage == "screen" else []
+            rounds = (
+                [self.arena.screen(worker, TIMINGS[stage], usual=self.full.figures.latency_ms)]
+                if stage == "screen"
+                else []
+            )
             figures = self._figures(worker, recipe, opened, built, times=None)
         if stage != "screen":
             rounds = self.duel_rounds(self.baseline, recipe, TIMINGS[stage])
@@ -212,29 +216,15 @@ class TrialRunner(AbstractContextManager["TrialRunner"]):
 
     def duel_rounds(self, a: Recipe, b: Recipe, timing: Timing) -> list[Round]:
         """``a`` against ``b`` in fresh pairs of processes."""
-        rounds: list[Round] = []
-        for _ in range(timing.rounds):
-            with self.worker() as first, self.worker() as second:
-                open_candidate(first, a.to_dict(), self.built_in_full(a), self.request)
-                open_candidate(second, b.to_dict(), self.built_in_full(b), self.request)
-                rounds.append(self._duel(first, second, timing, seed=len(rounds)))
-        return rounds
+        usual = self.full.figures.latency_ms if self.full is not None and a.id == self.baseline.id else None
+        return self.arena.rounds(lambda w: self._open(w, a), lambda w: self._open(w, b), timing, usual=usual)
+
+    def _open(self, worker: Worker, recipe: Recipe) -> None:
+        open_candidate(worker, recipe.to_dict(), self.built_in_full(recipe), self.request)
 
     def outputs(self, worker: Worker, part: Part) -> np.ndarray[Any, Any]:
         """The session's outputs [N, C] on a part, at the batch size that is asked for."""
         return np.concatenate(worker.run(self.prepared.batches(part, batch=self.request.workload.batch)))
-
-    def requests(self, count: int, *, seed: int = 0) -> list[Arrays]:
-        workload = self.request.workload
-        return self.prepared.requests(batch=workload.batch, count=count, seed=workload.seed + seed)
-
-    def _duel(self, a: Worker, b: Worker, timing: Timing, *, seed: int = 0) -> Round:
-        return timed_duel(
-            a, b, lambda count: self.requests(count, seed=seed), timing, seed=self.request.workload.seed + seed
-        )
-
-    def _quick(self, worker: Worker) -> list[float]:
-        return quick_times(worker, self.requests(QUICK_REQUESTS))
 
     def _figures(
         self, worker: Worker, recipe: Recipe, opened: Any, built: Built, *, times: Sequence[float] | None
@@ -261,22 +251,10 @@ class TrialRunner(AbstractContextManager["TrialRunner"]):
 
     def _per_s(self, ms: Sequence[float]) -> float | None:
         """Rows per second of one caller; several at once are measured in the final test alone."""
-        if self.request.workload.concurrency > 1:
-            return None
-        return self.request.workload.batch * 1e3 * len(ms) / sum(ms)
+        work = self.request.workload
+        return None if work.concurrency > 1 else work.batch * 1e3 * len(ms) / sum(ms)
 
     # ------------------------------------------------------------------ processes
-
-    def worker(self) -> Worker:
-        workload = self.request.workload
-        return Worker.start(cores=workload.cores, threads=workload.threads, log=self.space.log)
-
-    def _standing_opponent(self) -> Worker:
-        """The baseline's process that screens are run against; opened once."""
-        if self._opponent is None:
-            self._opponent = self.worker()
-            open_candidate(self._opponent, self.baseline.to_dict(), self.built_in_full(self.baseline), self.request)
-        return self._opponent
 
     def _row(self, recipe: Recipe, stage: Stage, elapsed: float) -> Trial:
         return Trial(
@@ -290,9 +268,7 @@ class TrialRunner(AbstractContextManager["TrialRunner"]):
 
     def close(self) -> None:
         self.builds.close()
-        if self._opponent is not None:
-            self._opponent.close()
-        self._opponent = None
+        self.arena.close()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -45,6 +45,17 @@ class Workspace:
         path.mkdir(parents=True)
         return path
 
+    def check_sources(self, header: Mapping[str, Any]) -> None:
+        """Raise InputError when model or data changed under the same names since the run began."""
+        found = self.ledger.rows.header
+        for key, what in (("source_hash", "the checkpoint"), ("data_sha256", "the data")):
+            if found.get(key) != header[key]:
+                raise InputError(
+                    f"{what} changed since the run in {self.out} began",
+                    expected="the same content, to continue that run",
+                    remedy="start afresh with --overwrite, or give another --out",
+                )
+
 
 @contextmanager
 def open_workspace(request: Request, *, header: Mapping[str, Any]) -> Iterator[Workspace]:

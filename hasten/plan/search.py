@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from statistics import median
 
 from hasten.plan.choose import gain, is_tuned_baseline, latest, may_pass, passes, searched
+from hasten.plan.ladder import next_rung
 from hasten.records import Budget, Recipe, Stage, Trial
 
 PREFLIGHT_SHARE = 0.4
@@ -70,8 +71,22 @@ def next_action(trials: Sequence[Trial], recipes: Sequence[Recipe], clock: Clock
 
     Order: cheap preflights, with one early screen as soon as each runtime has had one, or sooner if another
     preflight would leave no time for it (so that an artifact is on disk early); screens; preflights and screens
-    of recipes that are slow to build; the contest.
+    of recipes that are slow to build; smaller shapes, rehearsed and then trained from the middle of the ladder; the
+    contest.
     """
+    plain = [r for r in recipes if not r.passes]
+    action = _of_plain(trials, plain, clock) or _of_shapes(trials, [r for r in recipes if r.passes], clock, budget)
+    if action is not None:
+        return action
+    done = {(t.recipe_id, t.stage) for t in trials}
+    contest = next((i for i in contestants(trials, recipes, budget) if (i, "contest") not in done), None)
+    if contest is not None and _typical("contest", trials, recipes) <= clock.left_s:
+        return Run(contest, "contest")
+    return Finish("every candidate was tried" if contest is None else "the time is used up")
+
+
+def _of_plain(trials: Sequence[Trial], recipes: Sequence[Recipe], clock: Clock) -> Action | None:
+    """Recipes that change runtime and numbers only."""
     done = {(t.recipe_id, t.stage) for t in trials}
     todo = [r for r in recipes if (r.id, "preflight") not in done]
     cheap = [r for r in todo if not slow_to_build(r)]
@@ -82,12 +97,23 @@ def next_action(trials: Sequence[Trial], recipes: Sequence[Recipe], clock: Clock
         return _preflight(cheap[0], trials, recipes, clock)
     if waiting:
         return _screen(waiting[0], trials, recipes, clock)
+    return _preflight(todo[0], trials, recipes, clock) if todo else None
+
+
+def _of_shapes(trials: Sequence[Trial], recipes: Sequence[Recipe], clock: Clock, budget: Budget) -> Action | None:
+    """Recipes with passes: all are rehearsed (their latency and the time to train are known then), few are trained."""
+    done = {(t.recipe_id, t.stage) for t in trials}
+    todo = [r for r in recipes if (r.id, "preflight") not in done]
     if todo:
         return _preflight(todo[0], trials, recipes, clock)
-    contest = next((i for i in contestants(trials, recipes, budget) if (i, "contest") not in done), None)
-    if contest is not None and _typical("contest", trials, recipes) <= clock.left_s:
-        return Run(contest, "contest")
-    return Finish("every candidate was tried" if contest is None else "the time is used up")
+    chosen = next_rung(trials, recipes, budget=budget)
+    if chosen is None:
+        return None
+    needed = (chosen.prediction.build_s if chosen.prediction else 0.0) + _DEFAULT_S["screen"]
+    if needed > clock.left_s:
+        reason = f"not trained: about {needed:.0f} s are needed, {max(0.0, clock.left_s):.0f} s are left"
+        return Skip(chosen.recipe_id, "screen", NO_TIME, reason)
+    return Run(chosen.recipe_id, "screen")
 
 
 def slow_to_build(recipe: Recipe) -> bool:

@@ -28,22 +28,29 @@ TECHNIQUES: Mapping[str, Callable[[Settings], bool]] = {
 }
 
 
+def is_runtime_technique(name: str) -> bool:
+    """Does the name narrow runtime configs (the names of passes do not)?"""
+    return name in TECHNIQUES
+
+
 def recipes(
     configs: Sequence[Config],
     *,
     runtimes: Sequence[str] | None = None,
     techniques: Sequence[str] | None = None,
     known_runtimes: Sequence[str] = (),
+    known_passes: Sequence[str] = (),
 ) -> tuple[Recipe, ...]:
     """One recipe per config that the user's narrowing leaves.
 
     Raises InputError for a name that is not known (with the nearest), or when nothing is left.
     """
     _known("runtime", runtimes, known_runtimes or sorted({c.kind for c in configs}))
-    _known("technique", techniques, list(TECHNIQUES))
+    _known("technique", techniques, [*TECHNIQUES, *known_passes])
     made = [Recipe(passes=(), runtime=c) for c in configs if runtimes is None or c.kind in runtimes]
-    if techniques is not None:
-        made = [r for r in made if any(TECHNIQUES[t](r.to_dict()["runtime"]) for t in techniques)]
+    narrowing = [t for t in techniques or () if is_runtime_technique(t)]
+    if narrowing:
+        made = [r for r in made if any(TECHNIQUES[t](r.to_dict()["runtime"]) for t in narrowing)]
     if not made:
         of, using = ", ".join(runtimes or ["all"]), ", ".join(techniques or ["all"])
         raise InputError(

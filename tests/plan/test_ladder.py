@@ -1,0 +1,114 @@
+"""The ladder of smaller shapes: bisected, with few trainings, and never past a pass that is faster."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from hypothesis import given
+from hypothesis import strategies as st
+from made_trials import MadeOnnx, recipe, trial
+
+from hasten.plan.budget import parse_budget
+from hasten.plan.ladder import WORTH, next_rung, open_rungs
+from hasten.plan.search import NO_TIME, Clock, Finish, Run, Skip, next_action
+from hasten.records import Recipe, Trial
+
+BUDGET = parse_budget("quality_drop<=1")
+PLAIN = recipe(MadeOnnx())
+
+
+@dataclass(frozen=True, slots=True)
+class MadeShape:
+    kind: ClassVar[str] = "shape"
+    size: float
+
+    @property
+    def label(self) -> str:
+        return f"{self.size:g}"
+
+
+def rungs_of(sizes: Sequence[float]) -> list[Recipe]:
+    return [Recipe(passes=(MadeShape(size),), runtime=MadeOnnx()) for size in sizes]
+
+
+def rehearsals(rungs: Sequence[Recipe], sizes: Sequence[float]) -> list[Trial]:
+    return [trial(r, stage="preflight", predicted_ms=size) for r, size in zip(rungs, sizes, strict=True)]
+
+
+def drop_at(size: float, needed: float) -> float:
+    """No loss down to the size that the task needs, then more and more."""
+    return 0.0 if size >= needed else 2.0 + 10 * (needed - size)
+
+
+def climb(sizes: Sequence[float], needed: float, *, plain_ms: float = 10.0) -> tuple[list[Trial], int]:
+    rungs = rungs_of(sizes)
+    rows = [trial(PLAIN, stage=s, speedup=1.0, p50=plain_ms) for s in ("preflight", "screen")]
+    rows += rehearsals(rungs, sizes)
+    trained = 0
+    while (chosen := next_rung(rows, rungs, budget=BUDGET)) is not None:
+        place = [r.id for r in rungs].index(chosen.recipe_id)
+        size = sizes[place]
+        rows.append(trial(rungs[place], speedup=10.0 / size, drop=drop_at(size, needed), p50=size))
+        trained += 1
+        assert trained <= len(sizes)
+    return rows, trained
+
+
+SIZES = st.lists(st.floats(0.1, 12), min_size=1, max_size=14, unique=True)
+
+
+@given(SIZES, st.floats(0, 13))
+def test_the_fastest_shape_that_passes_is_found(sizes: list[float], needed: float) -> None:
+    rows, _ = climb(sizes, needed)
+    good = [s for s in sizes if s >= needed and s * WORTH <= 10.0]
+    found = [t.figures.latency_ms.p50 for t in rows if t.stage == "screen" and t.figures.latency_ms]
+    passing = [ms for ms in found if ms >= needed or ms == 10.0]
+    # Rungs that are less than WORTH apart count as one.
+    assert min(passing) <= min(good, default=10.0) * WORTH
+
+
+@given(st.floats(0, 13))
+def test_a_long_ladder_takes_few_trainings(needed: float) -> None:
+    sizes = [0.5 + 0.6 * n for n in range(15)]
+    assert climb(sizes, needed)[1] <= 5
+
+
+def test_what_is_slower_than_a_pass_is_not_trained() -> None:
+    rungs = rungs_of((8.0, 4.0, 2.0))
+    rows = [trial(PLAIN, speedup=3.0, p50=3.0), *rehearsals(rungs, (8.0, 4.0, 2.0))]
+    assert [t.recipe_id for t in open_rungs(rows, rungs, budget=BUDGET)] == [rungs[2].id]
+
+
+def test_a_near_miss_does_not_rule_out_the_next_smaller() -> None:
+    rungs = rungs_of((4.0, 3.8, 1.0))
+    rows = [trial(PLAIN, speedup=1.0, p50=10.0), *rehearsals(rungs, (4.0, 3.8, 1.0))]
+    near = [*rows, trial(rungs[0], speedup=2.5, drop=1.8, width=0.3, p50=4.0)]
+    far = [*rows, trial(rungs[0], speedup=2.5, drop=9.0, width=0.3, p50=4.0)]
+    assert [t.recipe_id for t in open_rungs(near, rungs, budget=BUDGET)] == [rungs[1].id]
+    assert open_rungs(far, rungs, budget=BUDGET) == []
+
+
+def test_shapes_come_after_all_plain_recipes_and_before_the_contest() -> None:
+    rungs = rungs_of((2.0,))
+    clock = Clock(elapsed_s=0.0, limit_s=1000.0, final_s=10.0)
+    rows = [trial(PLAIN, stage="preflight", predicted_ms=5.0)]
+    assert next_action(rows, [PLAIN, *rungs], clock, budget=BUDGET) == Run(PLAIN.id, "screen")
+    rows.append(trial(PLAIN, p50=5.0))
+    assert next_action(rows, [PLAIN, *rungs], clock, budget=BUDGET) == Run(rungs[0].id, "preflight")
+    rows += rehearsals(rungs, (2.0,))
+    assert next_action(rows, [PLAIN, *rungs], clock, budget=BUDGET) == Run(rungs[0].id, "screen")
+    rows.append(trial(rungs[0], speedup=5.0, p50=2.0))
+    assert next_action(rows, [PLAIN, *rungs], clock, budget=BUDGET) == Run(rungs[0].id, "contest")
+
+
+def test_a_training_that_does_not_fit_is_said_to_be_left_out() -> None:
+    rungs = rungs_of((2.0,))
+    rows = [trial(PLAIN, stage=s, p50=5.0, predicted_ms=5.0) for s in ("preflight", "screen", "contest")]
+    rows += rehearsals(rungs, (2.0,))
+    action = next_action(rows, [PLAIN, *rungs], Clock(90.0, 110.0, 10.0), budget=BUDGET)
+    assert isinstance(action, Skip)
+    assert action.rejected_at == NO_TIME
+    rows.append(trial(rungs[0], rejected_at=NO_TIME))
+    assert isinstance(next_action(rows, [PLAIN, *rungs], Clock(90.0, 110.0, 10.0), budget=BUDGET), Finish)
