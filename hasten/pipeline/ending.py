@@ -16,7 +16,7 @@ from hasten.pipeline.trials import TrialRunner
 from hasten.pipeline.workspace import Workspace
 from hasten.plan.choose import untried
 from hasten.plan.sentences import relaxations, verdict_sentence
-from hasten.records import Host, Measured, Rejected, Trial, Verdict
+from hasten.records import Host, Measured, Recipe, Rejected, Trial, Verdict
 from hasten.report.verdict_json import FILE_NAME, write_verdict
 from hasten.runtimes import read_recipe
 
@@ -38,6 +38,7 @@ class Ending:
         out: frozenset[str] = frozenset()
         while True:
             finalist = run_finals(self.runner, ledger, quick=self.interrupted, without=out)
+            self._measure_steps(finalist)
             verdict = self._verdict(finalist, tuned_duel(self.runner, ledger.rows.trials(), finalist))
             try:
                 self._settle_bundle(finalist, verdict)
@@ -51,6 +52,17 @@ class Ending:
             ledger.append_samples("chosen", finalist.chosen_ms)
         write_verdict(self.space.out / FILE_NAME, verdict)
         return verdict
+
+    def _measure_steps(self, finalist: Finalist | None) -> None:
+        """The chosen passes one by one on the original's runtime: what each bought. Their training is done already."""
+        if finalist is None or self.interrupted:
+            return
+        passes = read_recipe(finalist.trial.recipe).passes
+        known = {t.recipe_id for t in self.space.ledger.rows.trials() if t.stage == "screen"}
+        for count in range(1, len(passes) + 1):
+            recipe = Recipe(passes=passes[:count], runtime=self.runner.baseline.runtime)
+            if recipe.id not in known:
+                self.space.ledger.append_trial(self.runner.run(recipe, "screen"))
 
     def _verdict(self, finalist: Finalist | None, tuned: Tuned) -> Verdict:
         request, trials = self.runner.request, self.space.ledger.rows.trials()

@@ -17,6 +17,7 @@ from hasten import __version__
 from hasten.ledger import plain
 from hasten.records import Interval, MissingDependency, Trial, Verdict, Workload
 from hasten.report import plots, quantities, view
+from hasten.report import steps as stepwise
 from hasten.report.atomic import write_atomically
 
 FILE_NAME = "report.html"
@@ -57,7 +58,7 @@ def render_html(
     from markupsafe import Markup
 
     figures = _figures(verdict, trials, samples=samples or {})
-    steps = view.steps(verdict, trials)
+    steps = stepwise.steps(verdict, trials)
     template = _environment().get_template("page.html.j2")
     page: str = template.render(
         v=verdict,
@@ -68,6 +69,7 @@ def render_html(
         candidates=view.reached(trials),
         rejected=view.rejected(trials),
         steps=steps,
+        bought=stepwise.bought(steps),
         slowest_ms=max((s.figures.latency_ms.p50 for s in steps if s.figures.latency_ms), default=None),
         forecasts=view.forecasts(trials),
         method=view.method(verdict, workload),

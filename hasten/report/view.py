@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from hasten.records import Figures, Interval, Latency, Measured, Prediction, Quality, Trial, Verdict, Workload
+from hasten.records import Figures, Latency, Measured, Prediction, Quality, Trial, Verdict, Workload
 from hasten.report import quantities as q
 
 _STAGES = ("preflight", "screen", "contest", "final")
@@ -37,18 +37,6 @@ class Line:
 
     name: str
     cells: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """One stage on the way from the baseline to the chosen recipe; ``spent_s`` is the time of its trials."""
-
-    name: str
-    label: str
-    figures: Figures
-    speedup: float | None
-    quality_drop_pt: Interval | None
-    spent_s: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,62 +128,6 @@ def reached(trials: Sequence[Trial]) -> list[Trial]:
             latest[trial.recipe_id] = trial
     passed = [t for t in latest.values() if t.status == "ok" and t.stage != "preflight"]
     return sorted(passed, key=lambda t: t.figures.latency_ms.p50 if t.figures.latency_ms else float("inf"))
-
-
-def steps(verdict: Verdict, trials: Sequence[Trial]) -> list[Step]:
-    """Baseline -> tuned baseline -> the chosen runtime in fp32 -> chosen, as far as they were measured."""
-    path = [_side_step("as it is", verdict.baseline, verdict, trials)]
-    if verdict.tuned_baseline.recipe_id != verdict.baseline.recipe_id:
-        path.append(_side_step("torch, tuned", verdict.tuned_baseline, verdict, trials))
-    chosen = verdict.chosen
-    if chosen is None or chosen.recipe_id == verdict.tuned_baseline.recipe_id:
-        return path
-    fp32 = _runtime_in_fp32(chosen, trials)
-    if fp32 is not None:
-        spent_s = _spent(trials, fp32.recipe_id)
-        name = f"{chosen.recipe['runtime']['kind']}, fp32"
-        speedup = _times(fp32.speedup)
-        path.append(Step(name, fp32.label, fp32.figures, speedup, fp32.quality_drop_pt, spent_s))
-    path.append(_side_step(sides(verdict)[-1][0], chosen, verdict, trials))
-    return path
-
-
-def _runtime_in_fp32(chosen: Measured, trials: Sequence[Trial]) -> Trial | None:
-    """The fastest fp32 form of the chosen runtime: what the runtime alone bought."""
-    kind = chosen.recipe["runtime"]["kind"]
-    for trial in reached(trials):
-        runtime = trial.recipe["runtime"]
-        fp32 = runtime.get("precision") == "fp32" and not trial.recipe["passes"]
-        if fp32 and runtime["kind"] == kind != "torch" and trial.recipe_id != chosen.recipe_id:
-            return trial
-    return None
-
-
-def _side_step(name: str, side: Measured, verdict: Verdict, trials: Sequence[Trial]) -> Step:
-    own = next((t for t in reached(trials) if t.recipe_id == side.recipe_id), None)
-    if verdict.chosen is not None and side.recipe_id == verdict.chosen.recipe_id:
-        speedup, drop = _times(verdict.speedup), verdict.quality_drop
-    elif side.recipe_id == verdict.baseline.recipe_id:
-        speedup, drop = 1.0, None
-    else:
-        speedup, drop = (_times(own.speedup), own.quality_drop_pt) if own else (None, None)
-        speedup = speedup or _p50_ratio(verdict.baseline.figures, side.figures)
-    return Step(name, side.label, side.figures, speedup, drop, _spent(trials, side.recipe_id))
-
-
-def _times(interval: Interval | None) -> float | None:
-    return None if interval is None else interval.estimate
-
-
-def _p50_ratio(baseline: Figures, other: Figures) -> float | None:
-    if baseline.latency_ms is None or other.latency_ms is None:
-        return None
-    return baseline.latency_ms.p50 / other.latency_ms.p50
-
-
-def _spent(trials: Sequence[Trial], recipe_id: str) -> float | None:
-    spent = [t.elapsed_s for t in trials if t.recipe_id == recipe_id]
-    return sum(spent) if spent else None
 
 
 def forecasts(trials: Sequence[Trial]) -> list[Forecast]:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from hasten.records import Check, Constraint, Interval, Trial, Verdict
 from hasten.report import plots, view
 from hasten.report import quantities as q
+from hasten.report import steps as stepwise
 from hasten.report.html import strip
 
 
@@ -71,16 +72,16 @@ def test_a_candidate_that_fell_later_did_not_pass(trials: list[Trial]) -> None:
 
 
 def test_steps_lead_from_the_baseline_to_the_chosen(verdict: Verdict, trials: list[Trial]) -> None:
-    steps = view.steps(verdict, trials)
+    steps = stepwise.steps(verdict, trials)
     assert [s.name for s in steps] == ["as it is", "torch, tuned", "onnxruntime, fp32", "chosen"]
     assert [s.speedup for s in steps] == pytest.approx([1.0, 11.32 / 6.41, 11.32 / 5.02, 5.12])
     assert steps[2].spent_s == pytest.approx(1.5 + 17.0), "its preflight counts too"
-    assert [s.name for s in view.steps(verdict, [])] == ["as it is", "torch, tuned", "chosen"]
+    assert [s.name for s in stepwise.steps(verdict, [])] == ["as it is", "torch, tuned", "chosen"]
 
 
 def test_a_torch_choice_has_no_runtime_step(verdict: Verdict, trials: list[Trial]) -> None:
     tuned_wins = replace(verdict, chosen=verdict.tuned_baseline)
-    assert [s.name for s in view.steps(tuned_wins, trials)] == ["as it is", "torch, tuned"]
+    assert [s.name for s in stepwise.steps(tuned_wins, trials)] == ["as it is", "torch, tuned"]
     assert [name for name, _ in view.sides(tuned_wins)] == ["baseline", "chosen"]
 
 
@@ -133,3 +134,23 @@ def test_an_interval_strip_stays_on_its_line(
     places = [v for k, v in at.items() if k != "width" and v is not None]
     assert all(0 <= v <= 100 for v in places)
     assert (at["bound"] is None) == (bound is None)
+
+
+def test_each_pass_of_the_chosen_is_a_step_that_says_what_it_bought(verdict: Verdict, trials: list[Trial]) -> None:
+    assert verdict.chosen is not None
+    passes = [{"kind": "layers", "count": 3}, {"kind": "distill", "epochs": 2}]
+    chosen = replace(verdict.chosen, recipe={**verdict.chosen.recipe, "passes": passes})
+    plain = {"kind": "torch", "precision": "fp32"}
+
+    def prefix(count: int, label: str, drop: float) -> Trial:
+        made = next(t for t in trials if t.stage == "screen" and t.status == "ok")
+        recipe = {"passes": passes[:count], "runtime": plain}
+        lost = Interval(drop, drop - 1, drop + 1)
+        return replace(made, recipe=recipe, recipe_id=label, label=label, quality_drop_pt=lost, elapsed_s=60.0)
+
+    rows = [*trials, prefix(1, "3 layers + torch", 30.0), prefix(2, "3 layers + distilled + torch", 0.5)]
+    steps = stepwise.steps(replace(verdict, chosen=chosen), rows)
+    assert [s.name for s in steps][2:4] == ["+ 3 layers", "+ distilled"]
+    said = stepwise.bought(steps)
+    assert any(s.startswith("+ 3 layers: cost 29.9 pt") for s in said)
+    assert any(s.startswith("+ distilled: bought 29.5 pt") for s in said)
