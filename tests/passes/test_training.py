@@ -1,0 +1,151 @@
+"""The training loop: what a kill, a NaN, a plateau and a rehearsal leave behind."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from hasten.passes.calibration import Calibration
+from hasten.passes.training import Schedule, Standing, train
+from hasten.records import InputError, Rejected
+
+ROWS = [{"input_ids": np.full((1, 2 + n % 5), n, dtype=np.int64)} for n in range(40)]
+GOAL = torch.linspace(-1, 1, 6).view(2, 3)
+SCHEDULE = Schedule(epochs=6, batch=8, lr=0.05, patience=100)
+
+
+def model() -> nn.Linear:
+    torch.manual_seed(1)
+    return nn.Linear(3, 2)
+
+
+def loss_of(linear: nn.Linear, index: Sequence[int]) -> Tensor:
+    generator = torch.Generator().manual_seed(sum(index))
+    inputs = torch.randn(len(index), 3, generator=generator)
+    return (linear(inputs) - inputs @ GOAL.T).square().mean()
+
+
+def distance(linear: nn.Module) -> float:
+    assert isinstance(linear, nn.Linear)
+    return -float((linear.weight.detach() - GOAL).square().sum())
+
+
+def given(state: Path | None = None, validate: Callable[[nn.Module], float] | None = distance) -> Calibration:
+    return Calibration(ROWS, validate=validate, seed=4, state=state)
+
+
+def run(linear: nn.Linear, calibration: Calibration, loss: Callable[[Sequence[int]], Tensor] | None = None) -> Standing:
+    wanted = loss or (lambda index: loss_of(linear, index))
+    return train(linear, wanted, rows=ROWS, schedule=SCHEDULE, given=calibration, what="learning")
+
+
+def test_it_learns_and_keeps_the_best() -> None:
+    linear = model()
+    before = distance(linear)
+    standing = run(linear, given())
+    assert distance(linear) > 0.2 * before
+    assert standing.best_score == pytest.approx(distance(linear))
+    assert standing.step == 30
+
+
+def test_a_killed_training_ends_like_one_that_was_not(tmp_path: Path) -> None:
+    whole, killed = model(), model()
+    run(whole, given(tmp_path / "a"))
+    calls = 0
+
+    def dying(index: Sequence[int]) -> Tensor:
+        nonlocal calls
+        calls += 1
+        if calls == 18:
+            raise KeyboardInterrupt
+        return loss_of(killed, index)
+
+    with pytest.raises(KeyboardInterrupt):
+        run(killed, given(tmp_path / "b"), dying)
+    again = model()  # a new process knows the state on disk alone
+    seen: list[Sequence[int]] = []
+
+    def counted(index: Sequence[int]) -> Tensor:
+        seen.append(index)
+        return loss_of(again, index)
+
+    run(again, given(tmp_path / "b"), counted)
+    assert len(seen) == 30 - 15, "goes on from the last score, after the third epoch"
+    assert torch.allclose(again.weight, whole.weight, atol=1e-7)
+    assert not list((tmp_path / "b").iterdir()), "nothing is left once it ended"
+
+
+def test_a_state_of_another_training_is_not_taken(tmp_path: Path) -> None:
+    linear, other = model(), model()
+    short = replace(SCHEDULE, epochs=1)
+    folder = tmp_path / "s"
+    with pytest.raises(KeyboardInterrupt):
+        train(linear, _after(4, linear), rows=ROWS, schedule=short, given=given(folder), what="x")
+    assert list(folder.iterdir())
+    assert run(other, given(folder)).step == 30
+
+
+def _after(count: int, linear: nn.Linear) -> Callable[[Sequence[int]], Tensor]:
+    left = iter(range(count))
+
+    def loss(index: Sequence[int]) -> Tensor:
+        if next(left, None) in (None, count - 1):
+            raise KeyboardInterrupt
+        return loss_of(linear, index)
+
+    return loss
+
+
+def test_not_a_number_keeps_the_last_good_weights() -> None:
+    linear, calls = model(), 0
+
+    def failing(index: Sequence[int]) -> Tensor:
+        nonlocal calls
+        calls += 1
+        return loss_of(linear, index) * (float("nan") if calls > 12 else 1.0)
+
+    standing = run(linear, given(), failing)
+    assert standing.step == 12
+    assert torch.isfinite(linear.weight).all()
+    assert standing.best_score == pytest.approx(distance(linear))
+
+
+def test_not_a_number_from_the_start_is_a_rejection() -> None:
+    linear = model()
+    with pytest.raises(Rejected, match="not a number at step 1 of 30"):
+        run(linear, given(validate=None), lambda index: loss_of(linear, index) * float("nan"))
+
+
+def test_a_plateau_ends_it() -> None:
+    linear = model()
+    schedule = replace(SCHEDULE, patience=2)
+    calibration = given(validate=lambda _: 1.0)
+    standing = train(
+        linear, lambda index: loss_of(linear, index), rows=ROWS, schedule=schedule, given=calibration, what="x"
+    )
+    assert standing.step == 2 * 5
+    assert torch.equal(linear.weight, model().weight), "the first weights scored as well"
+
+
+def test_a_rehearsal_changes_nothing_and_says_how_long() -> None:
+    linear, said = model(), []
+    calibration = replace(given(), rehearse=said.append)
+    run(linear, calibration)
+    assert torch.equal(linear.weight, model().weight)
+    assert len(said) == 1
+    assert 0 < said[0] < 60
+
+
+def test_too_few_rows_and_senseless_settings() -> None:
+    linear = model()
+    with pytest.raises(Rejected, match="too few"):
+        train(linear, lambda i: loss_of(linear, i), rows=ROWS[:9], schedule=SCHEDULE, given=given(), what="x")
+    for wrong in ({"epochs": 0}, {"lr": 0}, {"batch": 0}, {"lr": 2}):
+        with pytest.raises(InputError, match="to do"):
+            Schedule(**wrong)  # type: ignore[arg-type]
