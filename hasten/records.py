@@ -331,7 +331,8 @@ class Check:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """The answer. ``chosen`` is the pick (``met``), the closest miss (``not_met``) or ``None``."""
+    """The answer. ``chosen`` is the pick (``met``), the closest miss (``not_met``), the nearest candidate
+    (``baseline_best``), or ``None`` when none was measured."""
 
     outcome: Outcome
     sentence: str

@@ -44,9 +44,16 @@ def candidate_recipes(request: Request) -> tuple[Recipe, ...]:
         known_runtimes=tuple(RUNTIMES),
         known_passes=tuple(PASSES),
     )
-    candidates = [r for r in offered if r != baseline_recipe()]
+    candidates = [r for r in dict.fromkeys((*offered, *_tuned_forms(request))) if r != baseline_recipe()]
     quick = [r for r in candidates if not slow_to_build(r)]
     return (*_interleaved(quick), *(r for r in candidates if slow_to_build(r)))
+
+
+def _tuned_forms(request: Request) -> list[Recipe]:
+    """The original, set up well: whatever the search is narrowed to, the choice has to beat that as well."""
+    configs = get_runtime("torch").space(instructions=instruction_sets(), threads=request.workload.threads)
+    made = [Recipe(passes=(), runtime=config) for config in configs]
+    return [r for r in made if r.to_dict()["runtime"]["precision"] == "fp32" and not slow_to_build(r)]
 
 
 def _interleaved(recipes: Sequence[Recipe]) -> Iterator[Recipe]:
