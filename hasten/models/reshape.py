@@ -2,7 +2,8 @@
 
 Takes a model after surgery, writes a Hugging Face folder (safetensors, config, nothing else), and opens it
 again. The weights themselves say what shape every linear layer has: there is no second description that could
-contradict them. A folder that was not reshaped opens as any checkpoint does.
+contradict them. Matrices of many zeros or few values are stored compactly (:mod:`hasten.models.compact_store`). A
+folder of neither kind opens as any checkpoint does.
 """
 
 from __future__ import annotations
@@ -14,10 +15,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from hasten.models.compact_store import compact_form, load_compact, write_stored
 from hasten.models.surgery import LowRankLinear, replace_module
 from hasten.records import InputError
 
 MARK = "hasten_reshaped"
+COMPACT = "hasten_compact"
 _WEIGHTS = "model.safetensors"
 
 
@@ -25,7 +28,16 @@ def save_model(model: Any, folder: Path) -> None:
     """Write config and weights; marks the config when a plain ``from_pretrained`` could not read them."""
     if differs_from_config(model):
         setattr(model.config, MARK, True)
+    if hasattr(model.config, COMPACT):  # of the folder that it came from
+        delattr(model.config, COMPACT)
     model.save_pretrained(folder)
+    path = folder / _WEIGHTS
+    smaller = compact_form(path) if path.is_file() else None  # a model in shards stays as transformers wrote it
+    if smaller is not None:
+        # The mark comes first: with it either form can be read, without it parts would pass for missing weights.
+        setattr(model.config, COMPACT, True)
+        model.config.save_pretrained(folder)
+        write_stored(smaller, path)
 
 
 def open_model(cls: Any, folder: Path, *, attention: str, dtype: Any) -> Any:
@@ -36,15 +48,13 @@ def open_model(cls: Any, folder: Path, *, attention: str, dtype: Any) -> Any:
     from transformers import AutoConfig
 
     config = AutoConfig.from_pretrained(folder, local_files_only=True)
-    if not getattr(config, MARK, False):
+    if not getattr(config, MARK, False) and not getattr(config, COMPACT, False):
         return cls.from_pretrained(
             folder, attn_implementation=attention, dtype=dtype, use_safetensors=True, local_files_only=True
         ).eval()
-    from safetensors.torch import load_file
-
     config._attn_implementation = attention
     model = cls(config)
-    weights = load_file(folder / _WEIGHTS)
+    weights = load_compact(folder / _WEIGHTS)
     fit_to_weights(model, weights)
     _load(model, weights, folder)
     return model.to(dtype).eval()

@@ -9,7 +9,7 @@ Every pass can be called by its function's name: ``hasten.passes.drop_layers(mod
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Literal
@@ -37,13 +37,29 @@ class Entry:
 # a config's ``kind`` -> its pass
 PASSES: Mapping[str, Entry] = {
     "layers": Entry("structure", "hasten.passes.layers", "LayersConfig", "drop_layers"),
+    "fisher": Entry("structure", "hasten.passes.fisher", "FisherConfig", "prune_fisher"),
+    "kprune": Entry("structure", "hasten.passes.kprune", "KPruneConfig", "prune_kprune"),
+    "gradient": Entry("structure", "hasten.passes.gradient", "GradientConfig", "prune_gradient"),
+    "entropy": Entry("structure", "hasten.passes.entropy", "EntropyConfig", "prune_entropy"),
+    "magnitude_units": Entry("structure", "hasten.passes.magnitude", "MagnitudeUnitsConfig", "prune_magnitude_units"),
+    "random_units": Entry("structure", "hasten.passes.random_units", "RandomUnitsConfig", "prune_random_units"),
+    "low_rank": Entry("structure", "hasten.passes.low_rank", "LowRankConfig", "factorise"),
     "distill": Entry("recovery", "hasten.passes.distill", "DistillConfig", "distill"),
+    "magnitude": Entry("numbers", "hasten.passes.magnitude_weights", "MagnitudeConfig", "prune_magnitude"),
+    "taylor": Entry("numbers", "hasten.passes.taylor", "TaylorConfig", "prune_taylor"),
+    "wanda": Entry("numbers", "hasten.passes.wanda", "WandaConfig", "prune_wanda"),
+    "sparsegpt": Entry("numbers", "hasten.passes.sparsegpt", "SparseGptConfig", "prune_sparsegpt"),
+    "smooth_quant": Entry("numbers", "hasten.passes.smooth_quant", "SmoothQuantConfig", "smooth"),
+    "zeroquant": Entry("numbers", "hasten.passes.group_quant", "ZeroQuantConfig", "quantize_groupwise"),
+    "gobo": Entry("numbers", "hasten.passes.gobo", "GoboConfig", "quantize_gobo"),
+    "mixed_precision": Entry("numbers", "hasten.passes.sensitivity", "PrecisionConfig", "choose_precision"),
 }
 
 
-def configs() -> dict[str, type]:
-    """Kind -> config dataclass of every pass."""
-    return {kind: getattr(import_module(entry.module), entry.config) for kind, entry in PASSES.items()}
+def configs(kinds: Collection[str] | None = None) -> dict[str, type]:
+    """Kind -> config dataclass of these passes, by default of all; the modules of the others are not imported."""
+    chosen = PASSES if kinds is None else {kind: PASSES[kind] for kind in kinds if kind in PASSES}
+    return {kind: getattr(import_module(entry.module), entry.config) for kind, entry in chosen.items()}
 
 
 def run_pass(model: Any, config: Config, calibration: Calibration) -> Any:

@@ -5,10 +5,51 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from hasten.passes.distill import DistillConfig
+from hasten.passes.entropy import EntropyConfig
+from hasten.passes.fisher import FisherConfig
+from hasten.passes.gobo import GoboConfig
+from hasten.passes.gradient import GradientConfig
+from hasten.passes.group_quant import ZeroQuantConfig
+from hasten.passes.kprune import KPruneConfig
 from hasten.passes.layers import LayersConfig
+from hasten.passes.low_rank import LowRankConfig
+from hasten.passes.magnitude import MagnitudeUnitsConfig
+from hasten.passes.magnitude_weights import MagnitudeConfig
+from hasten.passes.random_units import RandomUnitsConfig
+from hasten.passes.sensitivity import PrecisionConfig
+from hasten.passes.smooth_quant import SmoothQuantConfig
+from hasten.passes.sparsegpt import SparseGptConfig
+from hasten.passes.taylor import TaylorConfig
+from hasten.passes.wanda import WandaConfig
 from hasten.records import Config
 
 SETTINGS: Mapping[str, tuple[Config, ...]] = {
     "layers": (LayersConfig(count=2), LayersConfig(count=2, by="influence"), LayersConfig(count=1, by="loss")),
+    "fisher": (
+        FisherConfig(keep=0.5, round_to=8),
+        FisherConfig(keep=0.6, round_to=8, rearrange=False, tune=False, batch=4),
+        FisherConfig(keep=0.5, round_to=8, unit_costs=(0.4, 0.01)),
+    ),
+    "kprune": (KPruneConfig(keep=0.5, round_to=8), KPruneConfig(keep=0.4, round_to=8, representation=0.0)),
+    "gradient": (GradientConfig(keep=0.5, round_to=8),),
+    "entropy": (EntropyConfig(keep=0.5, round_to=8),),
+    "magnitude_units": (MagnitudeUnitsConfig(keep=0.5, round_to=8),),
+    "random_units": (RandomUnitsConfig(keep=0.5, round_to=8), RandomUnitsConfig(keep=0.5, round_to=8, draw=1)),
+    "low_rank": (LowRankConfig(keep=0.5), LowRankConfig(keep=0.6, which="all"), LowRankConfig(which="attention")),
     "distill": (DistillConfig(epochs=2, batch=8), DistillConfig(epochs=1, batch=8, relations=1.0, labels=0.5)),
+    "magnitude": (
+        MagnitudeConfig(),
+        MagnitudeConfig(sparsity=0.7, scope="row"),
+        MagnitudeConfig(sparsity=0.5, pattern="2:4"),
+    ),
+    "taylor": (TaylorConfig(sparsity=0.6, batch=4), TaylorConfig(sparsity=0.5, pattern="4:8")),
+    "wanda": (WandaConfig(), WandaConfig(sparsity=0.5, pattern="2:4")),
+    "sparsegpt": (SparseGptConfig(), SparseGptConfig(sparsity=0.75, pattern="1:4", block=16)),
+    "smooth_quant": (SmoothQuantConfig(),),
+    "zeroquant": (ZeroQuantConfig(steps=3), ZeroQuantConfig(bits=4, group=32, steps=4, lr=1e-3)),
+    "gobo": (GoboConfig(), GoboConfig(bits=4, embeddings=True)),
+    "mixed_precision": (
+        PrecisionConfig(bound=0.1),
+        PrecisionConfig(bound=0.1, save_ms=2.5, savings_ms=(0.5, 0.2, 0.3)),
+    ),
 }

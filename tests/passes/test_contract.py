@@ -58,8 +58,11 @@ def test_every_pass_has_settings_to_be_tested_with() -> None:
     assert set(SETTINGS) == set(PASSES) == set(configs())
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case[0]}{case[1]}")
-@pytest.mark.parametrize("family", FAMILIES)
+# Every family meets every pass; further settings of a pass meet BERT, which differs from the others in names alone.
+MEETINGS = [(case, family) for case in CASES for family in (FAMILIES if case[1] == 0 else ("bert",))]
+
+
+@pytest.mark.parametrize(("case", "family"), MEETINGS, ids=lambda x: x if isinstance(x, str) else f"{x[0]}{x[1]}")
 def test_shapes_seed_and_folder(case: tuple[str, int], family: str, checkpoint: Checkpoints, tmp_path: Path) -> None:
     config = SETTINGS[case[0]][case[1]]
     folder = checkpoint(family)

@@ -1,0 +1,151 @@
+"""SmoothQuant where a post-norm encoder allows it: activations that are hard to round pass their range on to weights.
+
+Takes a wrapper, gives the wrapper with the same function in fp32 and with inputs of some of its matrices scaled channel
+by channel, so that int8 loses less of them.
+
+Source: Xiao et al. 2023, "SmoothQuant": input channel j of a matrix is divided by s_j = max|X_j|^a / max|W_j|^(1-a) and
+column j of the matrix multiplied by it. The division costs nothing when whatever made the channel can do it.
+
+Which foldings are exact in a post-norm layer, and hence done here:
+
+* value -> output projection: attention mixes tokens and not channels, so row j of the value map (and of its bias) is
+  divided by s_j. Rows have int8 scales of their own, so rounding the value map gets no harder.
+* up -> down for ReLU, which commutes with positive factors.
+* first -> second factor of a factorised matrix.
+
+Not done, because they would change the function: LayerNorm -> query, key, value and LayerNorm -> up (the norm's output
+is also the residual, and the next norm takes the sum of all channels), and up -> down for GELU.
+
+Legend: I inputs of a matrix.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from hasten.models.surgery import LowRankLinear
+from hasten.passes.calibration import Batch, Calibration
+from hasten.passes.family import adapter_of
+from hasten.passes.units import batches_of, real_tokens
+from hasten.records import InputError, Rejected
+
+_SMALLEST = 1e-5
+
+
+@dataclass(frozen=True, slots=True)
+class SmoothQuantConfig:
+    """``alpha`` is the share of the difficulty that goes into the weights; ``rows`` rows say how large inputs get."""
+
+    kind: ClassVar[str] = "smooth_quant"
+    alpha: float = 0.5
+    rows: int = 256
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.alpha <= 1 or self.rows < 1:
+            raise InputError(
+                f"alpha={self.alpha}, rows={self.rows}", expected="alpha from 0 to 1 and at least one row",
+                remedy="correct the recipe",
+            )  # fmt: skip
+
+    @property
+    def label(self) -> str:
+        return f"SmoothQuant {self.alpha:g}"
+
+
+@dataclass(frozen=True, slots=True)
+class Fold:
+    """Two maps; what lies between the first's outputs and the second's inputs commutes with factors of channels."""
+
+    maker: nn.Linear
+    taker: nn.Linear
+
+
+def smooth(model: Any, config: SmoothQuantConfig, calibration: Calibration) -> Any:
+    """The wrapper, computing what it did, with smoother inputs of the maps that :func:`folds` names: one forward pass a
+    row. Raises Rejected for a family without an adapter, or inputs that are not numbers."""
+    pairs = folds(model)
+    largest = input_maxima(model, [pair.taker for pair in pairs], batches_of(calibration, rows=config.rows))
+    for pair, inputs in zip(pairs, largest, strict=True):
+        if not bool(torch.isfinite(inputs).all()):
+            raise Rejected(config.kind, "inputs of some matrices are not numbers on the calibration rows")
+        fold(pair, smoothing_scales(inputs, pair.taker.weight.detach(), alpha=config.alpha))
+    return model
+
+
+def folds(model: Any) -> list[Fold]:
+    """The exact foldings that this model has."""
+    adapter = adapter_of(model, what="SmoothQuant")
+    found: list[Fold] = []
+    relu = _activation(model.hf.config) == "relu"
+    for layer in adapter.layers(model.hf):
+        attention, ffn = adapter.attention(layer), adapter.ffn(layer)
+        parts = (attention.query, attention.key, attention.value, attention.output, ffn.up, ffn.down)
+        found += [Fold(part.first, part.second) for part in parts if isinstance(part, LowRankLinear)]
+        found.append(Fold(_last(attention.value), _first(attention.output)))
+        if relu:
+            found.append(Fold(_last(ffn.up), _first(ffn.down)))
+    return found
+
+
+def smoothing_scales(inputs: Tensor, weight: Tensor, *, alpha: float) -> Tensor:
+    """s [I] from max|X_j| [I] and the weight [O, I]; 1 where a channel or a column is zero."""
+    columns = weight.abs().amax(dim=0)
+    scales = inputs.clamp(min=_SMALLEST) ** alpha / columns.clamp(min=_SMALLEST) ** (1 - alpha)
+    return torch.where((inputs > 0) & (columns > 0), scales, 1.0)
+
+
+@torch.no_grad()
+def fold(pair: Fold, scales: Tensor) -> None:
+    """Divide the first map's outputs by ``scales`` and multiply the second map's columns by them."""
+    pair.maker.weight.div_(scales[:, None])
+    bias: Tensor | None = pair.maker.bias
+    if bias is not None:
+        bias.div_(scales)
+    pair.taker.weight.mul_(scales)
+
+
+@torch.no_grad()
+def input_maxima(model: Any, linears: Sequence[nn.Linear], batches: Sequence[Batch]) -> list[Tensor]:
+    """max|X_j| [I] of each map's inputs over real tokens."""
+    found = [torch.zeros(linear.in_features) for linear in linears]
+    current: list[Batch] = [{}]
+
+    def watch(largest: Tensor) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+        def hook(_module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            torch.maximum(largest, real_tokens(inputs[0], current[0]).abs().amax(dim=0), out=largest)
+
+        return hook
+
+    hooks = [linear.register_forward_pre_hook(watch(own)) for linear, own in zip(linears, found, strict=True)]
+    try:
+        for batch in batches:
+            current[0] = batch
+            model(**batch)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return found
+
+
+def _activation(config: Any) -> str:
+    """The FFN's nonlinearity: DistilBERT has a name of its own for it."""
+    return str(getattr(config, "hidden_act", None) or getattr(config, "activation", ""))
+
+
+def _last(module: nn.Module) -> nn.Linear:
+    return module.second if isinstance(module, LowRankLinear) else _linear(module)
+
+
+def _first(module: nn.Module) -> nn.Linear:
+    return module.first if isinstance(module, LowRankLinear) else _linear(module)
+
+
+def _linear(module: nn.Module) -> nn.Linear:
+    if not isinstance(module, nn.Linear):
+        raise Rejected("smooth_quant", f"a {type(module).__name__} in the place of a matrix cannot be smoothed")
+    return module
