@@ -1,0 +1,80 @@
+"""Smaller shapes in the real loop: rehearsed, trained, chosen, bundled, shown step by step; and what keeps them out."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import save_rows, save_tiny_classifier
+
+import hasten
+from hasten.ledger import read_rows
+from hasten.pipeline.compression import FEWEST_ROWS, Compression, depths
+from hasten.pipeline.jobs import CheckpointFacts
+from hasten.pipeline.request import Request, make_request
+from hasten.records import Columns
+
+
+def asked(**options: Any) -> Request:
+    given: dict[str, Any] = {"budget": "quality_drop<=1%", "time": "40m", **options}
+    return make_request("m", task="text-classification", data="d.csv", out="out", columns=Columns(), **given)
+
+
+FACTS = CheckpointFacts("bert", ("a", "b"), "{}", {}, 128, "0", None, 6, 1000, True)
+
+
+def compression(rows: int = 10_000, ms: float = 8.0, **options: Any) -> Compression:
+    return Compression(asked(**options), FACTS, rows, ms)
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({}, None),
+        ({"budget": ""}, "no bound on quality"),
+        ({"budget": "", "techniques": ("layers",)}, None),
+        ({"techniques": ("int8",)}, "names none"),
+        ({"rows": FEWEST_ROWS - 1}, "rows to learn from"),
+        ({"time": "2m"}, "too short to train"),
+    ],
+)
+def test_when_shapes_are_tried(options: dict[str, Any], reason: str | None) -> None:
+    found = compression(**options).why_not()
+    assert found is None if reason is None else reason in str(found)
+
+
+def test_what_is_named_is_all_that_is_tried() -> None:
+    kinds = {p.kind for shape in compression(techniques=("layers", "distill")).shapes() for p in shape}
+    assert kinds == {"layers", "distill"}
+    assert {p.kind for shape in compression().shapes() for p in shape} == {"layers", "kprune", "distill"}
+    assert depths(6) == [3, 2, 4, 1, 5, 6]
+    assert depths(12) == [6, 4, 8, 2, 10, 12]
+
+
+def test_more_time_trains_longer() -> None:
+    assert 1 <= compression(time="10m").epochs() < compression(time="40m").epochs() <= 12
+
+
+@pytest.mark.slow
+def test_a_smaller_shape_is_trained_and_becomes_the_bundle(tmp_path: Path) -> None:
+    model = save_tiny_classifier(tmp_path / "model", layers=4)
+    rows = save_rows(tmp_path / "rows.csv", model, count=1500)
+    result = hasten.optimize(
+        model, task="text-classification", data=rows, budget="quality_drop<=45%", time="100s", out=tmp_path / "out",
+        runtimes=("onnxruntime",), techniques=("fp32", "layers", "distill"), max_rows=200, max_length=32,
+    )  # fmt: skip
+    trials = read_rows(tmp_path / "out" / "trials.jsonl").trials()
+    shaped = [t for t in trials if t.recipe["passes"] and t.status == "ok"]
+    assert {t.stage for t in shaped} >= {"preflight", "screen"}, [t.reason for t in trials]
+    assert all(t.prediction is not None for t in shaped if t.stage == "preflight")
+    assert result.outcome == "met", result
+    assert result.verdict.chosen is not None
+    chosen = result.verdict.chosen.recipe["passes"]
+    assert [p["kind"] for p in chosen] == ["layers", "distill"]
+    with result.load() as bundle:
+        assert set(bundle.predict(["w1 w2"])[0]) == {"label", "score", "scores"}
+    page = result.report.read_text()
+    assert "+ distilled" in page
+    assert json.loads((tmp_path / "out" / "bundle" / "manifest.json").read_text())["recipe"]["passes"] == chosen
