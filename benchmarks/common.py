@@ -25,6 +25,7 @@ def write(name: str, question: str, data: dict[str, Any]) -> Path:
     }
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{name}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(facts, indent=1, default=str) + "\n")
     print(f"wrote {path}")
     return path

@@ -68,7 +68,8 @@ class Compression:
                 continue
             if shallow:
                 found.append((*shallow, *recovery))
-            if self._allowed("kprune"):
+            # Narrowing what is already shallow costs as much as another layer less, and helps less.
+            if self._allowed("kprune") and 2 * count >= self.facts.layers:
                 found.append((*shallow, KPruneConfig(keep=0.6), *recovery))
         return found
 

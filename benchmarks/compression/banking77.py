@@ -1,0 +1,94 @@
+"""Banking77, the whole job from the command line: how much faster than numbers and runtime alone, at 1 and at 3 points?
+
+``banking77.py 40m`` runs ``hasten optimize`` twice (quality_drop<=1pt and <=3pt), once more without smaller shapes, and lets
+the bundles meet in duels. Needs the fine-tuned checkpoint and the data beside the checkout.
+"""
+
+from __future__ import annotations
+
+import csv
+import random
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from common import verdict_facts, write
+
+import hasten
+from hasten.pipeline.result import open_result
+
+SHARED = Path(__file__).parents[3] / "shared"
+MODEL, DATA = SHARED / "models" / "minilm-banking77", SHARED / "data" / "banking77"
+PLAIN = "fp32,int8"
+
+
+def main(time: str = "40m") -> None:
+    if not (MODEL.is_dir() and DATA.is_dir()):
+        sys.exit(f"{SHARED} holds neither model nor data: nothing to measure")
+    with tempfile.TemporaryDirectory() as scratch:
+        files = split_files(Path(scratch))
+        runs = {
+            "plain": optimize(Path(scratch) / "plain", files, budget="quality_drop<=1pt", time="6m", techniques=PLAIN),
+            "one_point": optimize(Path(scratch) / "one", files, budget="quality_drop<=1pt", time=time),
+            "three_points": optimize(Path(scratch) / "three", files, budget="quality_drop<=3pt", time=time),
+        }
+        plain = runs["plain"].bundle
+        duels = {
+            name: hasten.bench(plain, vs=runs[name].bundle, data=files[2], rounds=5, requests=1500).to_dict()
+            for name in ("one_point", "three_points")
+            if plain and runs[name].bundle
+        }
+        write(
+            "compression/banking77",
+            ">= 2x faster than numbers and runtime alone at <= 1 pt (>= 13x eager), >= 3x at <= 3 pt",
+            {"time": time, "duels_against_plain": duels, **{k: verdict_facts(r) for k, r in runs.items()}},
+        )
+
+
+def optimize(out: Path, files: Sequence[Path], *, budget: str, time: str, techniques: str | None = None) -> Any:
+    """The command line as a user types it."""
+    command = [
+        str(Path(sys.executable).parent / "hasten"), "optimize", str(MODEL), "--task", "text-classification",
+        "--calibration-data", str(files[0]), "--selection-data", str(files[1]), "--test-data", str(files[2]),
+        "--budget", budget, "--time", time, "--out", str(out),
+    ]  # fmt: skip
+    subprocess.run([*command, *(["--techniques", techniques] if techniques else [])], check=False)
+    return open_result(out)
+
+
+def split_files(folder: Path) -> list[Path]:
+    """Training rows, and the test set in two halves; texts that occur in both or twice are dropped."""
+    train, test = ({key(r["text"]): r for r in read(DATA / f"{name}.csv")} for name in ("train", "test"))
+    held = list(test.values())
+    random.Random(0).shuffle(held)
+    parts = {
+        "calibration": [r for k, r in train.items() if k not in test],
+        "selection": held[: len(held) // 2],
+        "test": held[len(held) // 2 :],
+    }
+    return [save(folder / f"{name}.csv", rows) for name, rows in parts.items()]
+
+
+def key(text: str) -> str:
+    return " ".join(text.casefold().split())
+
+
+def read(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="", encoding="utf-8") as stream:
+        return list(csv.DictReader(stream))
+
+
+def save(path: Path, rows: list[dict[str, str]]) -> Path:
+    with path.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.DictWriter(stream, ["text", "category"])
+        writer.writeheader()
+        writer.writerows(rows)
+    return path
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:2])
