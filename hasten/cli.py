@@ -248,15 +248,15 @@ def _emit(value: Any) -> None:
 
 def _emit_lines(records: Any, *, out: Path | None, as_json: bool) -> None:
     """JSONL to a file (whole or not at all) or stdout; with --json a single object."""
-    if as_json:
+    if out is not None:
+        count = _write_lines(records, out)
+        _emit({"out": str(out), "n": count}) if as_json else click.echo(f"wrote {count} predictions to {out}", err=True)
+    elif as_json:
         found = list(records)
         _emit({"predictions": found, "n": len(found)})
-    elif out is None:
+    else:
         for record in records:
             click.echo(json.dumps(record, ensure_ascii=False))
-    else:
-        count = _write_lines(records, out)
-        click.echo(f"wrote {count} predictions to {out}", err=True)
 
 
 def _write_lines(records: Any, out: Path) -> int:

@@ -64,6 +64,10 @@ class Model:
         Returns ``{"label", "score", "scores"}`` for classification, a list of floats for embeddings; for a pair of
         texts to embed ``{"similarity", "vectors"}`` with both vectors and their cosine.
         """
+        if isinstance(rows, (str, bytes, Mapping)):
+            raise InputError(
+                f"predict got one {type(rows).__name__}", expected="a list of rows", remedy="wrap it: [row]"
+            )
         sequences = [self._encode(row, number) for number, row in enumerate(rows)]
         if not sequences:
             return []

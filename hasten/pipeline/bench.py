@@ -18,7 +18,7 @@ import numpy as np
 
 from hasten.ledger import plain
 from hasten.measure.duel import Round, claims_slowdown, claims_speedup, duel, speedup
-from hasten.measure.host import describe_host
+from hasten.measure.host import busy_host, describe_host
 from hasten.measure.statistics import latency
 from hasten.measure.throughput import throughput
 from hasten.measure.worker import Worker
@@ -93,6 +93,8 @@ def bench(
     Raises InputError for bad sources or rows, or contenders of different tasks or labels.
     """
     say, used = reporter or Silent(), parse_cores(cores)
+    for warning in busy_host():
+        say.line(f"warning: {warning}")
     width = parse_threads(threads, used)
     _positive(batch=batch, concurrency=concurrency, requests=requests, rounds=rounds)
     refs = [ModelRef(str(s), revision, allow_pickle, trust_remote_code) for s in (a, vs if vs is not None else a)]
@@ -114,8 +116,8 @@ def bench(
     gain = speedup(made, seed=seed)
     described = [Side(s.name, s.label, f) for s, f in zip(sides, figures, strict=True)]
     return BenchResult(
-        a=described[0], b=described[1], speedup=gain, claim=claim_of(gain), quality_drop=drop, rows=len(rows),
-        host=describe_host(cores=used, threads=width),
+        a=described[0], b=described[1], speedup=gain, claim=claim_of(gain) + disagreement(made), quality_drop=drop,
+        rows=len(rows), host=describe_host(cores=used, threads=width),
     )  # fmt: skip
 
 
@@ -127,6 +129,14 @@ def claim_of(gain: Interval) -> str:
     if claims_slowdown(gain):
         return f"B is slower: {span}"
     return f"no difference beyond the noise: {span}"
+
+
+def disagreement(made: list[Round]) -> str:
+    """A remark when single rounds are a factor of two apart: then something else took the cores."""
+    ratios = [speedup([one]).estimate for one in made]
+    if max(ratios) < 2 * min(ratios):
+        return ""
+    return f"; single rounds lie between {min(ratios):.1f}x and {max(ratios):.1f}x: repeat it on an idle machine"
 
 
 @dataclass(frozen=True, slots=True)

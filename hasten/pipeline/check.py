@@ -6,6 +6,7 @@ are InputErrors; a regression is a result that did not pass (exit code 1).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,7 @@ import numpy as np
 
 from hasten.bundle.manifest import Manifest, read_manifest
 from hasten.ledger import plain
-from hasten.measure.host import describe_host
+from hasten.measure.host import busy_host, describe_host
 from hasten.measure.statistics import latency
 from hasten.measure.worker import Worker
 from hasten.pipeline.contender import Contender, make_contender
@@ -85,6 +86,7 @@ def check(
     """
     say, used = reporter or Silent(), parse_cores(cores)
     _check_tolerances(quality_tolerance, speed_tolerance)
+    busy = busy_host()
     manifest = read_manifest(Path(bundle))
     width = min(parse_threads(threads, used) if threads is not None else manifest.workload.threads, len(used))
     host = describe_host(cores=used, threads=width)
@@ -107,7 +109,7 @@ def check(
             quality, times = _measure(worker, side, rows, batch=manifest.workload.batch)
             findings += [
                 _quality(manifest, quality, tolerance=quality_tolerance),
-                _speed(manifest, times, host=host, threads=width, tolerance=speed_tolerance),
+                _speed(manifest, times, host=host, threads=width, tolerance=speed_tolerance, busy=busy),
             ]
     return CheckResult(str(bundle), tuple(findings), quality, times, host)
 
@@ -116,8 +118,10 @@ def _measure(worker: Worker, side: Contender, rows: Rows, *, batch: int) -> tupl
     batches = side.batches(side.encode(rows), batch=batch)
     outputs = np.concatenate(worker.run(batches))
     drawn = np.random.default_rng(0).permutation(len(batches))[:_TIMED_ROWS]
-    times = worker.time([batches[int(i)] for i in drawn])
-    return get_task(side.task).score(outputs, rows, side.labels, reference=None), latency(times)
+    # The calmest of three: a gate must not turn red because something else ran for a second.
+    passes = [latency(worker.time([batches[int(i)] for i in drawn])) for _ in range(3)]
+    best = min(passes, key=lambda found: found.p50)
+    return get_task(side.task).score(outputs, rows, side.labels, reference=None), best
 
 
 def _precision(manifest: Manifest, precision: str) -> Finding:
@@ -136,14 +140,19 @@ def _quality(manifest: Manifest, found: Quality, *, tolerance: float) -> Finding
     return Finding("quality", lost <= tolerance, detail)
 
 
-def _speed(manifest: Manifest, found: Latency, *, host: Host, threads: int, tolerance: float) -> Finding:
+def _speed(
+    manifest: Manifest, found: Latency, *, host: Host, threads: int, tolerance: float, busy: Sequence[str]
+) -> Finding:
     expected = manifest.measured.figures.latency_ms
     if expected is None:
         return Finding("speed", None, f"p50 {found.p50:.2f} ms (none in the manifest)")
     detail = f"p50 {found.p50:.2f} ms, {expected.p50:.2f} ms when built ({found.p50 / expected.p50 - 1:+.0%})"
     if host.cpu != manifest.host.cpu or threads != manifest.workload.threads:
         return Finding("speed", None, f"{detail}; another CPU or thread count, so not compared")
-    return Finding("speed", found.p50 <= expected.p50 * (1 + tolerance), detail)
+    holds = found.p50 <= expected.p50 * (1 + tolerance)
+    if busy and not holds:
+        return Finding("speed", None, f"{detail}; not judged: {busy[0]}")
+    return Finding("speed", holds, detail)
 
 
 def _labelled_rows(data: str | Path, columns: Columns, manifest: Manifest) -> Rows:

@@ -7,14 +7,14 @@ folder ``bundle`` holds only what passed the final test; a closest miss goes bes
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from hasten.pipeline.final import Finalist, Tuned, broken, outcome_of, run_finals, tuned_duel
 from hasten.pipeline.publish import Publisher
 from hasten.pipeline.trials import TrialRunner
 from hasten.pipeline.workspace import Workspace
-from hasten.plan.choose import untried
+from hasten.plan.choose import is_tuned_baseline, untried
 from hasten.plan.sentences import relaxations, verdict_sentence
 from hasten.records import Host, Measured, Recipe, Rejected, Trial, Verdict
 from hasten.report.verdict_json import FILE_NAME, write_verdict
@@ -52,6 +52,19 @@ class Ending:
             ledger.append_samples("chosen", finalist.chosen_ms)
         write_verdict(self.space.out / FILE_NAME, verdict)
         return verdict
+
+    def _doubts(self, trials: Sequence[Trial]) -> list[str]:
+        """What a reader should know before believing the verdict."""
+        doubts = []
+        if not any(is_tuned_baseline(t) and t.stage != "preflight" and t.status == "ok" for t in self._rivals(trials)):
+            doubts.append("no other set-up of the original was measured: it may not be at its best (give more --time)")
+        finals = sum(t.stage == "final" and t.status == "ok" for t in trials)
+        if finals > 1:
+            doubts.append(f"the final test's rows were looked at {finals} times in this folder: later looks flatter")
+        return doubts
+
+    def _rivals(self, trials: Sequence[Trial]) -> list[Trial]:
+        return [t for t in trials if t.recipe_id != self.runner.baseline.id]
 
     def _measure_steps(self, finalist: Finalist | None) -> None:
         """The chosen passes one by one on the original's runtime: what each bought. Their training is done already."""
@@ -97,7 +110,7 @@ class Ending:
             splits=self.runner.prepared.splits,
             host=self.host,
             elapsed_s=self.elapsed(),
-            warnings=self.runner.prepared.warnings,
+            warnings=(*self.runner.prepared.warnings, *self._doubts(trials)),
             interrupted=self.interrupted,
         )
 

@@ -94,6 +94,7 @@ def run_request(request: Request, say: Reporter) -> Result:
         prepared = replace(prepared, warnings=(*prepared.warnings, *busy))
         for warning in prepared.warnings:
             say.line(f"warning: {warning}")
+        say.line(_plan(request, prepared, len(recipes)))
         header = {
             "command": command_line(request),
             "workload": workload,
@@ -142,6 +143,7 @@ class _Loop:
             self.say.line("interrupted: finalising with what is known (Ctrl-C once more ends at once)")
             self.runner.close()
         self.say.stage("final test on rows that nothing has seen", done=1, total=1, left_s=None)
+        self.say.line("final test on rows that nothing has seen")
         publisher = self._publisher()
         Ending(self.runner, self.space, publisher, publisher.host, interrupted, self._elapsed).run()
 
@@ -267,6 +269,13 @@ class _Loop:
         self.say.stage(
             f"{stage} {done + 1}{of}: {recipe.label}", done=clock.elapsed_s, total=clock.limit_s, left_s=left
         )
+
+
+def _plan(request: Request, prepared: Prepared, candidates: int) -> str:
+    """What is about to happen, in one line."""
+    rows = f"{len(prepared.calibration)} calibration, {len(prepared.selection)} selection, {len(prepared.test)} test"
+    cores = ", ".join(map(str, request.workload.cores))
+    return f"{candidates} candidates, {request.time_s:.0f} s, cores {cores}; rows: {rows}; measuring the original first"
 
 
 def command_line(request: Request) -> str:

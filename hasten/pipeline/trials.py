@@ -90,9 +90,17 @@ class TrialRunner(AbstractContextManager["TrialRunner"]):
         return Reference(built=built, parity=same, selection=selection, figures=figures)
 
     def _affordable_rows(self, quick: Sequence[float]) -> int:
-        """Rows that the original answers in a tenth of the time: quality must not eat the search."""
+        """Rows that the original answers in a tenth of the time: quality must not eat the search.
+
+        A run that goes on keeps its rows, or its trials could not be compared.
+        """
+        for row in self.space.ledger.rows.rows:
+            if row.get("type") == "rows":
+                return int(row["most"])
         per_row_s = float(np.median(quick)) / 1e3 / self.request.workload.batch
-        return max(_FEWEST_ROWS, int(_QUALITY_SHARE * self.request.time_s / per_row_s))
+        most = max(_FEWEST_ROWS, int(_QUALITY_SHARE * self.request.time_s / per_row_s))
+        self.space.ledger.append({"type": "rows", "most": most})
+        return most
 
     def _baseline_trial(self, stage: Stage, reference: Reference, started: float) -> Trial:
         elapsed = time.perf_counter() - started

@@ -171,8 +171,10 @@ def _screen(first: Trial, trials: Sequence[Trial], recipes: Sequence[Recipe], cl
         reason = f"predicted {predicted:.2f} ms, {predicted / best:.1f}x the best so far ({best:.2f} ms)"
         return Skip(first.recipe_id, "screen", "pruned", reason)
     expected = max(_typical("screen", trials, recipes), first.prediction.build_s if first.prediction else 0.0)
-    if expected > clock.left_s:
-        reason = f"not tried in full: about {expected:.0f} s are needed, {max(0.0, clock.left_s):.0f} s are left"
+    # Without any candidate there would be nothing to test: the first may use the final's time too.
+    left_s = clock.left_s if seen_kinds else clock.limit_s - clock.elapsed_s
+    if expected > left_s:
+        reason = f"not tried in full: about {expected:.0f} s are needed, {max(0.0, left_s):.0f} s are left"
         return Skip(first.recipe_id, "screen", NO_TIME, reason)
     return Run(first.recipe_id, "screen")
 

@@ -12,6 +12,7 @@ from hasten.plan.choose import best, latest, miss, searched, trial_checks
 from hasten.records import Budget, Check, Interval, Measured, Outcome, Trial
 
 _WORTH = 1.05
+_NEIGHBOURS = "neighbour_overlap"
 _MOST = 3
 _UNITS = {
     "quality_drop": "pt", "quality": "pt", "p50_ms": "ms", "p90_ms": "ms", "p95_ms": "ms", "p99_ms": "ms",
@@ -112,4 +113,7 @@ def _quality(baseline: Measured, chosen: Measured, drop: Interval | None) -> str
     if a is None or b is None or drop is None:
         return ""
     worse, low, high = (f"{round(x, 1) + 0.0:.1f}" for x in (drop.estimate, drop.low, drop.high))  # no -0.0
-    return f"{b.metric} {a.value:.1f} -> {b.value:.1f}, drop {worse} pt ({low}..{high})"
+    said = f"{b.metric} {a.value:.1f} -> {b.value:.1f}, drop {worse} pt ({low}..{high})"
+    if _NEIGHBOURS in a.others and _NEIGHBOURS in b.others:  # what a search over the vectors would notice first
+        said += f", neighbour overlap {a.others[_NEIGHBOURS]:.1f} -> {b.others[_NEIGHBOURS]:.1f}"
+    return said

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 
-from hasten.records import Check, Interval, Metric, Quality
+from hasten.records import Check, Energy, Interval, Metric, Quality
 
 MISSING = "–"
 
@@ -51,6 +51,13 @@ def quality(value: Quality | None) -> str:
 
 def joules(value: float | None) -> str:
     return MISSING if value is None else f"{significant(value)} J"
+
+
+def energy(value: Energy | None) -> str:
+    """With the word where no meter was read."""
+    if value is None:
+        return MISSING
+    return joules(value.joules_per_request) + (" (estimated)" if value.method == "estimated" else "")
 
 
 def times(value: float | None) -> str:

@@ -63,7 +63,7 @@ def _verdict_panel(verdict: Verdict) -> Panel:
     tone = _TONES[verdict.outcome]
     body = _text(f"{_SIGNS[verdict.outcome]} {headline.head.upper()}\n", style=f"bold {tone}")
     body.append_text(_text(headline.rest, style="default not bold"))
-    if verdict.speedup_vs_tuned is not None:
+    if verdict.speedup_vs_tuned is not None and verdict.tuned_baseline.recipe_id != verdict.baseline.recipe_id:
         against = f"\nAgainst tuned torch: {q.times_interval(verdict.speedup_vs_tuned)}"
         body.append_text(_text(against, style="default not bold"))
     if verdict.interrupted:

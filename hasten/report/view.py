@@ -89,7 +89,7 @@ def comparison(verdict: Verdict) -> list[Line]:
         line("first call", lambda f: q.ms(f.first_call_ms)),
         line(metric_name(metric.metric) if metric else "quality", lambda f: q.quality(f.quality)),
         *_other_metrics(figures),
-        line("energy per request", lambda f: q.joules(f.energy.joules_per_request if f.energy else None)),
+        line("energy per request", lambda f: q.energy(f.energy)),
         line("precision that ran", lambda f: f.precision_ran or q.MISSING),
         line("threads", lambda f: str(f.threads or q.MISSING)),
     ]

@@ -28,7 +28,9 @@ def test_pairing_cancels_what_is_hard_for_both() -> None:
     draw = np.random.default_rng(0)
     baseline = draw.choice([0.0, 100.0], size=300)
     found = paired_drop(baseline, baseline, seed=0)
-    assert (found.low, found.estimate, found.high) == (0.0, 0.0, 0.0)
+    assert found.estimate == 0.0
+    # None of 300 rows differs: at 95 % up to 1.22 % of all rows still may (Clopper-Pearson).
+    assert (found.low, found.high) == pytest.approx((-1.222, 1.222), abs=1e-3)
 
 
 @settings(max_examples=25, deadline=None)

@@ -6,6 +6,7 @@ import pytest
 
 from hasten.measure.duel import Round
 from hasten.pipeline import timing
+from hasten.pipeline.bench import disagreement
 from hasten.records import Latency
 
 USUAL = Latency(p50=10.0, p90=11.0, p95=12.0, p99=13.0, n=15)
@@ -24,3 +25,9 @@ def test_the_calmest_of_three(
     found = timing.calm(lambda: one(left.pop(0)), usual=USUAL)
     assert len(times) - len(left) == asked
     assert found == one(kept)
+
+
+def test_rounds_that_disagree_are_remarked() -> None:
+    calm, wild = [one(10.0), one(12.0)], [one(10.0), one(70.0)]
+    assert disagreement(calm) == ""
+    assert "10.0x and 70.0x" in disagreement(wild)
