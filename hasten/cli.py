@@ -70,6 +70,7 @@ def cli() -> None:
 @click.option("--calibration-data", help="Your own split, with the next two, instead of --data.")
 @click.option("--selection-data", help="Rows that candidates are compared on.")
 @click.option("--test-data", help="Rows that only the final verdict sees.")
+@click.option("--extra-data", help="Texts without labels that a smaller shape may learn from, too.")
 @click.option("--budget", default="", help='Bounds, such as "quality_drop<=1%, p95_ms<=20, size<=50MB".')
 @click.option("--time", default="10m", show_default=True, help="How long to search; always ends with a verdict.")
 @click.option("--out", default="out", show_default=True, help="Folder for bundle, report, trials and verdict.")

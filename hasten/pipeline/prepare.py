@@ -14,10 +14,10 @@ import numpy as np
 
 from hasten.pipeline.jobs import Arrays, CheckpointFacts
 from hasten.pipeline.request import Request
-from hasten.records import InputError, SplitSizes
+from hasten.records import Columns, InputError, SplitSizes
 from hasten.tasks import get_task
 from hasten.tasks.rows import Rows, read_rows
-from hasten.tasks.split import Splits, split_rows, splits_from_files
+from hasten.tasks.split import Splits, key_of, split_rows, splits_from_files
 from hasten.tasks.tokenize import Encoded, Tokenizer, encode_rows, pad_batch
 
 CALIBRATION_FEEDS = 128
@@ -98,6 +98,7 @@ def prepare(request: Request, facts: CheckpointFacts, *, rows: Rows | None = Non
     max_length = min(facts.max_length, request.workload.max_length)
     tokenizer = Tokenizer(facts.tokenizer_json, max_length=max_length)
     parts = [_encode(tokenizer, rows, index, apart=task.pairs_apart) for index in _capped(splits, request.max_rows)]
+    extra = _extra(request, rows, splits, tokenizer)
     cut = sum(e.truncated for part in parts for e in part.encoded)
     if cut:
         share = cut / max(1, sum(len(p) for p in parts))
@@ -111,7 +112,7 @@ def prepare(request: Request, facts: CheckpointFacts, *, rows: Rows | None = Non
     )  # fmt: skip
     return Prepared(
         task=task, rows=rows, calibration=parts[0], selection=parts[1], test=parts[2], splits=sizes,
-        tokenizer=tokenizer, input_names=model_inputs(facts.family), warnings=warnings,
+        tokenizer=tokenizer, input_names=model_inputs(facts.family), warnings=warnings, extra=extra,
     )  # fmt: skip
 
 
@@ -163,6 +164,17 @@ def _split(
         rows = read_rows(files.data, columns=request.columns)
     rows, warnings = task.check(rows, facts.labels)
     return rows, split_rows(rows, seed=request.workload.seed, task=request.task), tuple(warnings)
+
+
+def _extra(request: Request, rows: Rows, splits: Splits, tokenizer: Tokenizer) -> tuple[Encoded, ...]:
+    """Further texts to learn from, each once; those that selection or final test hold are left out."""
+    texts = list(request.extra_texts)
+    if request.extra_file is not None:
+        named = Columns(text=request.columns.text)
+        texts += read_rows(request.extra_file, columns=named, labels_wanted=False).texts
+    judged = {key_of(rows.texts[i]) for i in (*splits.selection, *splits.test)}
+    fresh = {key: text for text in texts if (key := key_of(text)) not in judged}
+    return tuple(tokenizer.encode(text) for text in fresh.values())
 
 
 def _capped(splits: Splits, max_rows: int | None) -> list[tuple[int, ...]]:

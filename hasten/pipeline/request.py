@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -45,6 +46,8 @@ class Request:
     runtimes: tuple[str, ...] | None = None
     techniques: tuple[str, ...] | None = None
     max_rows: int | None = None
+    extra_file: str | None = None
+    extra_texts: tuple[str, ...] = ()
     keep_work: bool = False
     overwrite: bool = False
 
@@ -126,6 +129,7 @@ def make_request(
     concurrency: int = 1,
     max_length: int | None = None,
     max_rows: int | None = None,
+    extra_data: str | Path | Iterable[str] | None = None,
     seed: int = 0,
     revision: str | None = None,
     allow_pickle: bool = False,
@@ -137,6 +141,8 @@ def make_request(
     from hasten.tasks import get_task
 
     get_task(task)
+    extra_file = str(extra_data) if isinstance(extra_data, (str, Path)) else None
+    extra_texts = () if extra_data is None or isinstance(extra_data, (str, Path)) else tuple(map(str, extra_data))
     used = parse_cores(cores)
     return Request(
         model=ModelRef(str(model), revision, allow_pickle, trust_remote_code),
@@ -156,6 +162,8 @@ def make_request(
         out=Path(out),
         runtimes=runtimes,
         techniques=techniques,
+        extra_file=extra_file,
+        extra_texts=extra_texts,
         max_rows=max_rows if max_rows is None else _at_least_one("--max-rows", max_rows),
         keep_work=keep_work,
         overwrite=overwrite,

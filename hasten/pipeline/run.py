@@ -59,8 +59,9 @@ def optimize(
 
     Writes ``out/bundle`` (the artifact, from the first candidate that passes on), ``report.html``,
     ``trials.jsonl`` and ``verdict.json``. Give ``data`` to be split, or three files of your own. ``options``
-    are those of the command line: runtimes, techniques (tuples of names), threads, cores, batch,
-    concurrency, max_length, max_rows, seed, revision, allow_pickle, trust_remote_code, keep_work, overwrite.
+    are those of the command line: runtimes, techniques (tuples of names), extra_data (a file or any iterable of
+    texts), threads, cores, batch, concurrency, max_length, max_rows, seed, revision, allow_pickle,
+    trust_remote_code, keep_work, overwrite.
 
     Raises InputError for bad input, with nothing written. Ctrl-C finalises with what is known.
     """

@@ -106,10 +106,14 @@ def _join(parts: Sequence[Rows]) -> Rows:
     )
 
 
-def _keys(rows: Rows) -> list[str]:
+def key_of(text: str) -> str:
     """A text's identity: case and white space do not make another text."""
+    return " ".join(text.split()).casefold()
+
+
+def _keys(rows: Rows) -> list[str]:
     pairs = rows.pairs or ("",) * len(rows)
-    return ["\x1f".join(" ".join(t.split()).casefold() for t in both) for both in zip(rows.texts, pairs, strict=True)]
+    return ["\x1f".join(map(key_of, both)) for both in zip(rows.texts, pairs, strict=True)]
 
 
 def _first_of_each(rows: Rows) -> list[int]:

@@ -74,3 +74,24 @@ def test_time_and_budget_may_change_between_sittings_but_nothing_else() -> None:
     assert request(seed=1).run_key != key
     assert request(data="other.csv").run_key != key
     assert request(batch=2).run_key != key
+
+
+def test_extra_texts_come_from_a_file_or_any_iterable_and_never_from_judged_rows(tmp_path: Path) -> None:
+    from types import SimpleNamespace
+
+    from hasten.pipeline.prepare import _extra
+    from hasten.tasks.rows import Rows
+
+    (tmp_path / "more.csv").write_text("text\nfresh\n JUDGED one\nfresh\n")
+    rows = Rows(texts=("calibrated", "judged One"), pairs=None, labels=None, source="d", sha256="", column_names=())
+    splits = SimpleNamespace(selection=(1,), test=())
+    seen: list[str] = []
+    tokenizer = SimpleNamespace(encode=seen.append)
+    for source in (tmp_path / "more.csv", (t for t in ("fresh", "judged one", "Fresh"))):
+        seen.clear()
+        asked = make_request(
+            "m", task="text-classification", data="d", budget="", time="1m", out="o", columns=Columns(),
+            extra_data=source,
+        )  # fmt: skip
+        assert len(_extra(asked, rows, splits, tokenizer)) == 1  # type: ignore[arg-type]
+        assert [t.casefold() for t in seen] == ["fresh"]
