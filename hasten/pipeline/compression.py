@@ -10,7 +10,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from hasten.passes import PASSES
+from hasten.passes import PASSES, configs
 from hasten.pipeline.jobs import CheckpointFacts
 from hasten.pipeline.request import Request
 from hasten.plan.choose import gain, is_tuned_baseline, latest, may_pass, searched
@@ -35,14 +35,14 @@ class Compression:
     def why_not(self) -> str | None:
         """The reason why no smaller shape is tried, or ``None``."""
         bounded = {c.metric for c in self.request.budget.constraints} & {"quality_drop", "quality"}
-        named = [t for t in self.request.techniques or () if t in PASSES]
+        named = self._named()
         if self.request.techniques is not None and not named:
             return "--techniques names none"
         if not bounded and not named:
             return "the budget has no bound on quality, and a smaller shape would always be faster"
         if self.rows < FEWEST_ROWS:
             return f"{self.rows} rows to learn from, {FEWEST_ROWS} are needed"
-        if self.epochs() < 1:
+        if self._allowed("distill") and self.epochs() < 1:
             return f"{self.request.time_s:.0f} s are too short to train in: about {self._shortest_s():.0f} s are needed"
         return None
 
@@ -56,22 +56,31 @@ class Compression:
 
     def shapes(self) -> list[tuple[Config, ...]]:
         """Passes of every rung; the middle of the ladder first, where a bisection begins."""
-        from hasten.passes.distill import DistillConfig
-        from hasten.passes.kprune import KPruneConfig
-        from hasten.passes.layers import LayersConfig
-
-        recovery = (DistillConfig(epochs=self.epochs()),) if self._allowed("distill") else ()
+        table, named = configs(), self._named()
+        recovery = (table["distill"](epochs=self.epochs()),) if self._allowed("distill") else ()
+        numbers = tuple(table[kind]() for kind in named if PASSES[kind].step == "numbers")
+        narrowing = [kind for kind in named if PASSES[kind].step == "structure" and kind != "layers"]
         found: list[tuple[Config, ...]] = []
-        for count in depths(self.facts.layers):
-            shallow: tuple[Config, ...] = () if count == self.facts.layers else (LayersConfig(count=count),)
-            if shallow and not self._allowed("layers"):
-                continue
-            if shallow:
-                found.append((*shallow, *recovery))
+        for count in depths(self.facts.layers) if self._allowed("layers") else [self.facts.layers]:
+            shallow = () if count == self.facts.layers else (table["layers"](count=count),)
+            if shallow or numbers:
+                found.append((*shallow, *(recovery if shallow else ()), *numbers))
             # Narrowing what is already shallow costs as much as another layer less, and helps less.
-            if self._allowed("kprune") and 2 * count >= self.facts.layers:
-                found.append((*shallow, KPruneConfig(keep=0.6), *recovery))
+            if 2 * count >= self.facts.layers:
+                thin = [table[k](keep=keep) for k in narrowing or self._narrowed_by for keep in self._keeps()]
+                found += [(*shallow, one, *recovery, *numbers) for one in thin]
         return found
+
+    @property
+    def _narrowed_by(self) -> tuple[str, ...]:
+        """What narrows when nothing is named."""
+        return () if self._named() else ("kprune",)
+
+    def _keeps(self) -> tuple[float, ...]:
+        return (0.6, 0.4) if self._named() else (0.6,)
+
+    def _named(self) -> list[str]:
+        return [t for t in self.request.techniques or () if t in PASSES]
 
     def epochs(self) -> int:
         """As many as a seventh of the time allows at half depth: a row costs about what one request does."""
@@ -82,8 +91,7 @@ class Compression:
         return self.rows * self.baseline_ms / 1e3 / 2 / _TRAINING_SHARE
 
     def _allowed(self, kind: str) -> bool:
-        named = [t for t in self.request.techniques or () if t in PASSES]
-        return not named or kind in named
+        return not self._named() or kind in self._named()
 
     def _siblings(self, trials: Sequence[Trial], runtimes: Sequence[Config]) -> list[Recipe]:
         """The fastest trained shape that may pass, in other numbers or on another runtime: its training is done."""

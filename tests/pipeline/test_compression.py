@@ -11,6 +11,7 @@ from conftest import save_rows, save_tiny_classifier
 
 import hasten
 from hasten.ledger import read_rows
+from hasten.pipeline.candidates import SEARCHED
 from hasten.pipeline.compression import FEWEST_ROWS, Compression, depths
 from hasten.pipeline.jobs import CheckpointFacts
 from hasten.pipeline.request import Request, make_request
@@ -49,6 +50,11 @@ def test_what_is_named_is_all_that_is_tried() -> None:
     kinds = {p.kind for shape in compression(techniques=("layers", "distill")).shapes() for p in shape}
     assert kinds == {"layers", "distill"}
     assert {p.kind for shape in compression().shapes() for p in shape} == {"layers", "kprune", "distill"}
+    forced = compression(techniques=("fisher", "sparsegpt")).shapes()
+    assert [[p.kind for p in shape] for shape in forced] == [["sparsegpt"], *[["fisher", "sparsegpt"]] * 2]
+    for kind in SEARCHED:
+        if kind != "distill":  # there is nothing to recover from without a structure
+            assert compression(techniques=(kind,)).shapes(), kind
     assert depths(6) == [3, 2, 4, 1, 5, 6]
     assert depths(12) == [6, 4, 8, 2, 10, 12]
 
