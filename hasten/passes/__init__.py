@@ -45,6 +45,7 @@ PASSES: Mapping[str, Entry] = {
     "random_units": Entry("structure", "hasten.passes.random_units", "RandomUnitsConfig", "prune_random_units"),
     "low_rank": Entry("structure", "hasten.passes.low_rank", "LowRankConfig", "factorise"),
     "distill": Entry("recovery", "hasten.passes.distill", "DistillConfig", "distill"),
+    "progressive": Entry("recovery", "hasten.passes.progressive", "ProgressiveConfig", "distill_progressively"),
     "magnitude": Entry("numbers", "hasten.passes.magnitude_weights", "MagnitudeConfig", "prune_magnitude"),
     "taylor": Entry("numbers", "hasten.passes.taylor", "TaylorConfig", "prune_taylor"),
     "wanda": Entry("numbers", "hasten.passes.wanda", "WandaConfig", "prune_wanda"),

@@ -16,6 +16,7 @@ from hasten.models.load import load_checkpoint
 from hasten.passes.calibration import Calibration
 from hasten.passes.distill import DistillConfig, depth_map, distill, output_loss
 from hasten.passes.layers import LayersConfig, drop_layers
+from hasten.passes.progressive import ProgressiveConfig, distill_progressively
 from hasten.passes.targets import Targets
 from hasten.records import InputError, ModelRef, Rejected
 from hasten.tasks import get_task
@@ -108,3 +109,32 @@ def test_settings() -> None:
     for wrong in ({"logits": 0.0, "hidden": 0.0}, {"hidden": -1.0}, {"temperature": 0.0}, {"epochs": 0.0}):
         with pytest.raises(InputError):
             DistillConfig(**wrong)  # type: ignore[arg-type]
+
+
+def test_progressive_goes_through_assistants_and_resumes_them(checkpoint: Checkpoints, tmp_path: Path) -> None:
+    teacher = wrapper(checkpoint("bert"))
+    heard: list[str] = []
+    given = Calibration(rows(), original=teacher, state=tmp_path, listen=lambda p: heard.append(p.what))
+    config = ProgressiveConfig(assistants=(3, 2), epochs=24, batch=8, lr=1e-3)
+    student = drop_layers(copy.deepcopy(teacher), LayersConfig(count=1), given)
+    with torch.no_grad():  # something to unlearn
+        student.hf.classifier.bias.add_(torch.tensor([1.0, 0.0, -1.0]))
+    before = error(student, teacher)
+    made = distill_progressively(copy.deepcopy(student), config, given)
+    assert error(made, teacher) < 0.9 * before
+    whole = len(heard)
+    again = distill_progressively(copy.deepcopy(student), config, given)
+    assert len(heard) - whole == whole // 3, "both assistants came from disk"
+    assert error(again, teacher) == pytest.approx(error(made, teacher))
+
+
+def test_assistants_must_lie_between(checkpoint: Checkpoints) -> None:
+    teacher = wrapper(checkpoint("bert"))
+    given = Calibration(rows(), original=teacher)
+    student = drop_layers(copy.deepcopy(teacher), LayersConfig(count=2), given)
+    for wrong in ((4,), (3, 1)):
+        with pytest.raises(Rejected, match="not between 4 and 2"):
+            distill_progressively(student, ProgressiveConfig(assistants=wrong), given)
+    for wrong in ((), (2, 3), (0,)):
+        with pytest.raises(InputError, match="that fall"):
+            ProgressiveConfig(assistants=wrong)
