@@ -46,6 +46,7 @@ PASSES: Mapping[str, Entry] = {
     "low_rank": Entry("structure", "hasten.passes.low_rank", "LowRankConfig", "factorise"),
     "distill": Entry("recovery", "hasten.passes.distill", "DistillConfig", "distill"),
     "progressive": Entry("recovery", "hasten.passes.progressive", "ProgressiveConfig", "distill_progressively"),
+    "qat": Entry("recovery", "hasten.passes.qat", "QatConfig", "train_quantized"),
     "magnitude": Entry("numbers", "hasten.passes.magnitude_weights", "MagnitudeConfig", "prune_magnitude"),
     "taylor": Entry("numbers", "hasten.passes.taylor", "TaylorConfig", "prune_taylor"),
     "wanda": Entry("numbers", "hasten.passes.wanda", "WandaConfig", "prune_wanda"),

@@ -16,6 +16,7 @@ from hasten.passes.low_rank import LowRankConfig
 from hasten.passes.magnitude import MagnitudeUnitsConfig
 from hasten.passes.magnitude_weights import MagnitudeConfig
 from hasten.passes.progressive import ProgressiveConfig
+from hasten.passes.qat import QatConfig
 from hasten.passes.random_units import RandomUnitsConfig
 from hasten.passes.sensitivity import PrecisionConfig
 from hasten.passes.smooth_quant import SmoothQuantConfig
@@ -38,6 +39,7 @@ SETTINGS: Mapping[str, tuple[Config, ...]] = {
     "random_units": (RandomUnitsConfig(keep=0.5, round_to=8), RandomUnitsConfig(keep=0.5, round_to=8, draw=1)),
     "low_rank": (LowRankConfig(keep=0.5), LowRankConfig(keep=0.6, which="all"), LowRankConfig(which="attention")),
     "progressive": (ProgressiveConfig(assistants=(3,), epochs=2, batch=8),),
+    "qat": (QatConfig(epochs=1, batch=8), QatConfig(bits=4, group=32, activations="token", epochs=1, batch=8)),
     "distill": (DistillConfig(epochs=2, batch=8), DistillConfig(epochs=1, batch=8, relations=1.0, labels=0.5)),
     "magnitude": (
         MagnitudeConfig(),
