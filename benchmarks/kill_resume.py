@@ -27,7 +27,7 @@ def main() -> None:
         program = str(Path(sys.executable).parent / "hasten")
         options = {
             "--task": "text-classification", "--data": str(rows), "--budget": "quality_drop<=5%", "--time": "15m",
-            "--out": str(out), "--max-rows": "150", "--runtimes": "onnxruntime",
+            "--out": str(out), "--max-rows": "150", "--runtimes": "onnxruntime", "--techniques": "fp32,int8",
         }  # fmt: skip
         command = [program, "optimize", str(model), *(word for pair in options.items() for word in pair)]
         kills, kept = [], []

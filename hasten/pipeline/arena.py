@@ -13,7 +13,7 @@ from hasten.measure.worker import Worker
 from hasten.pipeline.jobs import Arrays
 from hasten.pipeline.prepare import Prepared
 from hasten.pipeline.request import Request
-from hasten.pipeline.timing import QUICK_REQUESTS, Timing, calm, quick_times, timed_duel
+from hasten.pipeline.timing import QUICK_REQUESTS, Timing, calm, quick_times, steady_times, timed_duel
 from hasten.records import Latency
 
 Open = Callable[[Worker], None]
@@ -57,6 +57,10 @@ class Arena:
     def quick(self, worker: Worker) -> list[float]:
         """Milliseconds of a few requests: a first look."""
         return quick_times(worker, self.requests(QUICK_REQUESTS))
+
+    def steady(self, worker: Worker) -> list[float]:
+        """Milliseconds of many requests, warm."""
+        return steady_times(worker, self.requests)
 
     def lost_opponent(self) -> bool:
         """Did the standing opponent die? Then it is let go, and the next screen opens it afresh."""

@@ -21,6 +21,8 @@ QUICK_REQUESTS = 15
 _DISTURBED = 1.5
 _MOST_TRIES = 3
 _PAUSE_S = 3.0
+_STEADY_S = 1.0
+_MOST_STEADY = 400
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +60,14 @@ def quick_times(worker: Worker, requests: list[dict[str, Any]]) -> list[float]:
     """A first look, in milliseconds: enough to predict from, not to claim anything."""
     worker.time(requests[:3])
     return worker.time(requests)
+
+
+def steady_times(worker: Worker, requests: Callable[[int], list[dict[str, Any]]]) -> list[float]:
+    """Times of about a second of calls after as many to warm up: near enough to a duel's to be compared with one."""
+    first = float(np.median(quick_times(worker, requests(QUICK_REQUESTS))))
+    count = int(np.clip(_STEADY_S * 1e3 / max(first, 1e-3), QUICK_REQUESTS, _MOST_STEADY))
+    worker.time(requests(count))
+    return worker.time(requests(count))
 
 
 def calm(measure: Callable[[], Round], *, usual: Latency | None) -> Round:

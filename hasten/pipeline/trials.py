@@ -153,7 +153,7 @@ class TrialRunner(AbstractContextManager["TrialRunner"]):
         with self.arena.worker() as worker:
             opened = open_candidate(worker, recipe.to_dict(), built, self.request)
             self._check_parity(worker, recipe, built.reference or ())
-            figures = self._figures(worker, recipe, opened, built, times=self.arena.quick(worker))
+            figures = self._figures(worker, recipe, opened, built, times=self.arena.steady(worker))
         shutil.rmtree(built.folder, ignore_errors=True)
         assert figures.latency_ms is not None
         expected = Prediction(

@@ -65,11 +65,11 @@ def test_more_time_trains_longer() -> None:
 
 @pytest.mark.slow
 def test_a_smaller_shape_is_trained_and_becomes_the_bundle(tmp_path: Path) -> None:
-    model = save_tiny_classifier(tmp_path / "model", layers=2)
+    model = save_tiny_classifier(tmp_path / "model", layers=3)
     rows = save_rows(tmp_path / "rows.csv", model, count=1100)
     result = hasten.optimize(
-        model, task="text-classification", data=rows, budget="quality_drop<=45%", time="100s", out=tmp_path / "out",
-        runtimes=("onnxruntime",), techniques=("fp32", "layers", "distill"), max_rows=80, max_length=32,
+        model, task="text-classification", data=rows, budget="quality_drop<=45%", time="150s", out=tmp_path / "out",
+        runtimes=("onnxruntime",), techniques=("fusion", "layers", "distill"), max_rows=60, max_length=32,
     )  # fmt: skip
     trials = read_rows(tmp_path / "out" / "trials.jsonl").trials()
     shaped = [t for t in trials if t.recipe["passes"] and t.status == "ok"]
