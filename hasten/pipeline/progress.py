@@ -17,6 +17,8 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 
 from hasten.records import Trial
 
+_SILENCE_S = 30.0
+
 
 class Reporter(Protocol):
     """Where the loop says what it is doing."""
@@ -41,16 +43,20 @@ class Silent:
 
 
 class Lines:
-    """One plain line per finished fact, for pipes and log files."""
+    """One plain line per finished fact, for pipes and log files; in a long silence, what runs now."""
 
     def __init__(self, write: Callable[[str], object]) -> None:
         self._write, self._started = write, time.monotonic()
+        self._last = self._started
 
     def stage(self, text: str, *, done: float, total: float, left_s: float | None) -> None:
-        """A pipe wants facts, not a moving bar."""
+        """A pipe wants facts, not a moving bar: only after half a minute without any does it hear this."""
+        if time.monotonic() - self._last >= _SILENCE_S:
+            self.line(text if left_s is None else f"{text} (at most {clock(left_s)} left)")
 
     def line(self, text: str) -> None:
-        self._write(f"[{time.monotonic() - self._started:6.1f}s] {text}")
+        self._last = time.monotonic()
+        self._write(f"[{self._last - self._started:6.1f}s] {text}")
 
 
 class Bar(AbstractContextManager["Bar"]):
