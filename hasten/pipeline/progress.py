@@ -51,6 +51,7 @@ class Lines:
 
     def stage(self, text: str, *, done: float, total: float, left_s: float | None) -> None:
         """A pipe wants facts, not a moving bar: only after half a minute without any does it hear this."""
+        del done, total
         if time.monotonic() - self._last >= _SILENCE_S:
             self.line(text if left_s is None else f"{text} (at most {clock(left_s)} left)")
 
