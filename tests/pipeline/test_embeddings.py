@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from own_core import own_core
 
 import hasten
 
@@ -27,8 +28,8 @@ def save_pairs(path: Path) -> Path:
 
 def test_labelled_pairs_become_a_bundle(tiny: tuple[Path, Path], tmp_path: Path) -> None:
     result = hasten.optimize(
-        tiny[0], task="feature-extraction", data=save_pairs(tmp_path / "rows.csv"), time="3m", budget="",
-        out=tmp_path / "out", runtimes=("onnxruntime",), techniques=("fp32",),
+        tiny[0], task="feature-extraction", data=save_pairs(tmp_path / "rows.csv"), time="80s", budget="",
+        out=tmp_path / "out", runtimes=("onnxruntime",), cores=own_core(), techniques=("fp32",),
     )  # fmt: skip
     assert result.outcome == "met", result
     assert result.verdict.chosen is not None

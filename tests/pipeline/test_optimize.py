@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from own_core import own_core
 
 import hasten
 from hasten.ledger import read_rows
@@ -29,10 +30,11 @@ def finished(tiny: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) 
         task="text-classification",
         data=rows,
         budget="quality_drop<=20%",
-        time="4m",
+        time="130s",
         out=out,
         runtimes=("onnxruntime",),
-        techniques=("fp32", "int8-dynamic"),
+        cores=own_core(),
+        techniques=("int8-dynamic",),
     )
 
 
@@ -108,8 +110,8 @@ def test_the_same_command_again_adds_no_trial(finished: Result, tiny: tuple[Path
     shutil.copytree(finished.folder, out)
     before = read_rows(out / "trials.jsonl").trials()
     again = hasten.optimize(
-        tiny[0], task="text-classification", data=tiny[1], budget="quality_drop<=20%", time="4m", out=out,
-        runtimes=("onnxruntime",), techniques=("fp32", "int8-dynamic"),
+        tiny[0], task="text-classification", data=tiny[1], budget="quality_drop<=20%", time="130s", out=out,
+        runtimes=("onnxruntime",), cores=own_core(), techniques=("int8-dynamic",),
     )  # fmt: skip
     after = read_rows(out / "trials.jsonl").trials()
     assert after == before
@@ -124,8 +126,8 @@ def test_another_question_in_the_same_folder_is_refused(finished: Result, tiny: 
 
 def test_a_useless_budget_ends_in_an_honest_verdict(tiny: tuple[Path, Path], tmp_path: Path) -> None:
     result = hasten.optimize(
-        tiny[0], task="text-classification", data=tiny[1], budget="p50_ms<=0.0001", time="90s", out=tmp_path / "out",
-        runtimes=("onnxruntime",), techniques=("fusion",),
+        tiny[0], task="text-classification", data=tiny[1], budget="p50_ms<=0.0001", time="60s", out=tmp_path / "out",
+        runtimes=("onnxruntime",), cores=own_core(), techniques=("fusion",),
     )  # fmt: skip
     assert result.outcome == "not_met"
     assert "MISSES THE BUDGET" in result.verdict.sentence
