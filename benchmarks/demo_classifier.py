@@ -28,7 +28,7 @@ def main() -> None:
         )
         model, rows = demo_material()
         useless = hasten.optimize(
-            model, task="text-classification", data=rows, budget="p95_ms<=0.001, quality_drop<=0.1%", time="80s",
+            model, task="text-classification", data=rows, budget="p95_ms<=0.001, quality_drop<=0.1%", time="2m",
             out=Path(scratch) / "useless", max_rows=200, reporter=say,
         )  # fmt: skip
         write("useless_budget", "does an impossible budget end in an honest verdict?", verdict_facts(useless))

@@ -6,8 +6,6 @@ lets the bundles meet in duels. Needs the fine-tuned checkpoint and the data bes
 
 from __future__ import annotations
 
-import csv
-import random
 import subprocess
 import sys
 import tempfile
@@ -16,21 +14,19 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
+from banking import MODEL, require_material, save, split_rows
 from common import verdict_facts, write
 
 import hasten
 from hasten.pipeline.result import open_result
 
-SHARED = Path(__file__).parents[3] / "shared"
-MODEL, DATA = SHARED / "models" / "minilm-banking77", SHARED / "data" / "banking77"
 PLAIN = "fp32,int8"
 
 
 def main(time: str = "40m") -> None:
-    if not (MODEL.is_dir() and DATA.is_dir()):
-        sys.exit(f"{SHARED} holds neither model nor data: nothing to measure")
+    require_material()
     with tempfile.TemporaryDirectory() as scratch:
-        files = split_files(Path(scratch))
+        files = [save(Path(scratch) / f"{name}.csv", rows) for name, rows in split_rows().items()]
         runs = {
             "plain": optimize(Path(scratch) / "plain", files, budget="quality_drop<=1pt", time="6m", techniques=PLAIN),
             "one_point": optimize(Path(scratch) / "one", files, budget="quality_drop<=1pt", time=time),
@@ -58,36 +54,6 @@ def optimize(out: Path, files: Sequence[Path], *, budget: str, time: str, techni
     ]  # fmt: skip
     subprocess.run([*command, *(["--techniques", techniques] if techniques else [])], check=False)
     return open_result(out)
-
-
-def split_files(folder: Path) -> list[Path]:
-    """Training rows, and the test set in two halves; texts that occur in both or twice are dropped."""
-    train, test = ({key(r["text"]): r for r in read(DATA / f"{name}.csv")} for name in ("train", "test"))
-    held = list(test.values())
-    random.Random(0).shuffle(held)
-    parts = {
-        "calibration": [r for k, r in train.items() if k not in test],
-        "selection": held[: len(held) // 2],
-        "test": held[len(held) // 2 :],
-    }
-    return [save(folder / f"{name}.csv", rows) for name, rows in parts.items()]
-
-
-def key(text: str) -> str:
-    return " ".join(text.casefold().split())
-
-
-def read(path: Path) -> list[dict[str, str]]:
-    with path.open(newline="", encoding="utf-8") as stream:
-        return list(csv.DictReader(stream))
-
-
-def save(path: Path, rows: list[dict[str, str]]) -> Path:
-    with path.open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.DictWriter(stream, ["text", "category"])
-        writer.writeheader()
-        writer.writerows(rows)
-    return path
 
 
 if __name__ == "__main__":

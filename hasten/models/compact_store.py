@@ -1,4 +1,4 @@
-"""A safetensors file in which matrices with many zeros or few values take less room, bit for bit the same weights.
+"""A safetensors file in which matrices of many zeros, few values or 16-bit values take less room, bit for bit the same.
 
 Takes and gives plain state dicts. What can be stored smaller is seen in the weights themselves; every other tensor lies
 in the file as it is. A part is named ``hasten.<format>.<part>:<tensor>``.
@@ -12,7 +12,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from hasten.models import codebook_store, sparse_store
+from hasten.models import codebook_store, half_store, sparse_store
 from hasten.records import InputError
 
 _PREFIX = "hasten."
@@ -31,6 +31,7 @@ class Format:
 FORMATS: Mapping[str, Format] = {
     "codebook": Format(codebook_store.pack, codebook_store.unpack, codebook_store.PARTS),
     "sparse": Format(sparse_store.pack, sparse_store.unpack, sparse_store.PARTS),
+    "half": Format(half_store.pack, half_store.unpack, half_store.PARTS),
 }
 
 

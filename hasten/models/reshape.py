@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from hasten.models.compact_store import compact_form, load_compact, write_stored
+from hasten.models.prefix import attach_stored
 from hasten.models.surgery import LowRankLinear, replace_module
 from hasten.records import InputError
 
@@ -56,6 +57,7 @@ def open_model(cls: Any, folder: Path, *, attention: str, dtype: Any) -> Any:
     model = cls(config)
     weights = load_compact(folder / _WEIGHTS)
     fit_to_weights(model, weights)
+    attach_stored(model, weights)
     _load(model, weights, folder)
     return model.to(dtype).eval()
 

@@ -39,8 +39,7 @@ def keep_layers(model: nn.Module, adapter: Adapter, keep: Sequence[int]) -> None
     chosen = [layers[i] for i in keep]
     del layers[:]
     layers.extend(chosen)
-    configs: dict[int, Any] = {id(m.config): m.config for m in model.modules() if hasattr(m, "config")}
-    for config in configs.values():
+    for config in _configs(model):
         config.num_hidden_layers = len(chosen)  # families with another name for it map this one
 
 
@@ -65,6 +64,54 @@ def keep_neurons(ffn: FeedForward, keep: Sequence[int]) -> None:
     index = torch.as_tensor(list(keep), dtype=torch.long)
     keep_outputs(ffn.up, index)
     keep_inputs(ffn.down, index)
+
+
+def keep_width(model: nn.Module, adapter: Adapter, keep: Sequence[int], *, head_dim: int) -> None:
+    """Leave only the coordinates ``keep`` of the hidden states, a multiple of ``head_dim``; heads stay as they are."""
+    index = torch.as_tensor(list(keep), dtype=torch.long)
+    hidden = int(_configs(model)[0].hidden_size)
+    inner: set[int] = set()
+    for layer in adapter.layers(model):
+        attention, ffn = adapter.attention(layer), adapter.ffn(layer)
+        for linear in (attention.query, attention.key, attention.value, ffn.up):
+            keep_inputs(linear, index)
+        for linear in (attention.output, ffn.down):
+            keep_outputs(linear, index)
+        for norm in adapter.norms(layer):
+            _keep_norm(norm, index)
+        inner |= {id(module) for module in layer.modules()}
+    for module in [m for m in model.modules() if id(m) not in inner]:
+        _keep_outside(module, index, hidden=hidden)
+    for config in _configs(model):
+        config.hidden_size = len(index)
+        config.num_attention_heads = len(index) // head_dim
+        if getattr(config, "embedding_size", None) == hidden:
+            config.embedding_size = len(index)
+
+
+def _keep_outside(module: nn.Module, index: Tensor, *, hidden: int) -> None:
+    """Embeddings, their norm, pooler and head: whatever has the hidden size on either side."""
+    if isinstance(module, nn.Embedding) and module.embedding_dim == hidden:
+        module.weight = nn.Parameter(module.weight.detach()[:, index].clone())
+        module.embedding_dim = len(index)
+    elif isinstance(module, nn.LayerNorm) and module.normalized_shape == (hidden,):
+        _keep_norm(module, index)
+    elif isinstance(module, nn.Linear):
+        if module.in_features == hidden:
+            keep_inputs(module, index)
+        if module.out_features == hidden:
+            keep_outputs(module, index)
+
+
+def _keep_norm(norm: nn.LayerNorm, index: Tensor) -> None:
+    norm.weight = nn.Parameter(norm.weight.detach()[index].clone())
+    norm.bias = nn.Parameter(norm.bias.detach()[index].clone())
+    norm.normalized_shape = (len(index),)
+
+
+def _configs(model: nn.Module) -> list[Any]:
+    """Every config in the model, the outermost first; most often they are one."""
+    return list({id(m.config): m.config for m in model.modules() if hasattr(m, "config")}.values())
 
 
 def keep_outputs(linear: nn.Linear, index: Tensor) -> None:

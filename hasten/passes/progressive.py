@@ -17,7 +17,7 @@ import torch
 
 from hasten.models.reshape import open_model, save_model
 from hasten.passes.calibration import Calibration
-from hasten.passes.distill import DistillConfig, distill
+from hasten.passes.distillation import DistillConfig, distill
 from hasten.passes.family import adapter_of
 from hasten.passes.layers import LayersConfig, drop_layers
 from hasten.records import InputError, Rejected
@@ -27,7 +27,7 @@ from hasten.tasks import get_task
 @dataclass(frozen=True, slots=True)
 class ProgressiveConfig:
     """``assistants``: their layers, from the largest down. ``epochs`` are those of all stages together, shared evenly;
-    the other settings are those of :class:`hasten.passes.distill.DistillConfig`."""
+    the other settings are those of :class:`hasten.passes.distillation.DistillConfig`."""
 
     kind: ClassVar[str] = "progressive"
     assistants: tuple[int, ...]
@@ -36,6 +36,8 @@ class ProgressiveConfig:
     lr: float = 3e-4
     temperature: float = 2.0
     hidden: float = 1.0
+    embeddings: bool = False
+    patience: int = 4
 
     def __post_init__(self) -> None:
         falling = list(self.assistants) == sorted(set(self.assistants), reverse=True)
@@ -50,7 +52,7 @@ class ProgressiveConfig:
         """One stage's distillation."""
         return DistillConfig(
             epochs=self.epochs / (len(self.assistants) + 1), batch=self.batch, lr=self.lr,
-            temperature=self.temperature, hidden=self.hidden,
+            temperature=self.temperature, hidden=self.hidden, embeddings=self.embeddings, patience=self.patience,
         )  # fmt: skip
 
     @property

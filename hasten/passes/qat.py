@@ -1,7 +1,7 @@
 """Quantization-aware training: the model learns while its products are computed on the integer grid.
 
 Takes a wrapper, gives it back with weights that lie on the grid that a runtime's quantizer will find again. It learns
-from the original model as in :mod:`hasten.passes.distill`, so labels are not needed.
+from the original model as in :mod:`hasten.passes.distillation`, so labels are not needed.
 
 Source: Jacob et al. 2018, with straight-through gradients; on BERT Zafrir et al. 2019 ("Q8BERT"). Weights are rounded
 per output row (int8) or per group of inputs (int4), inputs to 8 bits with a range found at run time.
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from hasten.passes.calibration import Calibration
-from hasten.passes.distill import DistillConfig, distill
+from hasten.passes.distillation import DistillConfig, distill
 from hasten.passes.fake_quant import Range, round_weight, rounding_inputs, straight_through
 from hasten.passes.matrices import encoder_matrices
 from hasten.records import InputError

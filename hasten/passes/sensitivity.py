@@ -19,22 +19,26 @@ Legend: B rows, C outputs, P parts.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from hasten.models.precision import keep_fp32
 from hasten.passes.calibration import Batch, Calibration, Progress, padded
 from hasten.passes.fake_quant import Range, fake_quantized
 from hasten.passes.matrices import Matrix, encoder_matrices
 from hasten.records import InputError, Rejected
 
-KEEP = "hasten_keep_fp32"
 _BATCH = 32
 _KINDS = 3  # of parts in a layer
+# Within it, these maps compute in other numbers.
+Numbers = Callable[[Sequence[nn.Linear]], AbstractContextManager[None]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,28 +87,28 @@ def choose_precision(model: Any, config: PrecisionConfig, calibration: Calibrati
     Costs a forward pass a row for each part, and as many again for the list. Raises Rejected for a family without an
     adapter, when no part can be int8 within the bound, or when the savings cannot be had.
     """
-    trial = Trial(model, calibration, rows=config.rows, per=config.per)
+    int8 = partial(fake_quantized, bits=8, per=config.per)
+    trial = Trial(model, calibration, rows=config.rows, numbers=int8, what="mixed precision")
     alone = trial.sensitivities()
     if config.save_ms is None:
-        kept = _kept_by_list(trial, alone, bound=config.bound)
+        kept = kept_by_list(trial, alone, bound=config.bound, kind=config.kind)
     else:
         kept = _kept_by_program(trial, alone, config=config)
     joint = trial.loss([i for i in range(len(trial.parts)) if i not in kept])
-    setattr(model.hf.config, KEEP, [m.name for i in sorted(kept) for m in trial.parts[i].matrices])
+    keep_fp32(model.hf, [m.name for i in sorted(kept) for m in trial.parts[i].matrices])
     stays = ", ".join(trial.parts[i].name for i in sorted(kept)) or "nothing"
     calibration.listen(Progress(f"mixed precision: {stays} stays fp32, loss {joint:.3g}", 1, 1))
     return model
 
 
-def _kept_by_list(trial: Trial, alone: Sequence[float], *, bound: float) -> set[int]:
+def kept_by_list(trial: Trial, alone: Sequence[float], *, bound: float, kind: str) -> set[int]:
     """The fewest of the most sensitive parts without which the others' joint loss is within ``bound``."""
     order = sorted(range(len(alone)), key=lambda i: -alone[i])
     for count in range(len(order)):
         if trial.loss(order[count:]) <= bound:
             return set(order[:count])
     raise Rejected(
-        "mixed_precision", f"even {trial.parts[order[-1]].name} alone loses {alone[order[-1]]:.3g} in int8, "
-        f"and {bound:g} is allowed",
+        kind, f"even {trial.parts[order[-1]].name} alone loses {alone[order[-1]]:.3g}, and {bound:g} is allowed",
     )  # fmt: skip
 
 
@@ -143,11 +147,11 @@ def least_loss(losses: Sequence[float], savings: Sequence[float], *, at_least: f
 
 
 class Trial:
-    """A wrapper's parts, and what the outputs lose when some of them are int8."""
+    """A wrapper's parts, and what the outputs lose when some of them compute in other ``numbers``."""
 
-    def __init__(self, model: Any, calibration: Calibration, *, rows: int, per: Range) -> None:
-        self.model, self.per, self.calibration = model, per, calibration
-        self.parts = parts_of(model)
+    def __init__(self, model: Any, calibration: Calibration, *, rows: int, numbers: Numbers, what: str) -> None:
+        self.model, self.numbers, self.what, self.calibration = model, numbers, what, calibration
+        self.parts = parts_of(model, what=what)
         self.batches = even_batches(calibration, rows=rows)
         self.reference = self._outputs()
 
@@ -155,17 +159,17 @@ class Trial:
         """[P]: the loss of each part alone."""
         found = []
         for number in range(len(self.parts)):
-            self.calibration.listen(Progress("mixed precision: part by part", number, len(self.parts)))
+            self.calibration.listen(Progress(f"{self.what}: part by part", number, len(self.parts)))
             found.append(self.loss([number]))
         return found
 
     def loss(self, chosen: Sequence[int]) -> float:
-        """The loss with these parts in int8 together."""
+        """The loss with these parts in the other numbers together."""
         linears = [matrix.linear for i in chosen for matrix in self.parts[i].matrices]
-        with fake_quantized(linears, bits=8, per=self.per):
+        with self.numbers(linears):
             found = divergence(self.reference, self._outputs(), classes=self.model.task == "text-classification")
         if not np.isfinite(found):
-            raise Rejected("mixed_precision", "the outputs are not numbers on the calibration rows")
+            raise Rejected("numbers", f"{self.what}: the outputs are not numbers on the calibration rows")
         return found
 
     @torch.inference_mode()
@@ -173,10 +177,10 @@ class Trial:
         return torch.cat([self.model(**batch) for batch in self.batches]).double()
 
 
-def parts_of(model: Any) -> list[LayerPart]:
+def parts_of(model: Any, *, what: str = "mixed precision") -> list[LayerPart]:
     """Attention, up and down of every layer, first layer first."""
     groups: dict[str, list[Matrix]] = {}
-    for matrix in encoder_matrices(model, what="mixed precision"):
+    for matrix in encoder_matrices(model, what=what):
         groups.setdefault(f"layer {matrix.layer} {matrix.part}", []).append(matrix)
     return [LayerPart(name, tuple(matrices)) for name, matrices in groups.items()]
 

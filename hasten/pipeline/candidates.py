@@ -16,8 +16,8 @@ from hasten.plan.space import recipes as narrowed
 from hasten.records import Config, InputError, Recipe
 from hasten.runtimes import RUNTIMES, get_runtime
 
-# Not yet searched: no exporter reads what mixed precision writes, assistants must fit each shape, and QAT each runtime.
-SEARCHED = tuple(kind for kind in PASSES if kind not in ("mixed_precision", "progressive", "qat"))
+# What --techniques may name beside the techniques of runtimes.
+SEARCHED = tuple(PASSES)
 
 
 def baseline_recipe() -> Recipe:
@@ -60,9 +60,12 @@ def _tuned_forms(request: Request) -> list[Recipe]:
 
 
 def _interleaved(recipes: Sequence[Recipe]) -> Iterator[Recipe]:
-    """The best of each runtime first, then the second of each: an early stop has seen them all."""
+    """The best of each runtime first, then the second of each: an early stop has seen them all.
+
+    The baseline's own runtime comes last in each turn: it is the least likely to bring much.
+    """
     by_kind: dict[str, list[Recipe]] = {}
-    for recipe in recipes:
+    for recipe in sorted(recipes, key=lambda r: r.runtime.kind == baseline_recipe().runtime.kind):
         by_kind.setdefault(recipe.runtime.kind, []).append(recipe)
     for number in range(max(map(len, by_kind.values()), default=0)):
         for group in by_kind.values():

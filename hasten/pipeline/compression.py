@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from hasten.passes import PASSES, configs
 from hasten.pipeline.jobs import CheckpointFacts
 from hasten.pipeline.request import Request
+from hasten.pipeline.shapes import TEACHING, Menu
 from hasten.plan.choose import gain, is_tuned_baseline, latest, may_pass, searched
+from hasten.plan.ladder import nearly
 from hasten.records import Config, Recipe, Trial
 from hasten.runtimes import read_recipe
 
@@ -42,7 +44,7 @@ class Compression:
             return "the budget has no bound on quality, and a smaller shape would always be faster"
         if self.rows < FEWEST_ROWS:
             return f"{self.rows} rows to learn from, {FEWEST_ROWS} are needed"
-        if self._allowed("distill") and self.epochs() < 1:
+        if self.menu.trains and self.epochs() < 1:
             return f"{self.request.time_s:.0f} s are too short to train in: about {self._shortest_s():.0f} s are needed"
         return None
 
@@ -51,33 +53,13 @@ class Compression:
         runtimes = best_runtimes(trials, self.request)
         if not runtimes or self.why_not():
             return ()
-        rungs = [Recipe(passes=p, runtime=runtimes[0]) for p in self.shapes()]
-        return (*rungs, *self._siblings(trials, runtimes[1:]))
-
-    def shapes(self) -> list[tuple[Config, ...]]:
-        """Passes of every rung; the middle of the ladder first, where a bisection begins."""
-        table, named = configs(), self._named()
-        recovery = (table["distill"](epochs=self.epochs()),) if self._allowed("distill") else ()
-        numbers = tuple(table[kind]() for kind in named if PASSES[kind].step == "numbers")
-        narrowing = [kind for kind in named if PASSES[kind].step == "structure" and kind != "layers"]
-        found: list[tuple[Config, ...]] = []
-        for count in depths(self.facts.layers) if self._allowed("layers") else [self.facts.layers]:
-            shallow = () if count == self.facts.layers else (table["layers"](count=count),)
-            if shallow or numbers:
-                found.append((*shallow, *(recovery if shallow else ()), *numbers))
-            # Narrowing what is already shallow costs as much as another layer less, and helps less.
-            if 2 * count >= self.facts.layers:
-                thin = [table[k](keep=keep) for k in narrowing or self._narrowed_by for keep in self._keeps()]
-                found += [(*shallow, one, *recovery, *numbers) for one in thin]
-        return found
+        rungs = [Recipe(passes=p, runtime=runtimes[0]) for p in self.menu.shapes()]
+        return (*rungs, *self._siblings(trials, runtimes[1:]), *self._mended(trials, rungs))
 
     @property
-    def _narrowed_by(self) -> tuple[str, ...]:
-        """What narrows when nothing is named."""
-        return () if self._named() else ("kprune",)
-
-    def _keeps(self) -> tuple[float, ...]:
-        return (0.6, 0.4) if self._named() else (0.6,)
+    def menu(self) -> Menu:
+        """The shapes that the user's techniques and time leave."""
+        return Menu(self._named(), self.facts.layers, self.epochs())
 
     def _named(self) -> list[str]:
         return [t for t in self.request.techniques or () if t in PASSES]
@@ -90,8 +72,13 @@ class Compression:
     def _shortest_s(self) -> float:
         return self.rows * self.baseline_ms / 1e3 / 2 / _TRAINING_SHARE
 
-    def _allowed(self, kind: str) -> bool:
-        return not self._named() or kind in self._named()
+    def _mended(self, trials: Sequence[Trial], rungs: Sequence[Recipe]) -> list[Recipe]:
+        """Int8 rungs that miss by little, trained on the int8 grid as well: the shape may do and the rounding not."""
+        known = {r.id: r for r in rungs}
+        missed = [t for t in latest(searched(trials)) if t.recipe_id in known and nearly(t, self.request.budget)]
+        recipes = [known[t.recipe_id] for t in missed if t.recipe["runtime"].get("precision") == "int8-dynamic"]
+        qat = configs(["qat"])["qat"]()
+        return [replace(r, passes=(*r.passes, qat)) for r in recipes if r.passes[-1].kind in TEACHING]
 
     def _siblings(self, trials: Sequence[Trial], runtimes: Sequence[Config]) -> list[Recipe]:
         """The fastest trained shape that may pass, in other numbers or on another runtime: its training is done."""
@@ -108,9 +95,3 @@ def best_runtimes(trials: Sequence[Trial], request: Request) -> list[Config]:
     standing = [t for t in plain if may_pass(t, request.budget)] or plain
     ranked = sorted(standing, key=lambda t: -gain(t))
     return [read_recipe(t.recipe).runtime for t in ranked[: 1 + _SIBLINGS]]
-
-
-def depths(layers: int) -> list[int]:
-    """Layer counts to try: about half first, then towards both ends; ``layers`` itself is for passes that narrow."""
-    shares = (0.5, 0.34, 0.67, 0.17, 0.84, 1.0)
-    return list(dict.fromkeys(max(1, round(layers * share)) for share in shares))

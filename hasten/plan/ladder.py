@@ -49,10 +49,12 @@ def _ceiling(trials: Sequence[Trial], budget: Budget) -> float:
 def _floor(trials: Sequence[Trial], held: dict[str, Trial], budget: Budget) -> float:
     """The latency at and below which rungs are given up: that of the slowest that failed, less when it was near."""
     failed = [t for t in latest(searched(trials)) if t.recipe_id in held and not may_pass(t, budget)]
-    bound = next((c.value for c in budget.constraints if c.metric == "quality_drop"), 0.0)
-    floors = []
-    for trial in failed:
-        drop = trial.quality_drop_pt
-        near = drop is not None and drop.estimate <= bound + _FAR_PT
-        floors.append(expected_ms(held[trial.recipe_id]) * (_NEAR_SHARE if near else 1.0))
+    floors = [expected_ms(held[t.recipe_id]) * (_NEAR_SHARE if nearly(t, budget) else 1.0) for t in failed]
     return max(floors, default=0.0)
+
+
+def nearly(trial: Trial, budget: Budget) -> bool:
+    """Does it fail, and lose at most a point more than it may?"""
+    bound = next((c.value for c in budget.constraints if c.metric == "quality_drop"), 0.0)
+    drop = trial.quality_drop_pt
+    return not may_pass(trial, budget) and drop is not None and drop.estimate <= bound + _FAR_PT

@@ -1,4 +1,4 @@
-"""Int8 for ONNX graphs: dynamic, and static with QDQ pairs.
+"""Integers for ONNX graphs: int8 dynamic, int8 static with QDQ pairs, int4 weights.
 
 Takes the fp32 graph, writes the quantized one. Weights are symmetric int8, per
 channel unless told otherwise; dynamic activations are u8 per tensor at run time,
@@ -11,7 +11,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hasten.models.precision import belongs_to
+from hasten.records import Rejected
 from hasten.runtimes.onnx_graph import quiet
+from hasten.runtimes.onnx_int4 import int4_graph
 from hasten.runtimes.runtime import Arrays
 
 if TYPE_CHECKING:
@@ -26,8 +29,8 @@ _CALIBRATION_ROWS = {"minmax": 128, "percentile": 48, "entropy": 24}
 _PERCENTILE = 99.99
 
 
-def quantize_dynamic_graph(source: Path, target: Path, *, config: OnnxRuntimeConfig) -> None:
-    """Int8 weights now, activation scales at run time (Q8BERT's dynamic setting)."""
+def quantize_dynamic_graph(source: Path, target: Path, *, config: OnnxRuntimeConfig, keep: Sequence[str] = ()) -> None:
+    """Int8 weights now, activation scales at run time (Q8BERT's dynamic setting); modules in ``keep`` stay fp32."""
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     model = _plain_model(source)
@@ -35,7 +38,7 @@ def quantize_dynamic_graph(source: Path, target: Path, *, config: OnnxRuntimeCon
         quantize_dynamic(
             model,
             target,
-            nodes_to_exclude=_head_nodes(model),
+            nodes_to_exclude=[*_head_nodes(model), *_kept_nodes(model, keep)],
             op_types_to_quantize=_PRODUCTS + (_EMBEDDINGS if config.embeddings else []),
             per_channel=config.per_channel,
             reduce_range=config.reduce_range,
@@ -44,7 +47,15 @@ def quantize_dynamic_graph(source: Path, target: Path, *, config: OnnxRuntimeCon
         )
 
 
-def quantize_static_graph(source: Path, target: Path, *, config: OnnxRuntimeConfig, feeds: Sequence[Arrays]) -> None:
+def quantize_int4_graph(source: Path, target: Path, *, config: OnnxRuntimeConfig, keep: Sequence[str] = ()) -> None:
+    """Int4 weights in groups, int8 activations with scales found at run time."""
+    model = _plain_model(source)
+    int4_graph(model, target, group=config.group, exclude=[*_head_nodes(model), *_kept_nodes(model, keep)])
+
+
+def quantize_static_graph(
+    source: Path, target: Path, *, config: OnnxRuntimeConfig, feeds: Sequence[Arrays], keep: Sequence[str] = ()
+) -> None:
     """QDQ pairs around every product with a constant weight, scales from the calibration rows."""
     from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
 
@@ -61,7 +72,7 @@ def quantize_static_graph(source: Path, target: Path, *, config: OnnxRuntimeConf
             _Feeds(feeds[: _CALIBRATION_ROWS[config.calibration]]),
             quant_format=QuantFormat.QDQ,
             op_types_to_quantize=["MatMul"],
-            nodes_to_exclude=_head_nodes(model),
+            nodes_to_exclude=[*_head_nodes(model), *_kept_nodes(model, keep)],
             per_channel=config.per_channel,
             reduce_range=config.reduce_range,
             activation_type=QuantType.QUInt8,
@@ -90,6 +101,23 @@ def _head_nodes(model: Any) -> list[str]:
     """Names of the head's products, also as the quantizer renames them when it splits a Gemm."""
     names = [node.name for node in model.graph.node if node.op_type == "Gemm"]
     return [*names, *(f"{name}_MatMul" for name in names)]
+
+
+def _kept_nodes(model: Any, keep: Sequence[str]) -> list[str]:
+    """Names of the products that compute the modules ``keep``. Raises Rejected when one of these cannot be found.
+
+    A fused attention has lost the names of its matrices; the product behind it, its output projection, has kept its
+    own, and precision is chosen for all four together.
+    """
+    products = [n for n in model.graph.node if n.op_type == "MatMul"]
+    readers = {name: node for node in products for name in node.input}
+    fused = {n.name: readers[n.output[0]].name for n in model.graph.node if n.op_type == "Attention"}
+    found = [n.name for n in products if belongs_to(n.name, keep)]
+    found += [name for name, reader in fused.items() if belongs_to(reader, keep)]
+    behind = {name for name in keep if not any(belongs_to(node, [name]) for node in found)}
+    if len(behind) > 3 * sum(name in fused for name in found):  # query, key and value of each fused one
+        raise Rejected("export", f"the graph has no product for {', '.join(sorted(behind)[:3])}, which must stay fp32")
+    return found
 
 
 def _inferred_model(source: Path) -> Any:

@@ -1,4 +1,4 @@
-"""ONNX Runtime on the CPU: fp32, dynamic int8 and static int8 (QDQ).
+"""ONNX Runtime on the CPU: fp32, dynamic int8, static int8 (QDQ), and int4 weights with int8 activations.
 
 Takes the task's wrapper, writes one ``model.onnx``; opening needs onnxruntime and
 numpy alone. The graph and its quantization are made in ``onnx_graph`` and
@@ -29,27 +29,30 @@ class OnnxRuntimeConfig:
 
     ``embeddings``: also hold embedding tables in int8 (smaller, a little slower). ``reduce_range``: 7-bit
     weights, which CPUs without VNNI need to not saturate; ``needs``: the instruction set without which the
-    full-range int8 sums of this file are wrong. ``calibration`` matters for ``int8-static`` alone.
+    full-range int8 sums of this file are wrong. ``calibration`` matters for ``int8-static`` alone, ``group`` (inputs
+    that share a scale) for ``int4``.
     """
 
     kind: ClassVar[str] = "onnxruntime"
-    precision: Literal["fp32", "int8-dynamic", "int8-static"] = "fp32"
+    precision: Literal["fp32", "int8-dynamic", "int8-static", "int4"] = "fp32"
     fusion: bool = True
     per_channel: bool = True
     embeddings: bool = False
     reduce_range: bool = False
     needs: str | None = None
     calibration: Literal["minmax", "percentile", "entropy"] = "minmax"
+    group: Literal[32, 64, 128] = 32
     threads: int | None = None
 
     @property
     def label(self) -> str:
         parts = [self.precision.replace("-", " ")]
         parts += [self.calibration] if self.precision == "int8-static" else []
+        parts += [f"groups of {self.group}"] if self.precision == "int4" else []
         parts += ["per tensor"] if self.precision != "fp32" and not self.per_channel else []
         parts += ["with embeddings"] if self.embeddings else []
         parts += ["reduced range"] if self.reduce_range else []
-        parts += ["unfused"] if not self.fusion and self.precision != "int8-static" else []
+        parts += ["unfused"] if not self.fusion and self.precision in ("fp32", "int8-dynamic") else []
         parts += [f"{self.threads} thread{'s' * (self.threads != 1)}"] if self.threads else []
         return " ".join(parts)
 
@@ -84,22 +87,26 @@ def space(*, instructions: frozenset[str], threads: int) -> tuple[Config, ...]:
     methods: tuple[Literal["minmax", "percentile", "entropy"], ...] = ("minmax", "percentile", "entropy")
     # The quantizer cannot see through fused operators; the session fuses what it can around the QDQ pairs.
     found += [make(precision="int8-static", calibration=method, fusion=False) for method in methods]
-    return tuple(found)
+    return (*found, OnnxRuntimeConfig(precision="int4", fusion=False))
 
 
 def export(
     wrapper: Any, config: OnnxRuntimeConfig, *, calibration: Sequence[Arrays], folder: Path, cache: Path
 ) -> Exported:
     """Export (once per ``cache``), fuse, quantize. Raises Rejected with the exporter's own words."""
+    from hasten.models.precision import kept_fp32
     from hasten.runtimes.onnx_graph import fp32_graph
-    from hasten.runtimes.onnx_quantize import quantize_dynamic_graph, quantize_static_graph
+    from hasten.runtimes.onnx_quantize import quantize_dynamic_graph, quantize_int4_graph, quantize_static_graph
 
+    keep = kept_fp32(wrapper.hf)
     try:
         source = fp32_graph(wrapper, example=calibration[0], cache=cache, fusion=config.fusion)
         if config.precision == "int8-dynamic":
-            quantize_dynamic_graph(source, folder / MODEL, config=config)
+            quantize_dynamic_graph(source, folder / MODEL, config=config, keep=keep)
+        elif config.precision == "int4":
+            quantize_int4_graph(source, folder / MODEL, config=config, keep=keep)
         elif config.precision == "int8-static":
-            quantize_static_graph(source, folder / MODEL, config=config, feeds=calibration)
+            quantize_static_graph(source, folder / MODEL, config=config, feeds=calibration, keep=keep)
         else:
             (folder / MODEL).write_bytes(source.read_bytes())
     except (Rejected, MissingDependency):

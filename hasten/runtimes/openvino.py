@@ -19,6 +19,7 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
+from hasten.models.precision import belongs_to, kept_fp32
 from hasten.records import Config, MissingDependency, Rejected
 from hasten.runtimes.runtime import Array, Arrays, Exported, Probe, Session
 
@@ -114,7 +115,8 @@ def export(
         source = _converted(wrapper, example=calibration[0], cache=cache)
         model = openvino.Core().read_model(source)
         if config.precision == "int8":
-            model = _quantized(model, alpha=config.smooth_quant_alpha, feeds=calibration)
+            keep = kept_fp32(wrapper.hf)
+            model = _quantized(model, alpha=config.smooth_quant_alpha, feeds=calibration, keep=keep)
         openvino.save_model(model, folder / MODEL, compress_to_fp16=False)
     except (Rejected, MissingDependency):
         raise
@@ -212,8 +214,8 @@ def _converted(wrapper: Any, *, example: Arrays, cache: Path) -> Path:
     return path
 
 
-def _quantized(model: Any, *, alpha: float, feeds: Sequence[Arrays]) -> Any:
-    """Post-training int8 with SmoothQuant (Xiao et al. 2023) through NNCF's transformer scheme."""
+def _quantized(model: Any, *, alpha: float, feeds: Sequence[Arrays], keep: Sequence[str]) -> Any:
+    """Post-training int8 with SmoothQuant (Xiao et al. 2023) through NNCF's transformer scheme; ``keep`` stays fp32."""
     try:
         import nncf
     except ImportError as error:
@@ -231,8 +233,17 @@ def _quantized(model: Any, *, alpha: float, feeds: Sequence[Arrays]) -> Any:
         model_type=nncf.ModelType.TRANSFORMER,
         preset=nncf.QuantizationPreset.MIXED,
         subset_size=len(rows),
-        ignored_scope=nncf.IgnoredScope(patterns=[_HEAD], validate=False),
+        ignored_scope=nncf.IgnoredScope(patterns=[_HEAD], names=_products_of(model, keep), validate=False),
         advanced_parameters=AdvancedQuantizationParameters(
             smooth_quant_alphas=AdvancedSmoothQuantParameters(matmul=alpha)
         ),
     )
+
+
+def _products_of(model: Any, keep: Sequence[str]) -> list[str]:
+    """Names of the products that compute the modules ``keep``. Raises Rejected when one cannot be found."""
+    products = [op.get_friendly_name() for op in model.get_ops() if op.get_type_name() == "MatMul"]
+    missing = [name for name in keep if not any(belongs_to(node, [name]) for node in products)]
+    if missing:
+        raise Rejected("export", f"the graph has no product for {', '.join(missing[:3])}, which must stay fp32")
+    return [node for node in products if belongs_to(node, keep)]

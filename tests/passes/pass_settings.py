@@ -4,19 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from hasten.passes.distill import DistillConfig
+from hasten.passes.distillation import DistillConfig
 from hasten.passes.entropy import EntropyConfig
 from hasten.passes.fisher import FisherConfig
 from hasten.passes.gobo import GoboConfig
 from hasten.passes.gradient import GradientConfig
 from hasten.passes.group_quant import ZeroQuantConfig
+from hasten.passes.half import HalfConfig
 from hasten.passes.kprune import KPruneConfig
 from hasten.passes.layers import LayersConfig
+from hasten.passes.lora import LoraConfig
 from hasten.passes.low_rank import LowRankConfig
 from hasten.passes.magnitude import MagnitudeUnitsConfig
 from hasten.passes.magnitude_weights import MagnitudeConfig
+from hasten.passes.narrowing import NarrowConfig
+from hasten.passes.prefix import PrefixConfig
 from hasten.passes.progressive import ProgressiveConfig
 from hasten.passes.qat import QatConfig
+from hasten.passes.qlora import QLoraConfig
 from hasten.passes.random_units import RandomUnitsConfig
 from hasten.passes.sensitivity import PrecisionConfig
 from hasten.passes.smooth_quant import SmoothQuantConfig
@@ -37,8 +42,12 @@ SETTINGS: Mapping[str, tuple[Config, ...]] = {
     "entropy": (EntropyConfig(keep=0.5, round_to=8),),
     "magnitude_units": (MagnitudeUnitsConfig(keep=0.5, round_to=8),),
     "random_units": (RandomUnitsConfig(keep=0.5, round_to=8), RandomUnitsConfig(keep=0.5, round_to=8, draw=1)),
+    "narrow": (NarrowConfig(round_to=8),),
     "low_rank": (LowRankConfig(keep=0.5), LowRankConfig(keep=0.6, which="all"), LowRankConfig(which="attention")),
     "progressive": (ProgressiveConfig(assistants=(3,), epochs=2, batch=8),),
+    "lora": (LoraConfig(rank=2, epochs=1, batch=8), LoraConfig(rank=2, epochs=1, batch=8, labels=0.5)),
+    "qlora": (QLoraConfig(rank=2, epochs=1, batch=8),),
+    "prefix": (PrefixConfig(tokens=3, epochs=1, batch=8),),
     "qat": (QatConfig(epochs=1, batch=8), QatConfig(bits=4, group=32, activations="token", epochs=1, batch=8)),
     "distill": (DistillConfig(epochs=2, batch=8), DistillConfig(epochs=1, batch=8, relations=1.0, labels=0.5)),
     "magnitude": (
@@ -51,6 +60,7 @@ SETTINGS: Mapping[str, tuple[Config, ...]] = {
     "sparsegpt": (SparseGptConfig(), SparseGptConfig(sparsity=0.75, pattern="1:4", block=16)),
     "smooth_quant": (SmoothQuantConfig(),),
     "zeroquant": (ZeroQuantConfig(steps=3), ZeroQuantConfig(bits=4, group=32, steps=4, lr=1e-3)),
+    "half": (HalfConfig(), HalfConfig(dtype="fp16", embeddings=False)),
     "gobo": (GoboConfig(), GoboConfig(bits=4, embeddings=True)),
     "mixed_precision": (
         PrecisionConfig(bound=0.1),

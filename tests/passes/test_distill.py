@@ -14,7 +14,7 @@ import torch
 
 from hasten.models.load import load_checkpoint
 from hasten.passes.calibration import Calibration
-from hasten.passes.distill import DistillConfig, depth_map, distill, output_loss
+from hasten.passes.distillation import DistillConfig, depth_map, distill, output_loss
 from hasten.passes.layers import LayersConfig, drop_layers
 from hasten.passes.progressive import ProgressiveConfig, distill_progressively
 from hasten.passes.targets import Targets

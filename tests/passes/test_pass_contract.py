@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -58,12 +59,23 @@ def test_every_pass_has_settings_to_be_tested_with() -> None:
     assert set(SETTINGS) == set(PASSES) == set(configs())
 
 
+def test_every_pass_can_be_called_by_its_name() -> None:
+    import hasten.passes
+
+    configs()  # every module is imported now: none of them may stand in the place of its function
+    for entry in PASSES.values():
+        assert inspect.isfunction(getattr(hasten.passes, entry.function)), entry.function
+        assert inspect.isclass(getattr(hasten.passes, entry.config)), entry.config
+
+
 # What changes shapes meets every family; the rest meets BERT and DistilBERT: the others are BERT by other names.
 TWO = ("bert", "distilbert")
 STRUCTURE = [kind for kind, entry in PASSES.items() if entry.step == "structure"]
+# DistilBERT's attention takes no earlier keys.
+UNFIT = {("prefix", "distilbert")}
 MEETINGS = [
     (case, family) for case in CASES for family in (FAMILIES if case[0] in STRUCTURE and case[1] == 0 else TWO)
-    if case[1] == 0 or family == "bert"
+    if (case[1] == 0 or family == "bert") and (case[0], family) not in UNFIT
 ]  # fmt: skip
 
 
@@ -87,7 +99,8 @@ def test_shapes_seed_and_folder(case: tuple[str, int], family: str, checkpoint: 
         assert sum(p.numel() for p in made.parameters()) < sum(p.numel() for p in whole.parameters())
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case[0]}{case[1]}")
+# A user's stored vectors have a size, which narrowing would change.
+@pytest.mark.parametrize("case", [c for c in CASES if c[0] != "narrow"], ids=lambda case: f"{case[0]}{case[1]}")
 def test_embeddings_without_labels(case: tuple[str, int], checkpoint: Checkpoints) -> None:
     made, given = applied(SETTINGS[case[0]][case[1]], checkpoint("bert"), "bert", TASKS[1])
     found = outputs(made, given)

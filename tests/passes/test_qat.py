@@ -12,7 +12,7 @@ import torch
 from test_distill import rows, wrapper
 
 from hasten.passes.calibration import Calibration
-from hasten.passes.distill import output_loss
+from hasten.passes.distillation import output_loss
 from hasten.passes.fake_quant import fake_quantized, round_weight
 from hasten.passes.matrices import encoder_matrices
 from hasten.passes.qat import QatConfig, train_quantized

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from functools import partial
 from itertools import chain, combinations
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,12 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from unit_cases import outputs, rows_for, tiny
 
+from hasten.models.precision import KEEP
 from hasten.models.reshape import open_model, save_model
 from hasten.passes.calibration import Calibration
+from hasten.passes.fake_quant import fake_quantized
 from hasten.passes.low_rank import LowRankConfig, factorise
 from hasten.passes.sensitivity import (
-    KEEP,
     PrecisionConfig,
     Trial,
     choose_precision,
@@ -44,7 +46,7 @@ def spoilt(*, spread: float = 8.0) -> Any:
 
 
 def trial_of(model: Any, given: Calibration) -> Trial:
-    return Trial(model, given, rows=24, per="tensor")
+    return Trial(model, given, rows=24, numbers=partial(fake_quantized, per="tensor"), what="a test")
 
 
 def test_parts_are_attention_up_and_down_of_every_layer() -> None:

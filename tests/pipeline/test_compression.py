@@ -13,9 +13,10 @@ from own_core import own_core
 import hasten
 from hasten.ledger import read_rows
 from hasten.pipeline.candidates import SEARCHED
-from hasten.pipeline.compression import FEWEST_ROWS, Compression, depths
+from hasten.pipeline.compression import FEWEST_ROWS, Compression
 from hasten.pipeline.jobs import CheckpointFacts
 from hasten.pipeline.request import Request, make_request
+from hasten.pipeline.shapes import depths
 from hasten.records import Columns
 
 
@@ -48,14 +49,18 @@ def test_when_shapes_are_tried(options: dict[str, Any], reason: str | None) -> N
 
 
 def test_what_is_named_is_all_that_is_tried() -> None:
-    kinds = {p.kind for shape in compression(techniques=("layers", "distill")).shapes() for p in shape}
+    kinds = {p.kind for shape in compression(techniques=("layers", "distill")).menu.shapes() for p in shape}
     assert kinds == {"layers", "distill"}
-    assert {p.kind for shape in compression().shapes() for p in shape} == {"layers", "kprune", "distill"}
-    forced = compression(techniques=("fisher", "sparsegpt")).shapes()
+    assert {p.kind for shape in compression().menu.shapes() for p in shape} == {"layers", "kprune", "distill"}
+    taught = compression(techniques=("layers", "lora", "progressive", "qat")).menu.shapes()
+    assert [p.kind for p in taught[0]] == ["layers", "progressive", "qat"]
+    assert [p.kind for p in taught[1]] == ["layers", "lora", "qat"]
+    forced = compression(techniques=("fisher", "sparsegpt")).menu.shapes()
     assert [[p.kind for p in shape] for shape in forced] == [["sparsegpt"], *[["fisher", "sparsegpt"]] * 2]
     for kind in SEARCHED:
-        if kind != "distill":  # there is nothing to recover from without a structure
-            assert compression(techniques=(kind,)).shapes(), kind
+        shapes = compression(techniques=(kind,)).menu.shapes()
+        assert shapes, kind
+        assert all(kind in {p.kind for p in shape} for shape in shapes)
     assert depths(6) == [3, 2, 4, 1, 5, 6]
     assert depths(12) == [6, 4, 8, 2, 10, 12]
 

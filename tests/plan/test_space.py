@@ -18,6 +18,7 @@ OFFERED = (
     MadeOpenVino(),
     MadeOpenVino(precision="int8"),
     MadeOpenVino(precision="int8", smooth_quant_alpha=-1.0),
+    MadeOnnx(precision="int4", fusion=False),
 )
 
 
@@ -33,6 +34,7 @@ def test_without_names_every_config_is_a_recipe_in_its_order() -> None:
         ("int8", {4, 5, 7, 8}),
         ("int8-dynamic", {4}),
         ("int8-static", {5, 7, 8}),
+        ("int4", {9}),
         ("smoothquant", {7}),
         ("compile", {1}),
         ("sdpa", {0, 2}),
@@ -45,7 +47,7 @@ def test_each_technique(technique: str, places: set[int]) -> None:
 
 
 def test_every_technique_is_tested() -> None:
-    names = {"fp32", "bf16", "int8", "int8-dynamic", "int8-static", "smoothquant", "compile", "sdpa", "fusion"}
+    names = {"fp32", "bf16", "int8", "int8-dynamic", "int8-static", "smoothquant", "compile", "sdpa", "fusion", "int4"}
     assert set(TECHNIQUES) == names
 
 

@@ -84,7 +84,8 @@ def distill(model: Any, config: DistillConfig, calibration: Calibration) -> Any:
         student, student.loss, rows=student.rows, schedule=config.schedule(), given=student.scored(calibration),
         what=f"distilling {config.epochs:g} epochs",
     )  # fmt: skip
-    model.requires_grad_(True)
+    for parameter in model.parameters():
+        parameter.requires_grad_(parameter.is_floating_point())  # packed integers cannot
     return model
 
 
