@@ -13,6 +13,17 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 
+# Slow tests in two groups that take about as long: each process runs one of them (--dist loadgroup).
+FIRST_GROUP = ("test_optimize.py", "test_demo.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put every slow test into its group."""
+    for item in items:
+        if item.get_closest_marker("slow"):
+            item.add_marker(pytest.mark.xdist_group("first" if item.path.name in FIRST_GROUP else "second"))
+
+
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """``checkpoint(family)``: a saved classifier, made once a session; do not write into it."""
