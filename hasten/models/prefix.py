@@ -34,6 +34,11 @@ def inject_prefixes(model: Any, modules: Sequence[nn.Module]) -> list[RemovableH
     return [*hooks, model.base_model.register_forward_pre_hook(_widen_mask, with_kwargs=True)]
 
 
+def has_prefixes(model: nn.Module) -> bool:
+    """Was a prefix attached to any of its attentions?"""
+    return any(hasattr(module, NAME) for module in model.modules())
+
+
 def attach_stored(model: Any, weights: Mapping[str, Tensor]) -> None:
     """Prepare a fresh model for the prefixes among its stored weights."""
     found = {name.removesuffix(f".{NAME}"): tensor for name, tensor in weights.items() if name.endswith(f".{NAME}")}

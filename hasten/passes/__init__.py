@@ -26,13 +26,21 @@ STEPS: tuple[Step, ...] = ("structure", "recovery", "numbers")
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """Where a pass is: its module, config class and function, and its place in the canonical order."""
+    """Where a pass is: its module, config class and function, and its place in the canonical order.
+
+    ``slot`` is what only one pass of a recipe can have: ``"weights"``, the values that the matrices end up with.
+    ``stored`` says that it only changes what torch stores: no exporter makes anything of it.
+    """
 
     step: Step
     module: str
     config: str
     function: str
+    slot: str | None = None
+    stored: bool = False
 
+
+_W = "weights"
 
 # a config's ``kind`` -> its pass
 PASSES: Mapping[str, Entry] = {
@@ -50,15 +58,17 @@ PASSES: Mapping[str, Entry] = {
     "lora": Entry("recovery", "hasten.passes.lora", "LoraConfig", "train_lora"),
     "qlora": Entry("recovery", "hasten.passes.qlora", "QLoraConfig", "train_qlora"),
     "prefix": Entry("recovery", "hasten.passes.prefix", "PrefixConfig", "tune_prefix"),
-    "qat": Entry("recovery", "hasten.passes.qat", "QatConfig", "train_quantized"),
-    "magnitude": Entry("numbers", "hasten.passes.magnitude_weights", "MagnitudeConfig", "prune_magnitude"),
-    "taylor": Entry("numbers", "hasten.passes.taylor", "TaylorConfig", "prune_taylor"),
-    "wanda": Entry("numbers", "hasten.passes.wanda", "WandaConfig", "prune_wanda"),
-    "sparsegpt": Entry("numbers", "hasten.passes.sparsegpt", "SparseGptConfig", "prune_sparsegpt"),
+    "qat": Entry("recovery", "hasten.passes.qat", "QatConfig", "train_quantized", _W),
+    "magnitude": Entry(
+        "numbers", "hasten.passes.magnitude_weights", "MagnitudeConfig", "prune_magnitude", "weights", stored=True
+    ),
+    "taylor": Entry("numbers", "hasten.passes.taylor", "TaylorConfig", "prune_taylor", _W, stored=True),
+    "wanda": Entry("numbers", "hasten.passes.wanda", "WandaConfig", "prune_wanda", _W, stored=True),
+    "sparsegpt": Entry("numbers", "hasten.passes.sparsegpt", "SparseGptConfig", "prune_sparsegpt", _W, stored=True),
     "smooth_quant": Entry("numbers", "hasten.passes.smooth_quant", "SmoothQuantConfig", "smooth"),
-    "zeroquant": Entry("numbers", "hasten.passes.group_quant", "ZeroQuantConfig", "quantize_groupwise"),
-    "half": Entry("numbers", "hasten.passes.half", "HalfConfig", "round_to_half"),
-    "gobo": Entry("numbers", "hasten.passes.gobo", "GoboConfig", "quantize_gobo"),
+    "zeroquant": Entry("numbers", "hasten.passes.group_quant", "ZeroQuantConfig", "quantize_groupwise", _W),
+    "half": Entry("numbers", "hasten.passes.half", "HalfConfig", "round_to_half", _W, stored=True),
+    "gobo": Entry("numbers", "hasten.passes.gobo", "GoboConfig", "quantize_gobo", _W, stored=True),
     "mixed_precision": Entry("numbers", "hasten.passes.sensitivity", "PrecisionConfig", "choose_precision"),
 }
 
@@ -76,13 +86,20 @@ def run_pass(model: Any, config: Config, calibration: Calibration) -> Any:
 
 
 def check_order(passes: Sequence[Config]) -> None:
-    """Raise InputError when a recipe does not go from structure over recovery to numbers."""
+    """Raise InputError when a recipe does not go from structure over recovery to numbers, or undoes its own work."""
     steps = [STEPS.index(PASSES[p.kind].step) for p in passes]
     if steps != sorted(steps):
         raise InputError(
             f"passes in the order {', '.join(p.kind for p in passes)}",
             expected="structure before recovery before numbers",
             remedy="reorder them: what is removed later would undo what was learnt or rounded before",
+        )
+    deciding = [p.kind for p in passes if PASSES[p.kind].slot]
+    if len(deciding) > 1 or ("qat" in deciding and any(p.kind == "smooth_quant" for p in passes)):
+        raise InputError(
+            f"{', '.join(p.kind for p in passes)} in one recipe",
+            expected="one pass that decides on the values of the weights",
+            remedy="try them in recipes of their own: each would undo the other's zeros or grid",
         )
 
 

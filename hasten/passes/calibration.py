@@ -8,6 +8,7 @@ Legend: B rows, L tokens, C outputs.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -45,7 +46,8 @@ class Calibration:
     ``tokenizer_json`` its tokenizer.
     ``validate`` scores a wrapper on rows that a pass never sees, higher is better. A long pass keeps its state in
     ``state`` (a folder) so that a killed run goes on from there. With ``rehearse`` a training pass tells it how many
-    seconds it would take, and trains nothing.
+    seconds it would take, and trains nothing. A training ends with the best it has when ``time.monotonic()`` passes
+    ``deadline``.
     """
 
     rows: Sequence[Row]
@@ -58,6 +60,7 @@ class Calibration:
     state: Path | None = None
     listen: Callable[[Progress], None] = field(default=unheard)
     rehearse: Callable[[float], None] | None = None
+    deadline: float = math.inf
 
     def __len__(self) -> int:
         return len(self.rows)

@@ -64,6 +64,11 @@ class DistillConfig:
         return Schedule(epochs=self.epochs, batch=self.batch, lr=self.lr, patience=self.patience)
 
     @property
+    def imitates(self) -> bool:
+        """Is there anything to be learnt from a teacher?"""
+        return max(self.logits, self.hidden, self.relations) > 0
+
+    @property
     def label(self) -> str:
         return f"distilled {self.epochs:g} epoch{'s' * (self.epochs != 1)}"
 
@@ -72,11 +77,14 @@ def distill(model: Any, config: DistillConfig, calibration: Calibration) -> Any:
     """The student with the weights that scored best on selection (the last ones without a score).
 
     Takes about three forward passes of the student a row and epoch, and one of the teacher a row. Raises Rejected
-    for a teacher that does not fit, too few rows, or a loss that is not a number from the start.
+    for a teacher that does not fit, too few rows, labels that are not there, or a loss that is not a number from the
+    start.
     """
-    if calibration.original is None and not config.teachers:
+    if config.imitates and calibration.original is None and not config.teachers:
         raise Rejected("distill", "distillation needs a teacher: the original model or one named in the recipe")
-    teachers = teachers_for(config.teachers, calibration)
+    if not config.imitates and calibration.labels is None:
+        raise Rejected("distill", "there is nothing to learn from: no teacher is asked, and the rows have no labels")
+    teachers = teachers_for(config.teachers, calibration) if config.imitates else []
     student = _Student(model, teachers, config, calibration)
     for parameter in student.frozen():
         parameter.requires_grad_(False)
@@ -95,16 +103,25 @@ class _Student(nn.Module):
     def __init__(self, model: Any, teachers: Sequence[Any], config: DistillConfig, given: Calibration) -> None:
         super().__init__()
         self.model, self.config = model, config
-        self.rows = [*given.rows, *given.extra]
+        self.rows = [*given.rows, *given.extra] if teachers else list(given.rows)
         self.labels = given.labels_of(range(len(given.rows)))
-        adapter = adapter_of(model, what="distillation")
-        own, theirs = len(adapter.layers(model.hf)), len(adapter.layers(teachers[0].hf))
-        depths = depth_map(own, theirs) if config.hidden else ()
-        self.targets = Targets(teachers, self.rows, depths)
-        narrow, wide = model.hf.config.hidden_size, teachers[0].hf.config.hidden_size
-        torch.manual_seed(given.seed)
-        self.project = nn.Identity() if narrow == wide else nn.Linear(narrow, wide)
-        self.relations = Relations(model, teachers[0]) if config.relations else None
+        self.targets: Targets | None = None
+        self.relations: Relations | None = None
+        self.project: nn.Module = nn.Identity()
+        if teachers:
+            self._look_up_to(teachers, seed=given.seed)
+
+    def _look_up_to(self, teachers: Sequence[Any], *, seed: int) -> None:
+        """What is to be imitated of them; the first one's inner states."""
+        adapter = adapter_of(self.model, what="distillation")
+        own, theirs = len(adapter.layers(self.model.hf)), len(adapter.layers(teachers[0].hf))
+        self.targets = Targets(teachers, self.rows, depth_map(own, theirs) if self.config.hidden else ())
+        narrow, wide = self.model.hf.config.hidden_size, teachers[0].hf.config.hidden_size
+        if narrow != wide:
+            torch.manual_seed(seed)
+            self.project = nn.Linear(narrow, wide)
+        if self.config.relations:
+            self.relations = Relations(self.model, teachers[0])
 
     def frozen(self) -> list[nn.Parameter]:
         if self.config.embeddings:
@@ -123,8 +140,10 @@ class _Student(nn.Module):
         """Weighted sum of the losses on the rows ``index``, each a mean over rows or real tokens."""
         config = self.config
         batch = padded([self.rows[i] for i in index])
-        wanted, states_wanted = self.targets.of(index)
         outputs, states = self._forward(batch)
+        if self.targets is None:
+            return self._label_loss(outputs, index)
+        wanted, states_wanted = self.targets.of(index)
         total = config.logits * output_loss(outputs, wanted, task=self.model.task, temperature=config.temperature)
         if config.hidden:
             total = total + config.hidden * self._hidden_loss(states, states_wanted, batch["attention_mask"])

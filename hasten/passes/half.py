@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from hasten.passes.calibration import Calibration, Progress
 from hasten.passes.family import adapter_of
 from hasten.passes.sensitivity import Trial, kept_by_list
-from hasten.records import InputError
+from hasten.records import InputError, Rejected
 
 _TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -58,10 +58,17 @@ def round_to_half(model: Any, config: HalfConfig, calibration: Calibration) -> A
     dtype = _TYPES[config.dtype]
     trial = Trial(model, calibration, rows=config.rows, numbers=partial(in_half, dtype=dtype), what="16-bit weights")
     alone = trial.sensitivities()
+    tables_loss = 0.0
     if config.embeddings:  # first, so that the joint loss counts them
         for table in adapter_of(model, what="16-bit weights").embeddings(model.hf).modules():
             if isinstance(table, nn.Embedding):
                 table.weight = nn.Parameter(rounded(table.weight.detach(), dtype))
+        tables_loss = trial.loss([])
+    if tables_loss > config.bound:
+        raise Rejected(
+            config.kind, f"the embedding tables alone lose {tables_loss:.3g}, and {config.bound:g} is allowed; set "
+            "embeddings=False",
+        )  # fmt: skip
     kept = kept_by_list(trial, alone, bound=config.bound, kind=config.kind)
     for number, part in enumerate(trial.parts):
         for matrix in part.matrices if number not in kept else ():

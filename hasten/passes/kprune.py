@@ -72,7 +72,7 @@ def prune_kprune(model: Any, config: KPruneConfig, calibration: Calibration) -> 
     whole, pruned = (Walk(model, units.layers, batches) for _ in range(2))
     total = 2 * len(units.layers)
     for step in range(total):
-        scores = undecided(knowledge(units, config, calibration, first=step // 2), step)
+        scores = undecided(knowledge(units, config, calibration, step=step), step)
         masks = search(scores, costs, budget=left, round_to=config.round_to, kind=config.kind)
         left -= _cut(units, masks, step, costs)
         layer, which = divmod(step, 2)
@@ -107,9 +107,10 @@ def _cut(units: Units, masks: PerUnit, step: int, costs: Costs) -> float:
     return float(masks.neurons[layer].sum()) * costs.neuron
 
 
-def knowledge(units: Units, config: KPruneConfig, calibration: Calibration, *, first: int = 0) -> PerUnit:
-    """Each unit's share of all predictive knowledge, plus ``representation`` times its share of all energy; layers
-    before ``first`` have none."""
+def knowledge(units: Units, config: KPruneConfig, calibration: Calibration, *, step: int = 0) -> PerUnit:
+    """Each unit's share of the undecided units' predictive knowledge, plus ``representation`` times its share of their
+    energy; sublayers before ``step`` have none."""
+    first = step // 2
     energies = units.ones().map(torch.zeros_like)
     fisher = units.ones().map(torch.zeros_like)
     caught: dict[tuple[int, int], Tensor] = {}
@@ -133,6 +134,9 @@ def knowledge(units: Units, config: KPruneConfig, calibration: Calibration, *, f
     finally:
         for hook in hooks:
             hook.remove()
+    if step % 2:  # the heads of this layer are decided
+        fisher.heads[first].zero_()
+        energies.heads[first].zero_()
     parts = zip(_shares(fisher.both()), _shares(energies.both()), strict=True)
     scores = [f + config.representation * e for f, e in parts]
     return PerUnit(scores[: len(units.layers)], scores[len(units.layers) :])

@@ -38,6 +38,11 @@ class LayersConfig:
     keep: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
+        if self.keep is not None and self.by != "even":
+            raise InputError(
+                f"keep={self.keep} with by={self.by!r}", expected="one of the two: layers named, or chosen by a score",
+                remedy="correct the recipe",
+            )  # fmt: skip
         if self.count < 1 or (self.keep is not None and len(self.keep) != self.count):
             raise InputError(
                 f"count={self.count} with keep={self.keep}",

@@ -29,7 +29,7 @@ from hasten.records import InputError, MissingDependency
 @dataclass(frozen=True, slots=True)
 class LoraConfig:
     """``labels``, ``logits`` and ``hidden`` weigh the losses as in :class:`hasten.passes.distillation.DistillConfig`:
-    with ``labels=1, logits=0, hidden=0`` it is plain fine-tuning, and needs no original."""
+    with ``labels=1, logits=0, hidden=0`` it is plain fine-tuning, and no teacher is asked."""
 
     kind: ClassVar[str] = "lora"
     rank: int = 16
@@ -42,7 +42,11 @@ class LoraConfig:
     labels: float = 0.0
 
     def __post_init__(self) -> None:
-        check_rank(self.rank, self.alpha)
+        if not 1 <= self.rank <= 4096 or not 0 < self.alpha < float("inf"):
+            raise InputError(
+                f"rank={self.rank}, alpha={self.alpha}", expected="a rank from 1 to 4096 and an alpha above 0",
+                remedy="correct the recipe",
+            )  # fmt: skip
         self.lesson()
 
     def lesson(self) -> DistillConfig:
@@ -55,15 +59,6 @@ class LoraConfig:
     @property
     def label(self) -> str:
         return f"LoRA rank {self.rank}, {self.epochs:g} epoch{'s' * (self.epochs != 1)}"
-
-
-def check_rank(rank: int, alpha: float) -> None:
-    """Raise InputError for additions that could not be made."""
-    if not 1 <= rank <= 4096 or not 0 < alpha < float("inf"):
-        raise InputError(
-            f"rank={rank}, alpha={alpha}", expected="a rank from 1 to 4096 and an alpha above 0",
-            remedy="correct the recipe",
-        )  # fmt: skip
 
 
 def train_lora(model: Any, config: LoraConfig, calibration: Calibration) -> Any:

@@ -24,7 +24,8 @@ from torch import Tensor, nn
 from hasten.models.surgery import keep_width
 from hasten.passes.calibration import Calibration
 from hasten.passes.gradient import sensitivities
-from hasten.passes.units import Units, check_settings, share
+from hasten.passes.unit_budget import best_of_layer
+from hasten.passes.units import PerUnit, Units, check_settings, share
 from hasten.records import Rejected
 
 
@@ -67,16 +68,11 @@ def narrow(model: Any, config: NarrowConfig, calibration: Calibration) -> Any:
     kept = sorted(stream.variance.topk(width).indices.tolist())
     stream.fold_into_biases(kept)
     left = width / hidden
-    units.keep(scores.map(lambda s: _best(s, left, 1 if len(s) == hidden // head_dim else config.round_to)))
+    heads = [best_of_layer(score, left) for score in scores.heads]
+    units.keep(PerUnit(heads, [best_of_layer(score, left, multiple=config.round_to) for score in scores.neurons]))
     keep_width(model.hf, units.adapter, kept, head_dim=head_dim)
     _say_widths(model.hf.config, {ffn.up.out_features for ffn in units.ffn})
     return model
-
-
-def _best(scores: Tensor, left: float, multiple: int) -> Tensor:
-    """1.0 for the best ``left`` of the units, in whole multiples, else 0.0."""
-    count = min(len(scores), max(1, round(left * len(scores) / multiple)) * multiple)
-    return torch.zeros_like(scores).index_fill(0, scores.topk(count).indices, 1.0)
 
 
 def _say_widths(config: Any, widths: set[int]) -> None:

@@ -83,7 +83,8 @@ def _assistant(teacher: Any, count: int, config: ProgressiveConfig, given: Calib
     folder = None if given.state is None else given.state / "model"
     if folder is not None and (folder / "config.json").is_file():
         return _opened(teacher, folder)
-    made = drop_layers(copy.deepcopy(teacher), LayersConfig(count=count), given)
+    # A teacher's weights ask for no gradients, and neither does a copy of them.
+    made = drop_layers(copy.deepcopy(teacher).requires_grad_(True), LayersConfig(count=count), given)
     made = distill(made, config.stage(), replace(given, original=teacher))
     if folder is not None and given.rehearse is None:
         _keep(made, folder)

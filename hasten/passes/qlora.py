@@ -17,8 +17,8 @@ from torch import nn
 
 from hasten.models.surgery import replace_module
 from hasten.passes.calibration import Calibration
-from hasten.passes.distillation import DistillConfig, distill
-from hasten.passes.lora import additions, check_rank
+from hasten.passes.distillation import distill
+from hasten.passes.lora import LoraConfig, additions
 from hasten.passes.matrices import encoder_matrices
 from hasten.records import MissingDependency, Rejected
 
@@ -28,29 +28,10 @@ _BLOCKS = (64, 32)
 
 
 @dataclass(frozen=True, slots=True)
-class QLoraConfig:
+class QLoraConfig(LoraConfig):
     """As :class:`hasten.passes.lora.LoraConfig`; the matrices are NF4 while it learns."""
 
     kind: ClassVar[str] = "qlora"
-    rank: int = 16
-    alpha: float = 32.0
-    epochs: float = 4.0
-    batch: int = 32
-    lr: float = 2e-3
-    logits: float = 1.0
-    hidden: float = 1.0
-    labels: float = 0.0
-
-    def __post_init__(self) -> None:
-        check_rank(self.rank, self.alpha)
-        self.lesson()
-
-    def lesson(self) -> DistillConfig:
-        """What it learns, and how."""
-        return DistillConfig(
-            epochs=self.epochs, batch=self.batch, lr=self.lr, logits=self.logits, hidden=self.hidden,
-            labels=self.labels,
-        )  # fmt: skip
 
     @property
     def label(self) -> str:

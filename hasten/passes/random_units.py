@@ -1,35 +1,39 @@
 """Heads and neurons pruned at random: the control that every other criterion has to beat.
 
-Takes a wrapper and the share of the encoder's MACs to keep, gives the wrapper with fewer heads and neurons.
+Takes a wrapper and the share of the encoder's MACs to keep, gives the wrapper with fewer heads and neurons. Cutting
+only heads or only neurons shows what one of them costs on a host, which no choice of units changes.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 
 from hasten.passes.calibration import Calibration
-from hasten.passes.unit_budget import cut_evenly
+from hasten.passes.unit_budget import best_of_layer, cut_evenly
 from hasten.passes.units import Units, check_settings, share
 
 
 @dataclass(frozen=True, slots=True)
 class RandomUnitsConfig:
-    """Keep the share ``keep`` of the encoder layers' MACs; ``draw`` is one number for each further control."""
+    """Keep the share ``keep`` of the encoder layers' MACs, or of every layer's heads or neurons alone (``which``);
+    ``draw`` is one number for each further control."""
 
     kind: ClassVar[str] = "random_units"
     keep: float = 0.6
     round_to: int = 32
     draw: int = 0
+    which: Literal["both", "heads", "neurons"] = "both"
 
     def __post_init__(self) -> None:
         check_settings(keep=self.keep, round_to=self.round_to, rows=1)
 
     @property
     def label(self) -> str:
-        return f"random {share(self.keep)} MACs" + (f" draw {self.draw}" if self.draw else "")
+        what = "MACs" if self.which == "both" else self.which
+        return f"random {share(self.keep)} {what}" + (f" draw {self.draw}" if self.draw else "")
 
 
 def prune_random_units(model: Any, config: RandomUnitsConfig, calibration: Calibration) -> Any:
@@ -40,5 +44,12 @@ def prune_random_units(model: Any, config: RandomUnitsConfig, calibration: Calib
     units = Units(model, kind=config.kind, what="random pruning")
     generator = torch.Generator().manual_seed(calibration.seed * 1_000_003 + config.draw)
     scores = units.ones().map(lambda mask: torch.rand(mask.shape, generator=generator))
-    cut_evenly(units, scores, calibration, keep=config.keep, round_to=config.round_to, kind=config.kind)
+    if config.which == "both":
+        cut_evenly(units, scores, calibration, keep=config.keep, round_to=config.round_to, kind=config.kind)
+        return model
+    kept = units.ones()
+    parts, multiple = (kept.heads, 1) if config.which == "heads" else (kept.neurons, config.round_to)
+    chosen = scores.heads if config.which == "heads" else scores.neurons
+    parts[:] = [best_of_layer(score, config.keep, multiple=multiple) for score in chosen]
+    units.keep(kept)
     return model

@@ -28,6 +28,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from hasten.models.prefix import has_prefixes
 from hasten.models.surgery import LowRankLinear
 from hasten.passes.calibration import Batch, Calibration
 from hasten.passes.family import adapter_of
@@ -80,6 +81,8 @@ def smooth(model: Any, config: SmoothQuantConfig, calibration: Calibration) -> A
 def folds(model: Any) -> list[Fold]:
     """The exact foldings that this model has."""
     adapter = adapter_of(model, what="SmoothQuant")
+    if has_prefixes(model.hf):
+        raise Rejected("smooth_quant", "values of a prefix do not come from the matrix that would be divided")
     found: list[Fold] = []
     relu = _activation(model.hf.config) == "relu"
     for layer in adapter.layers(model.hf):

@@ -1,7 +1,7 @@
 """What a teacher says about rows: outputs, and hidden states at chosen depths, kept for all epochs when they fit.
 
 Takes teacher wrappers and rows, gives padded target tensors for any batch of row numbers. Several teachers' outputs
-are averaged (probabilities for classes, vectors for embeddings); hidden states come from the first.
+are averaged (logits for classes, vectors for embeddings); hidden states come from the first.
 
 Legend: B rows, L tokens, H hidden size, C outputs.
 """

@@ -23,7 +23,8 @@ def teachers_for(sources: Sequence[str], given: Calibration) -> list[Any]:
 
 
 def _loaded(source: str, given: Calibration) -> Any:
-    assert given.original is not None
+    if given.original is None:
+        raise Rejected("distill", "other teachers are compared with the original model, which is not given")
     task = given.original.task
     found = load_checkpoint(ModelRef(source), task=task)
     if given.tokenizer_json is not None and found.tokenizer_json != given.tokenizer_json:

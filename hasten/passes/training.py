@@ -117,12 +117,10 @@ class _Loop:
         saved = time.monotonic()
         every = max(1, round(math.ceil(len(rows) / self.schedule.batch) / self.schedule.checks))
         for index in self._order(rows):
-            if not self._step(index):
+            if self.standing.stale >= self.schedule.patience or self._late() or not self._step(index):
                 break
             if self.standing.step % every == 0 or self.standing.step == self.total:
                 self._score()
-                if self.standing.stale >= self.schedule.patience:
-                    break
             if time.monotonic() - saved > _SAVE_EVERY_S:
                 self._save()
                 saved = time.monotonic()
@@ -172,10 +170,18 @@ class _Loop:
         self.standing = replace(self.standing, step=self.standing.step + 1)
         return True
 
+    def _late(self) -> bool:
+        """No time for another step: what was learnt since the last score gets one."""
+        if time.monotonic() < self.given.deadline:
+            return False
+        self._score(first=not self.standing.step)
+        self._tell(f"{self.what}: stopped by the clock")
+        return True
+
     def _not_a_number(self) -> bool:
         """Stop with the last good weights; without any there is nothing to keep."""
         at = f"the loss is not a number at step {self.standing.step + 1} of {self.total}"
-        if not self.best:
+        if not self.best or not self.standing.best_step:
             raise Rejected("training", f"{self.what}: {at}; a lower learning rate may help")
         self._tell(f"{self.what}: {at}; keeping the best so far")
         return False
@@ -198,8 +204,6 @@ class _Loop:
         with torch.no_grad():
             for name, kept in self.best.items():
                 self.named[name].copy_(kept)
-        if self.state is not None:
-            self.state.unlink(missing_ok=True)
 
     def _tell(self, what: str | None = None) -> None:
         self.given.listen(Progress(what or self.what, self.standing.step, self.total, self.standing.best_score))

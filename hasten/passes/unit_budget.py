@@ -91,6 +91,12 @@ def cut_evenly(
     units.keep(masks)
 
 
+def best_of_layer(scores: Tensor, keep: float, *, multiple: int = 1) -> Tensor:
+    """1.0 for the best share ``keep`` of a layer's units, in whole multiples and at least one of them, else 0.0."""
+    count = min(len(scores), max(1, round(keep * len(scores) / multiple)) * multiple)
+    return torch.zeros_like(scores).index_fill(0, scores.topk(count).indices, 1.0)
+
+
 def _blocks(scores: Sequence[Tensor], *, size: int) -> list[_Block]:
     """Blocks of all layers in the order in which they are taken: first of each layer, then best score a unit."""
     blocks = []

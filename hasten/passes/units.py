@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from hasten.models.adapter import AttentionParts, FeedForward
+from hasten.models.prefix import has_prefixes
 from hasten.models.surgery import keep_heads, keep_neurons
 from hasten.passes.calibration import Batch, Calibration, padded, task_loss
 from hasten.passes.family import adapter_of
@@ -70,6 +71,8 @@ class Units:
         self.model = model
         self.adapter = adapter = adapter_of(model, what=what)
         self.layers = adapter.layers(model.hf)
+        if has_prefixes(model.hf):
+            raise Rejected(kind, f"{what} would leave prefixes of heads that are gone; prune before tuning a prefix")
         for number, layer in enumerate(self.layers):
             attention, ffn = adapter.attention(layer), adapter.ffn(layer)
             parts = (attention.query, attention.key, attention.value, attention.output, ffn.up, ffn.down)

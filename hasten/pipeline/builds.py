@@ -7,6 +7,7 @@ the next build gets a fresh one.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,10 +20,12 @@ from hasten.pipeline.jobs import PREFLIGHT_LAYERS, Arrays, Built
 from hasten.pipeline.material import PROGRESS_FILE, Material
 from hasten.pipeline.prepare import Prepared
 from hasten.pipeline.request import Request
-from hasten.pipeline.workspace import Workspace
+from hasten.pipeline.workspace import PASSES, Workspace
 from hasten.records import Figures, Recipe, Rejected
 
 _EXPORT_TIMEOUT_S = 1800.0
+# A training that was begun gets so much, whatever the clock says: less would teach nothing.
+_LEAST_S = 20.0
 Told = Callable[[str], None]
 
 
@@ -37,17 +40,19 @@ class Reference:
 
 
 class Builds:
-    """``full`` maps a recipe's id to its files. ``tell`` hears what a long pass is doing."""
+    """``full`` maps a recipe's id to its files. ``tell`` hears what a long pass is doing; ``left_s`` says how many
+    seconds a training may still take."""
 
     def __init__(self, request: Request, space: Workspace, builder: Worker, start: Callable[[], Worker]) -> None:
         self.request, self.space, self._start = request, space, start
         self._builder: Worker | None = builder
         self.full: dict[str, Built] = {}
         self.tell: Told | None = None
+        self.left_s: Callable[[], float] = _unhurried
 
     @property
     def pass_cache(self) -> Path:
-        return self.space.work / "passes"
+        return self.space.work / PASSES
 
     def short(self, recipe: Recipe, prepared: Prepared) -> Built:
         """The candidate on a two-layer copy."""
@@ -77,11 +82,12 @@ class Builds:
         try:
             built: Built = self._builder.call(
                 "hasten.pipeline.jobs:build_artifact",
-                # A training knows itself when it makes no progress; it is stopped by the clock of the run.
+                # A training watches the clock itself, and knows when it makes no progress.
                 timeout_s=None if trains else _EXPORT_TIMEOUT_S, on_wait=self._hear if trains else None,
                 ref=self.request.model, task=self.request.task, recipe=recipe.to_dict(),
                 calibration=prepared.calibration_feeds(), folder=self.space.folder(stage, recipe.id),
-                cache=self.space.work / "cache", pass_cache=self.pass_cache, **options,
+                cache=self.space.work / "cache", pass_cache=self.pass_cache,
+                seconds=max(_LEAST_S, self.left_s()), **options,
             )  # fmt: skip
         except Rejected as error:
             if error.stage in ("crash", "memory", "timeout"):  # the process is gone or not to be trusted
@@ -97,3 +103,7 @@ class Builds:
         facts = json.loads(said.read_text())
         score = "" if facts["score"] is None else f", best {facts['score']:.2f}"
         self.tell(f"{facts['what']}: step {facts['done']} of {facts['total']}{score}")
+
+
+def _unhurried() -> float:
+    return math.inf

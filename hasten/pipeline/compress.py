@@ -10,7 +10,9 @@ import copy
 import dataclasses
 import hashlib
 import json
+import math
 import shutil
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ from hasten.pipeline.material import Material, calibration_of
 from hasten.records import Config, config_to_dict
 
 _DONE = "done.json"
+_STATE = "state"
 
 
 def passes_id(passes: Sequence[Config]) -> str:
@@ -35,23 +38,26 @@ def compressed(
     material: Material,
     cache: Path,
     rehearse: list[float] | None,
+    seconds: float = math.inf,
 ) -> Any:
     """The task's wrapper after all ``passes``.
 
     With ``rehearse`` (a list) training passes only measure what they would take, in seconds, and add it to the list;
-    nothing is kept then. Raises Rejected when a pass cannot do its work.
+    nothing is kept then. All together have ``seconds``; a training that gets less ends with the best it has. Raises
+    Rejected when a pass cannot do its work.
     """
     from hasten.passes import check_order, run_pass
 
     check_order(passes)
+    started = time.monotonic()
     original = _wrap(task, checkpoint, copy.deepcopy(checkpoint.model))
     done = next((n for n in range(len(passes), 0, -1) if (cache / passes_id(passes[:n]) / _DONE).is_file()), 0)
     wrapper = _opened(task, checkpoint, cache / passes_id(passes[:done])) if done else copy.deepcopy(original)
     for number in range(done, len(passes)):
         folder = cache / passes_id(passes[: number + 1])
         given = calibration_of(
-            material, original=original, task=task, labels=checkpoint.labels, state=folder / "state",
-            rehearse=None if rehearse is None else rehearse.append,
+            material, original=original, task=task, labels=checkpoint.labels, state=folder / _STATE,
+            rehearse=None if rehearse is None else rehearse.append, seconds=seconds - (time.monotonic() - started),
         )  # fmt: skip
         wrapper = run_pass(wrapper, passes[number], given)
         if not rehearse:  # nothing was left out so far
@@ -80,3 +86,4 @@ def _keep(wrapper: Any, folder: Path, passes: Sequence[Config]) -> None:
     shutil.rmtree(folder / "model", ignore_errors=True)
     save_model(wrapper.hf, folder / "model")
     (folder / _DONE).write_text(json.dumps([config_to_dict(p) for p in passes]))
+    shutil.rmtree(folder / _STATE, ignore_errors=True)  # only now: until here a killed run trains on from it

@@ -7,10 +7,10 @@ It keeps no state: a resumed run makes the same recipes from the same ledger.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from hasten.passes import PASSES, configs
+from hasten.passes import PASSES
 from hasten.pipeline.jobs import CheckpointFacts
 from hasten.pipeline.request import Request
 from hasten.pipeline.shapes import TEACHING, Menu
@@ -25,14 +25,24 @@ _MOST_EPOCHS = 12
 _SIBLINGS = 3
 
 
+def unknown_costs(runtime: Config) -> None:
+    """Nothing was measured on ``runtime``."""
+
+
 @dataclass(frozen=True, slots=True)
 class Compression:
-    """``rows`` are the calibration rows that there are to learn from; ``baseline_ms`` the original's p50 a row."""
+    """``rows`` are the calibration rows that there are to learn from; ``baseline_ms`` the original's p50 a row.
+
+    ``costs`` says what a head and a neuron cost on a runtime, where that is known; it may measure it. ``settled`` are
+    the epochs of an earlier sitting: with other ones its trained shapes would not be the same.
+    """
 
     request: Request
     facts: CheckpointFacts
     rows: int
     baseline_ms: float
+    costs: Callable[[Config], tuple[float, float] | None] = unknown_costs
+    settled: int | None = None
 
     def why_not(self) -> str | None:
         """The reason why no smaller shape is tried, or ``None``."""
@@ -53,8 +63,11 @@ class Compression:
         runtimes = best_runtimes(trials, self.request)
         if not runtimes or self.why_not():
             return ()
-        rungs = [Recipe(passes=p, runtime=runtimes[0]) for p in self.menu.shapes()]
-        return (*rungs, *self._siblings(trials, runtimes[1:]), *self._mended(trials, rungs))
+        menu = replace(self.menu, grid=getattr(runtimes[0], "grid", None))
+        if "fisher" in menu.named:
+            menu = replace(menu, unit_costs=self.costs(runtimes[0]))
+        rungs = [Recipe(passes=p, runtime=runtimes[0]) for p in menu.shapes()]
+        return (*rungs, *self._siblings(trials, runtimes[1:]), *self._mended(trials, rungs, menu.qat()))
 
     @property
     def menu(self) -> Menu:
@@ -66,18 +79,19 @@ class Compression:
 
     def epochs(self) -> int:
         """As many as a seventh of the time allows at half depth: a row costs about what one request does."""
+        if self.settled is not None:
+            return self.settled
         epoch_s = self.rows * self.baseline_ms / 1e3 / 2
         return min(_MOST_EPOCHS, math.floor(_TRAINING_SHARE * self.request.time_s / epoch_s))
 
     def _shortest_s(self) -> float:
         return self.rows * self.baseline_ms / 1e3 / 2 / _TRAINING_SHARE
 
-    def _mended(self, trials: Sequence[Trial], rungs: Sequence[Recipe]) -> list[Recipe]:
-        """Int8 rungs that miss by little, trained on the int8 grid as well: the shape may do and the rounding not."""
+    def _mended(self, trials: Sequence[Trial], rungs: Sequence[Recipe], qat: Config) -> list[Recipe]:
+        """Rungs in integers that miss by little, trained on their grid too: the shape may do and the rounding not."""
         known = {r.id: r for r in rungs}
         missed = [t for t in latest(searched(trials)) if t.recipe_id in known and nearly(t, self.request.budget)]
-        recipes = [known[t.recipe_id] for t in missed if t.recipe["runtime"].get("precision") == "int8-dynamic"]
-        qat = configs(["qat"])["qat"]()
+        recipes = [r for t in missed if getattr((r := known[t.recipe_id]).runtime, "grid", None)]
         return [replace(r, passes=(*r.passes, qat)) for r in recipes if r.passes[-1].kind in TEACHING]
 
     def _siblings(self, trials: Sequence[Trial], runtimes: Sequence[Config]) -> list[Recipe]:
@@ -90,8 +104,17 @@ class Compression:
 
 
 def best_runtimes(trials: Sequence[Trial], request: Request) -> list[Config]:
-    """Runtime configs that change no shape, the fastest that may pass first; a few."""
-    plain = [t for t in latest(searched(trials)) if not t.recipe["passes"] and not is_tuned_baseline(t) and gain(t)]
-    standing = [t for t in plain if may_pass(t, request.budget)] or plain
+    """Runtime configs that change no shape, the fastest that may pass first; a few.
+
+    They are ranked by their screens alone, so that a later, longer look does not change which shapes are tried. PyTorch
+    in fp32 is one of them only where there is no other, or where what is asked for changes nothing but what it stores.
+    """
+    screens = latest([t for t in searched(trials) if t.stage == "screen"])
+    plain = [t for t in screens if not t.recipe["passes"] and gain(t)]
+    original = [t for t in plain if is_tuned_baseline(t)]
+    others = [t for t in plain if not is_tuned_baseline(t)]
+    stored = any(PASSES[t].stored for t in request.techniques or () if t in PASSES)
+    pool = original if stored or not others else others
+    standing = [t for t in pool if may_pass(t, request.budget)] or pool
     ranked = sorted(standing, key=lambda t: -gain(t))
     return [read_recipe(t.recipe).runtime for t in ranked[: 1 + _SIBLINGS]]

@@ -10,6 +10,7 @@ import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from hasten.pipeline.compress import passes_id
 from hasten.pipeline.final import Finalist, Tuned, broken, outcome_of, run_finals, tuned_duel
 from hasten.pipeline.publish import Publisher
 from hasten.pipeline.trials import TrialRunner
@@ -38,6 +39,7 @@ class Ending:
         out: frozenset[str] = frozenset()
         while True:
             finalist = run_finals(self.runner, ledger, quick=self.interrupted, without=out)
+            self._keep_training(finalist)
             self._measure_steps(finalist)
             verdict = self._verdict(finalist, tuned_duel(self.runner, ledger.rows.trials(), finalist))
             try:
@@ -65,6 +67,11 @@ class Ending:
 
     def _rivals(self, trials: Sequence[Trial]) -> list[Trial]:
         return [t for t in trials if t.recipe_id != self.runner.baseline.id]
+
+    def _keep_training(self, finalist: Finalist | None) -> None:
+        """With more time the run goes on from the weights of the pick, and does not train them again."""
+        passes = read_recipe(finalist.trial.recipe).passes if finalist else ()
+        self.space.trained.update(passes_id(passes[:count]) for count in range(1, len(passes) + 1))
 
     def _measure_steps(self, finalist: Finalist | None) -> None:
         """The chosen passes one by one on the original's runtime: what each bought. Their training is done already."""

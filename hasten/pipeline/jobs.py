@@ -7,6 +7,7 @@ only its worker with it.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hasten.records import ModelRef, Recipe, Rejected, config_from_dict
+from hasten.records import ModelRef, Rejected, config_from_dict
 
 if TYPE_CHECKING:
     from hasten.pipeline.material import Material
@@ -28,7 +29,10 @@ PREFLIGHT_LAYERS = 2
 
 @dataclass(frozen=True, slots=True)
 class CheckpointFacts:
-    """What the parent needs to know of the loaded checkpoint."""
+    """What the parent needs to know of the loaded checkpoint.
+
+    ``layers``, ``heads`` and ``neurons`` (of all layers together) are 0 for a family without an adapter.
+    """
 
     family: str
     labels: tuple[str, ...]
@@ -38,8 +42,9 @@ class CheckpointFacts:
     source_hash: str
     license: str | None
     layers: int
+    heads: int
+    neurons: int
     parameters: int
-    can_shorten: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +78,7 @@ def checkpoint_facts(*, ref: ModelRef, task: str) -> CheckpointFacts:
 
     found = _checkpoint(ref, task)
     adapter = adapter_for(found.family)
+    layers = [] if adapter is None else list(adapter.layers(found.model))
     return CheckpointFacts(
         family=found.family,
         labels=found.labels,
@@ -81,9 +87,10 @@ def checkpoint_facts(*, ref: ModelRef, task: str) -> CheckpointFacts:
         max_length=found.max_length,
         source_hash=found.source_hash,
         license=found.license,
-        layers=0 if adapter is None else len(adapter.layers(found.model)),
+        layers=len(layers),
+        heads=sum(adapter.attention(layer).heads for layer in layers) if adapter else 0,
+        neurons=sum(adapter.ffn(layer).up.out_features for layer in layers) if adapter else 0,
         parameters=sum(p.numel() for p in found.model.parameters()),
-        can_shorten=adapter is not None,
     )
 
 
@@ -100,20 +107,37 @@ def build_artifact(
     material: Material | None = None,
     parity: Sequence[Arrays] | None = None,
     rehearse: bool = False,
+    seconds: float = math.inf,
 ) -> Built:
     """Make one candidate: (shortened) checkpoint -> passes -> runtime export.
 
     ``layers`` keeps only that many for preflight; ``None`` builds the whole model. Passes need ``material`` and
-    ``pass_cache``; ``rehearse`` leaves their training out and says what it would take. ``cache`` is shared by all
-    exports of the same module; eager's outputs on ``parity`` come back, since the original's are another function's.
+    ``pass_cache`` and may take ``seconds``; ``rehearse`` leaves their training out and says what it would take.
+    ``cache`` is shared by all exports of the same module; eager's outputs on ``parity`` come back, since the original's
+    are another function's.
     Raises Rejected when the recipe cannot be built.
     """
+    import torch
+
+    from hasten.pipeline.compress import compressed, passes_id
     from hasten.runtimes import get_runtime, read_recipe
+    from hasten.tasks import get_task
 
     started = time.perf_counter()
     parsed = read_recipe(recipe)
-    seconds: list[float] = []
-    wrapper, name = _module(ref, task, parsed, layers, material, pass_cache, seconds if rehearse else None)
+    torch.manual_seed(0)
+    trained_s: list[float] = []
+    if parsed.passes:
+        assert material is not None
+        assert pass_cache is not None
+        wrapper = compressed(
+            _checkpoint(ref, task), get_task(task), parsed.passes, material=material, cache=pass_cache, seconds=seconds,
+            rehearse=trained_s if rehearse else None,
+        )  # fmt: skip
+        # With nothing left to train a rehearsal makes the real thing, and may share its exports.
+        name = f"{'rehearsed' if trained_s else 'passes'}-{passes_id(parsed.passes)}"
+    else:
+        wrapper, name = _wrapped(get_task(task), _checkpoint(ref, task), layers=layers), f"layers{layers or 'all'}"
     shared = cache / name
     shared.mkdir(parents=True, exist_ok=True)
     folder.mkdir(parents=True, exist_ok=True)
@@ -124,28 +148,8 @@ def build_artifact(
     return Built(
         folder=folder, input_names=exported.input_names, instructions=exported.instructions, notes=exported.notes,
         bytes=sum(p.stat().st_size for p in folder.rglob("*") if p.is_file()),
-        build_s=time.perf_counter() - started, reference=reference, training_s=sum(seconds),
+        build_s=time.perf_counter() - started, reference=reference, training_s=sum(trained_s),
     )  # fmt: skip
-
-
-def _module(
-    ref: ModelRef, task: str, recipe: Recipe, layers: int | None, material: Material | None, pass_cache: Path | None,
-    seconds: list[float] | None,
-) -> tuple[Any, str]:  # fmt: skip
-    """The wrapper to export, and a name that stands for it among all modules of the run."""
-    import torch
-
-    from hasten.pipeline.compress import compressed, passes_id
-    from hasten.tasks import get_task
-
-    torch.manual_seed(0)
-    checkpoint = _checkpoint(ref, task)
-    if not recipe.passes:
-        return _wrapped(get_task(task), checkpoint, layers=layers), f"layers{layers or 'all'}"
-    assert material is not None
-    assert pass_cache is not None
-    made = compressed(checkpoint, get_task(task), recipe.passes, material=material, cache=pass_cache, rehearse=seconds)
-    return made, f"{'rehearsed' if seconds is not None else 'passes'}-{passes_id(recipe.passes)}"
 
 
 def _eager(wrapper: Any, batches: Sequence[Arrays]) -> tuple[np.ndarray[Any, Any], ...]:

@@ -8,6 +8,8 @@ behind a function that answers with a score.
 from __future__ import annotations
 
 import json
+import math
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,9 +64,10 @@ def _singles(prepared: Prepared, part: Part) -> tuple[Arrays, ...]:
 
 def calibration_of(
     material: Material, *, original: Any, task: Any, labels: Sequence[str], state: Path,
-    rehearse: Callable[[float], None] | None = None,
+    rehearse: Callable[[float], None] | None = None, seconds: float = math.inf,
 ) -> Any:  # fmt: skip
-    """The same as a pass sees it. ``original`` is the unchanged wrapper, ``labels`` the model's names in id order."""
+    """The same as a pass sees it. ``original`` is the unchanged wrapper, ``labels`` the model's names in id order;
+    training has ``seconds`` from now on."""
     from hasten.passes.calibration import Calibration, Progress
 
     def listen(progress: Progress) -> None:
@@ -80,6 +83,7 @@ def calibration_of(
     return Calibration(
         material.rows, labels=classes, extra=material.extra, original=original, tokenizer_json=material.tokenizer_json,
         validate=score, seed=material.seed, state=state, listen=listen, rehearse=rehearse,
+        deadline=time.monotonic() + seconds,
     )  # fmt: skip
 
 

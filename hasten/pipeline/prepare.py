@@ -6,6 +6,7 @@ runtime. Calibration, selection and final test never share a row.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -56,6 +57,13 @@ class Prepared:
     input_names: tuple[str, ...]
     warnings: tuple[str, ...]
     extra: tuple[Encoded, ...] = ()
+
+    @property
+    def extra_sha256(self) -> str | None:
+        """Of the extra rows' tokens in their order; ``None`` without any."""
+        if not self.extra:
+            return None
+        return hashlib.sha256(b"|".join(e.ids.tobytes() for e in self.extra)).hexdigest()
 
     def batches(self, part: Part, *, batch: int) -> list[Arrays]:
         """The part's rows in order, ``batch`` at a time, padded."""
@@ -172,7 +180,8 @@ def _extra(request: Request, rows: Rows, splits: Splits, tokenizer: Tokenizer) -
     if request.extra_file is not None:
         named = Columns(text=request.columns.text)
         texts += read_rows(request.extra_file, columns=named, labels_wanted=False).texts
-    judged = {key_of(rows.texts[i]) for i in (*splits.selection, *splits.test)}
+    held = (*splits.selection, *splits.test)
+    judged = {key_of(rows.texts[i]) for i in held} | {key_of(p) for i in held if rows.pairs and (p := rows.pairs[i])}
     fresh = {key: text for text in texts if (key := key_of(text)) not in judged}
     return tuple(tokenizer.encode(text) for text in fresh.values())
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import shlex
+import sys
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -206,3 +208,10 @@ def _at_least_one(flag: str, value: int) -> int:
     if value < 1:
         raise InputError(f"{flag} {value}", expected="a whole number of at least 1", remedy="correct the flag")
     return value
+
+
+def command_line(request: Request) -> str:
+    """The command that was typed, or the call that stands for it."""
+    if Path(sys.argv[0]).name == "hasten":
+        return shlex.join(["hasten", *sys.argv[1:]])
+    return f"hasten.optimize({request.model.source!r}, task={request.task!r}, budget={request.budget.text!r}, ...)"

@@ -6,11 +6,10 @@ ledger alone: a killed run continues where it stopped when the same command is g
 
 from __future__ import annotations
 
-import shlex
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +24,10 @@ from hasten.pipeline.jobs import PREFLIGHT_LAYERS, CheckpointFacts
 from hasten.pipeline.prepare import Prepared, prepare
 from hasten.pipeline.progress import Reporter, Silent, trial_line
 from hasten.pipeline.publish import Publisher
-from hasten.pipeline.request import Request, make_request
+from hasten.pipeline.request import Request, command_line, make_request
 from hasten.pipeline.result import Result, open_result, write_report
 from hasten.pipeline.trials import TrialRunner
+from hasten.pipeline.unit_costs import measure_costs
 from hasten.pipeline.workspace import Workspace, check_disk, check_folder, open_workspace
 from hasten.plan.choose import best, passes
 from hasten.plan.cost import predict
@@ -101,6 +101,7 @@ def run_request(request: Request, say: Reporter) -> Result:
             "workload": workload,
             "source_hash": facts.source_hash,
             "data_sha256": prepared.rows.sha256,
+            "extra_sha256": prepared.extra_sha256,
         }
         with open_workspace(request, header=header) as space:
             space.check_sources(header)
@@ -137,6 +138,7 @@ class _Loop:
         if earlier:
             self.say.line(f"continuing: {len(earlier)} trials of this run are already done")
         self.runner.builds.tell = self._tell
+        self.runner.builds.left_s = lambda: self._clock().left_s
         interrupted = interruptible(self._search)
         if interrupted:
             if self.runner.full is None:
@@ -161,7 +163,7 @@ class _Loop:
             recipe, action = step
             if not isinstance(action, Skip):
                 return False
-            trials.append(_skipped(recipe, action))
+            trials.append(action.row(recipe))
         return True
 
     # ------------------------------------------------------------------ search
@@ -171,12 +173,13 @@ class _Loop:
         self.say.stage("measuring the original model", done=0, total=1, left_s=self.request.time_s)
         for trial in self.runner.measure_baseline():
             self._record(trial)
+        self._settle_epochs()
         if reason := self._compression().why_not():
             self.say.line(f"no smaller shapes are tried: {reason}")
         while isinstance(step := self._next(self._trials()), tuple):
             recipe, action = step
             if isinstance(action, Skip):
-                self._record(_skipped(recipe, action))
+                self._record(action.row(recipe))
                 continue
             self._show(recipe, action.stage)
             needed = self._needed_bytes(recipe) if action.stage == "screen" else None
@@ -199,7 +202,14 @@ class _Loop:
         assert row.figures.latency_ms is not None
         per_row_ms = row.figures.latency_ms.p50 / self.request.workload.batch
         rows = len(self.prepared.calibration) + len(self.prepared.extra)
-        return Compression(self.request, self.facts, rows, per_row_ms)
+        settled = next((r["most"] for r in self.space.ledger.rows.rows if r.get("type") == "epochs"), None)
+        return Compression(self.request, self.facts, rows, per_row_ms, partial(measure_costs, self.runner), settled)
+
+    def _settle_epochs(self) -> None:
+        """How long shapes are trained is decided once a run."""
+        found = self._compression()
+        if found.settled is None and found.epochs() > 0:
+            self.space.ledger.append({"type": "epochs", "most": found.epochs()})
 
     def _keep_best(self) -> None:
         """Put the best that passes into ``out/bundle`` when it is not there yet."""
@@ -277,23 +287,3 @@ def _plan(request: Request, prepared: Prepared, candidates: int) -> str:
     rows = f"{len(prepared.calibration)} calibration, {len(prepared.selection)} selection, {len(prepared.test)} test"
     cores = ", ".join(map(str, request.workload.cores))
     return f"{candidates} candidates, {request.time_s:.0f} s, cores {cores}; rows: {rows}; measuring the original first"
-
-
-def command_line(request: Request) -> str:
-    """The command that was typed, or the call that stands for it."""
-    if Path(sys.argv[0]).name == "hasten":
-        return shlex.join(["hasten", *sys.argv[1:]])
-    return f"hasten.optimize({request.model.source!r}, task={request.task!r}, budget={request.budget.text!r}, ...)"
-
-
-def _skipped(recipe: Recipe, action: Skip) -> Trial:
-    return Trial(
-        recipe=recipe.to_dict(),
-        recipe_id=recipe.id,
-        label=recipe.label,
-        stage=action.stage,
-        status="rejected",
-        elapsed_s=0.0,
-        rejected_at=action.rejected_at,
-        reason=action.reason,
-    )

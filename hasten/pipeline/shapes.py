@@ -23,18 +23,23 @@ _ALONE = ("lora", "qlora", "prefix", "qat")
 
 @dataclass(frozen=True, slots=True)
 class Menu:
-    """``named`` passes, in any order; ``layers`` of the checkpoint; ``epochs`` that a training may take."""
+    """``named`` passes, in any order; ``layers`` of the checkpoint; ``epochs`` that a training may take; what a head
+    and a neuron cost in milliseconds (``unit_costs``) where it was measured; the ``grid`` (bits, group) that the
+    runtime rounds weights to, if it has one."""
 
     named: Sequence[str]
     layers: int
     epochs: int
+    unit_costs: tuple[float, float] | None = None
+    grid: tuple[int, int | None] | None = None
 
     def shapes(self) -> list[Shape]:
         """All of them, without repetitions."""
         found: list[Shape] = []
         for count in depths(self.layers) if self.allows("layers") else [self.layers]:
             for cut in self._cuts(count):
-                found += [(*cut, *recovery, *self._numbers()) for recovery in self._recoveries(count, cut=bool(cut))]
+                recoveries = self._recoveries(count, cut=bool(cut))
+                found += [(*cut, *r, *numbers) for r in recoveries for numbers in self._numbers(r)]
         return list(dict.fromkeys(shape for shape in found if shape))
 
     def allows(self, kind: str) -> bool:
@@ -57,7 +62,12 @@ class Menu:
         keeps = (0.6, 0.4) if self.named else (0.6,)
         if 2 * count < self.layers:
             return [shallow]
-        return [shallow, *((*shallow, _make(kind, keep=keep)) for kind in kinds for keep in keeps)]
+        return [shallow, *((*shallow, self._narrowing(kind, keep)) for kind in kinds for keep in keeps)]
+
+    def _narrowing(self, kind: str, keep: float) -> Config:
+        """Under a budget of milliseconds where the pass takes one and they are known, of MACs otherwise."""
+        timed = kind == "fisher" and self.unit_costs is not None
+        return _make(kind, keep=keep, **({"unit_costs": self.unit_costs} if timed else {}))
 
     def _recoveries(self, count: int, *, cut: bool) -> list[Shape]:
         """The ways in which a shape is taught; nothing at all where none is named, and where nothing was cut."""
@@ -65,11 +75,16 @@ class Menu:
         taught = [(one,) for k in kinds if (cut or k in _ALONE) and (one := self._teaching(k, count)) is not None]
         ways: list[Shape] = list(taught)
         if "qat" in self.named:
-            ways = [(*way, _make("qat")) for way in ways] or [(_make("qat"),)]
+            ways = [(*way, self.qat()) for way in ways] or [(self.qat(),)]
         if ways:
             return ways
-        untaught = cut or bool(self._numbers())
+        untaught = cut or any(PASSES[kind].step == "numbers" for kind in self.named)
         return [()] if untaught and not (cut and kinds) else []
+
+    def qat(self) -> Config:
+        """Training on the grid of the runtime that is meant."""
+        bits, group = self.grid or (8, None)
+        return _make("qat", bits=bits, group=group, activations="token" if group else "tensor")
 
     def _teaching(self, kind: str, count: int) -> Config | None:
         """The pass with its settings; ``None`` where no assistant fits between the two depths."""
@@ -79,8 +94,19 @@ class Menu:
         fits = count < between < self.layers
         return _make(kind, epochs=self.epochs, assistants=(between,)) if fits else None
 
-    def _numbers(self) -> Shape:
-        return tuple(_make(kind) for kind in PASSES if kind in self.named and PASSES[kind].step == "numbers")
+    def _numbers(self, recovery: Shape) -> list[Shape]:
+        """Every way in which the named passes can join: of those that decide on the weights, one at a time."""
+        named = [kind for kind in PASSES if kind in self.named and PASSES[kind].step == "numbers"]
+        trained = any(p.kind == "qat" for p in recovery)
+        deciding = [] if trained else [kind for kind in named if PASSES[kind].slot]
+        others = [kind for kind in named if not PASSES[kind].slot and not (trained and kind == "smooth_quant")]
+        chosen = [[k for k in named if k in others or k == one] for one in deciding] or [others]
+        return [tuple(self._number(kind) for kind in kinds) for kinds in chosen]
+
+    def _number(self, kind: str) -> Config:
+        """Weights that are rounded in groups take the runtime's, if it has some."""
+        bits, group = self.grid or (8, None)
+        return _make(kind, bits=bits, group=group) if kind == "zeroquant" and group else _make(kind)
 
 
 def _make(kind: str, **settings: Any) -> Config:

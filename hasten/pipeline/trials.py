@@ -59,7 +59,7 @@ class TrialRunner(AbstractContextManager["TrialRunner"]):
     def measure_baseline(self) -> tuple[Trial, ...]:
         """Build and measure the original at both depths; its outputs are the reference of all candidates."""
         trials = []
-        if self.facts.can_shorten:
+        if self.facts.layers:
             started = time.perf_counter()
             self.short = self._reference(layers=PREFLIGHT_LAYERS)
             trials.append(self._baseline_trial("preflight", self.short, started))

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +18,20 @@ from hasten.ledger import FILE_NAME, Ledger
 from hasten.pipeline.request import Request
 from hasten.records import InputError
 
+_SOURCES = {"source_hash": "the checkpoint", "data_sha256": "the data", "extra_sha256": "the extra data"}
 _OURS = {"bundle", "closest-miss", "report.html", FILE_NAME, "verdict.json", "work", ".lock"}
+PASSES = "passes"
 # Every candidate is written once, the bundle twice while it is swapped, the shared exports once.
 _DISK_COPIES = 6
 
 
 @dataclass(frozen=True, slots=True)
 class Workspace:
-    """Paths of a run."""
+    """Paths of a run. ``trained`` names the folders of trained weights that stay when it has ended."""
 
     out: Path
     ledger: Ledger
+    trained: set[str] = field(default_factory=set)
 
     @property
     def work(self) -> Path:
@@ -48,7 +51,7 @@ class Workspace:
     def check_sources(self, header: Mapping[str, Any]) -> None:
         """Raise InputError when model or data changed under the same names since the run began."""
         found = self.ledger.rows.header
-        for key, what in (("source_hash", "the checkpoint"), ("data_sha256", "the data")):
+        for key, what in _SOURCES.items():
             if found.get(key) != header[key]:
                 raise InputError(
                     f"{what} changed since the run in {self.out} began",
@@ -76,9 +79,10 @@ def open_workspace(request: Request, *, header: Mapping[str, Any]) -> Iterator[W
             remove_staging(out)
             (out / "work").mkdir(exist_ok=True)
             with Ledger.open(out / FILE_NAME, run_key=request.run_key, header=header) as ledger:
-                yield Workspace(out=out, ledger=ledger)
+                space = Workspace(out=out, ledger=ledger)
+                yield space
             if not request.keep_work:
-                shutil.rmtree(out / "work", ignore_errors=True)
+                _tidy(space)
     except Timeout as error:
         raise InputError(
             f"another run is using {out}",
@@ -115,6 +119,17 @@ def check_folder(out: Path) -> None:
             expected="a new or empty folder, or that of an earlier hasten run",
             remedy="give another --out",
         )
+
+
+def _tidy(space: Workspace) -> None:
+    """Leave nothing in ``work`` but weights that took minutes to train: with more time the run goes on from them."""
+    trained = space.work / PASSES
+    for folder in (*space.work.glob("*"), *trained.glob("*")):
+        if folder != trained and not (folder.parent == trained and folder.name in space.trained):
+            shutil.rmtree(folder, ignore_errors=True) if folder.is_dir() else folder.unlink(missing_ok=True)
+    for empty in (trained, space.work):
+        with suppress(OSError):  # of what holds something
+            empty.rmdir()
 
 
 def _clear(out: Path) -> None:

@@ -7,9 +7,10 @@ win; shapes that are faster than one that fails by far will hardly pass.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
-from hasten.plan.choose import gain, latest, may_pass, searched
+from hasten.plan.choose import gain, latest, may_pass, searched, trial_checks
 from hasten.records import Budget, Recipe, Trial
 
 # A rung must promise this much over the best so far to be worth its training.
@@ -17,6 +18,9 @@ WORTH = 1.05
 # A drop this far above the bound, in points, says that nothing smaller will do.
 _FAR_PT = 1.0
 _NEAR_SHARE = 0.75
+_QUALITY = ("quality_drop", "quality")
+_KNOWN_BEFORE = ("p50_ms", "p90_ms", "bytes", "peak_rss_bytes")
+_SLACK = 1.15  # a rehearsal is a short look
 
 
 def next_rung(trials: Sequence[Trial], rungs: Sequence[Recipe], *, budget: Budget) -> Trial | None:
@@ -30,8 +34,12 @@ def open_rungs(trials: Sequence[Trial], rungs: Sequence[Recipe], *, budget: Budg
     ids = {r.id for r in rungs}
     held = {t.recipe_id: t for t in trials if t.stage == "preflight" and t.status == "ok" and t.recipe_id in ids}
     tried = {t.recipe_id for t in trials if t.stage == "screen"}
-    ceiling, floor = _ceiling(trials, budget), _floor(trials, held, budget)
-    fit = [t for i, t in held.items() if i not in tried and floor < expected_ms(t) * WORTH <= ceiling]
+    ceiling = _ceiling(trials, budget)
+    fit = [
+        t for i, t in held.items()
+        if i not in tried and _floor(trials, held, budget, t) < expected_ms(t) * WORTH <= ceiling
+        and not _breaks_a_bound(t, budget)
+    ]  # fmt: skip
     return sorted(fit, key=lambda t: -expected_ms(t))
 
 
@@ -40,21 +48,47 @@ def expected_ms(rehearsal: Trial) -> float:
     return rehearsal.prediction.latency_ms if rehearsal.prediction else float("inf")
 
 
+def nearly(trial: Trial, budget: Budget) -> bool:
+    """Does it lose more quality than it may, and by at most a point?"""
+    return 0.0 < _points_missed(trial, budget) <= _FAR_PT
+
+
+def _points_missed(trial: Trial, budget: Budget) -> float:
+    """By how many points the worst bound on quality is clearly missed; 0 when none is. Other bounds do not count: a
+    shape that is too slow says nothing against smaller ones."""
+    own = replace(budget, constraints=tuple(c for c in budget.constraints if c.metric in _QUALITY))
+    if may_pass(trial, own):
+        return 0.0
+    missed = [abs(c.measured - c.constraint.value) for c in trial_checks(trial, own) if c.measured and not c.holds]
+    return max(missed, default=float("inf"))
+
+
+def _breaks_a_bound(rehearsal: Trial, budget: Budget) -> bool:
+    """Was the untrained shape already clearly too slow or too large?"""
+    own = replace(budget, constraints=tuple(c for c in budget.constraints if c.metric in _KNOWN_BEFORE))
+    found = [(c.constraint.value, c.measured) for c in trial_checks(rehearsal, own)]
+    return any(measured is not None and measured > value * _SLACK for value, measured in found)
+
+
 def _ceiling(trials: Sequence[Trial], budget: Budget) -> float:
     """The p50 of the fastest that may pass: a rung must beat it."""
     standing = [t for t in latest(searched(trials)) if may_pass(t, budget) and gain(t) and t.figures.latency_ms]
     return min((t.figures.latency_ms.p50 for t in standing if t.figures.latency_ms), default=float("inf"))
 
 
-def _floor(trials: Sequence[Trial], held: dict[str, Trial], budget: Budget) -> float:
-    """The latency at and below which rungs are given up: that of the slowest that failed, less when it was near."""
-    failed = [t for t in latest(searched(trials)) if t.recipe_id in held and not may_pass(t, budget)]
-    floors = [expected_ms(held[t.recipe_id]) * (_NEAR_SHARE if nearly(t, budget) else 1.0) for t in failed]
+def _floor(trials: Sequence[Trial], held: Mapping[str, Trial], budget: Budget, rung: Trial) -> float:
+    """The latency at and below which this rung is given up: that of the slowest that lost too much quality in a way
+    that says something about it, less when that was near."""
+    floors = [
+        expected_ms(held[t.recipe_id]) * (_NEAR_SHARE if nearly(t, budget) else 1.0)
+        for t in latest(searched(trials))
+        if t.recipe_id in held and _alike(t, rung) and _points_missed(t, budget)
+    ]
     return max(floors, default=0.0)
 
 
-def nearly(trial: Trial, budget: Budget) -> bool:
-    """Does it fail, and lose at most a point more than it may?"""
-    bound = next((c.value for c in budget.constraints if c.metric == "quality_drop"), 0.0)
-    drop = trial.quality_drop_pt
-    return not may_pass(trial, budget) and drop is not None and drop.estimate <= bound + _FAR_PT
+def _alike(a: Trial, b: Trial) -> bool:
+    """Were they made in the same ways, or one in some of the other's? A control at random says nothing about a choice
+    that is well made."""
+    x, y = ({p["kind"] for p in t.recipe["passes"]} for t in (a, b))
+    return x <= y or y <= x

@@ -55,6 +55,13 @@ class Skip:
     rejected_at: str
     reason: str
 
+    def row(self, recipe: Recipe) -> Trial:
+        """What the ledger says of it."""
+        return Trial(
+            recipe=recipe.to_dict(), recipe_id=recipe.id, label=recipe.label, stage=self.stage, status="rejected",
+            elapsed_s=0.0, rejected_at=self.rejected_at, reason=self.reason,
+        )  # fmt: skip
+
 
 @dataclass(frozen=True, slots=True)
 class Finish:

@@ -132,9 +132,22 @@ def _fuse(source: Path, target: Path, *, config: Any) -> None:
         optimization_options=FusionOptions("bert"),
         opt_level=0,
     )
+    _count_heads(model.model, head_dim=int(config.hidden_size) // int(config.num_attention_heads))
     part = target.with_suffix(".part")
     model.save_model_to_file(str(part))
     part.replace(target)
+
+
+def _count_heads(model: Any, *, head_dim: int) -> None:
+    """Let every fused attention say how many heads it has left: the optimizer writes the config's number into all."""
+    import onnx
+
+    widths = {i.name: i.dims[-1] for i in model.graph.initializer}
+    for node in [n for n in model.graph.node if n.op_type == "Attention"]:
+        own = widths[node.input[1]] // 3  # query, key and value side by side
+        kept = [a for a in node.attribute if a.name != "num_heads"]
+        del node.attribute[:]
+        node.attribute.extend([*kept, onnx.helper.make_attribute("num_heads", own // head_dim)])
 
 
 @contextlib.contextmanager

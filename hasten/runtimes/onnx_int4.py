@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from hasten.records import Rejected
 from hasten.runtimes.runtime import Array
 
 _LARGEST, _ZERO = 7, 8
@@ -26,11 +27,15 @@ _DOMAIN = "com.microsoft"
 
 
 def int4_graph(model: Any, target: Path, *, group: int, exclude: Collection[str]) -> None:
-    """Write ``model`` (a loaded graph, changed in place) with every other constant matrix in int4."""
+    """Write ``model`` (a loaded graph, changed in place) with every other constant matrix in int4.
+
+    Raises Rejected when there is none.
+    """
     import onnx
 
     graph = model.graph
     constants = {i.name: i for i in graph.initializer}
+    before = len(graph.initializer)
     for node in [n for n in graph.node if n.op_type == "MatMul" and n.input[1] in constants]:
         matrix = onnx.numpy_helper.to_array(constants[node.input[1]])
         if node.name in exclude or matrix.ndim != 2:
@@ -45,6 +50,8 @@ def int4_graph(model: Any, target: Path, *, group: int, exclude: Collection[str]
             K=matrix.shape[0], N=matrix.shape[1], bits=4, block_size=group, accuracy_level=_INT8_ACTIVATIONS,
         )  # fmt: skip
         node.CopyFrom(product)
+    if len(graph.initializer) == before:
+        raise Rejected("export", "the graph has no product with a constant matrix that could be int4")
     _drop_unused(graph)
     if all(o.domain != _DOMAIN for o in model.opset_import):
         model.opset_import.append(onnx.helper.make_opsetid(_DOMAIN, 1))

@@ -109,6 +109,8 @@ def _kept_nodes(model: Any, keep: Sequence[str]) -> list[str]:
     A fused attention has lost the names of its matrices; the product behind it, its output projection, has kept its
     own, and precision is chosen for all four together.
     """
+    if not keep:
+        return []
     products = [n for n in model.graph.node if n.op_type == "MatMul"]
     readers = {name: node for node in products for name in node.input}
     fused = {n.name: readers[n.output[0]].name for n in model.graph.node if n.op_type == "Attention"}

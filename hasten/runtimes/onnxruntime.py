@@ -16,7 +16,7 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from hasten.records import Config, MissingDependency, Rejected
+from hasten.records import Config, InputError, MissingDependency, Rejected
 from hasten.runtimes.runtime import Array, Arrays, Exported, Probe, Session
 
 MODEL = "model.onnx"
@@ -43,6 +43,22 @@ class OnnxRuntimeConfig:
     calibration: Literal["minmax", "percentile", "entropy"] = "minmax"
     group: Literal[32, 64, 128] = 32
     threads: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.fusion and self.precision in ("int8-static", "int4"):
+            raise InputError(
+                f"{self.precision} with fusion=True", expected="fusion=False: fused operators keep fp32 weights there",
+                remedy="correct the recipe; the session fuses what it can",
+            )  # fmt: skip
+
+    @property
+    def grid(self) -> tuple[int, int | None] | None:
+        """Bits and group (``None``: an output row) of the integers that weights are rounded to, where training and
+        rounding on the same grid beforehand can meet them exactly."""
+        if self.precision == "int4":
+            return 4, self.group
+        dynamic = self.precision == "int8-dynamic" and self.per_channel and not self.reduce_range
+        return (8, None) if dynamic else None
 
     @property
     def label(self) -> str:

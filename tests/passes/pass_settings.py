@@ -41,7 +41,12 @@ SETTINGS: Mapping[str, tuple[Config, ...]] = {
     "gradient": (GradientConfig(keep=0.5, round_to=8),),
     "entropy": (EntropyConfig(keep=0.5, round_to=8),),
     "magnitude_units": (MagnitudeUnitsConfig(keep=0.5, round_to=8),),
-    "random_units": (RandomUnitsConfig(keep=0.5, round_to=8), RandomUnitsConfig(keep=0.5, round_to=8, draw=1)),
+    "random_units": (
+        RandomUnitsConfig(keep=0.5, round_to=8),
+        RandomUnitsConfig(keep=0.5, round_to=8, draw=1),
+        RandomUnitsConfig(keep=0.5, which="heads"),
+        RandomUnitsConfig(keep=0.5, round_to=8, which="neurons"),
+    ),
     "narrow": (NarrowConfig(round_to=8),),
     "low_rank": (LowRankConfig(keep=0.5), LowRankConfig(keep=0.6, which="all"), LowRankConfig(which="attention")),
     "progressive": (ProgressiveConfig(assistants=(3,), epochs=2, batch=8),),

@@ -16,6 +16,8 @@ from hasten.passes.matrices import encoder_matrices
 from hasten.passes.narrowing import NarrowConfig, narrow
 from hasten.passes.prefix import PrefixConfig, tune_prefix
 from hasten.passes.qlora import QLoraConfig, in_four_bits, train_qlora, unpacked
+from hasten.passes.random_units import RandomUnitsConfig, prune_random_units
+from hasten.passes.smooth_quant import SmoothQuantConfig, smooth
 from hasten.passes.units import Units
 from hasten.records import InputError, Rejected
 
@@ -146,3 +148,23 @@ def test_narrow_says_what_it_cannot_do() -> None:
     model.task = "feature-extraction"
     with pytest.raises(Rejected, match="size of the vectors"):
         narrow(model, NarrowConfig(), rows_for(tiny()))
+
+
+def test_a_prefix_bars_what_would_change_its_function() -> None:
+    student, given = lesson()
+    made = tune_prefix(student, PrefixConfig(tokens=2, epochs=1, batch=8), given)
+    with pytest.raises(Rejected, match="prefix"):
+        smooth(made, SmoothQuantConfig(), given)
+    with pytest.raises(Rejected, match="prefix"):
+        prune_random_units(made, RandomUnitsConfig(keep=0.5, round_to=8), given)
+
+
+def test_fine_tuning_on_labels_asks_no_teacher() -> None:
+    student, given = lesson()
+    alone = replace(given, original=None)
+    config = LoraConfig(rank=4, epochs=10, batch=8, lr=1e-2, logits=0.0, hidden=0.0, labels=1.0)
+    right = float((outputs(student, given).argmax(dim=1).numpy() == given.labels).mean())
+    made = train_lora(student, config, alone)
+    assert float((outputs(made, given).argmax(dim=1).numpy() == given.labels).mean()) > right
+    with pytest.raises(Rejected, match="nothing to learn from"):
+        train_lora(made, config, replace(alone, labels=None))

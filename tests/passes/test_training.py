@@ -78,7 +78,10 @@ def test_a_killed_training_ends_like_one_that_was_not(tmp_path: Path) -> None:
     run(again, given(tmp_path / "b"), counted)
     assert len(seen) == 30 - 15, "goes on from the last score, after the third epoch"
     assert torch.allclose(again.weight, whole.weight, atol=1e-7)
-    assert not list((tmp_path / "b").iterdir()), "nothing is left once it ended"
+    third = model()
+    run(third, given(tmp_path / "b"), counted)
+    assert torch.allclose(third.weight, whole.weight, atol=1e-7), "until the result is kept elsewhere, it is here"
+    assert len(seen) == 30 - 15, "and costs no step"
 
 
 def test_a_state_of_another_training_is_not_taken(tmp_path: Path) -> None:
@@ -116,10 +119,50 @@ def test_not_a_number_keeps_the_last_good_weights() -> None:
     assert standing.best_score == pytest.approx(distance(linear))
 
 
-def test_not_a_number_from_the_start_is_a_rejection() -> None:
+@pytest.mark.parametrize("validate", [None, distance], ids=["unscored", "scored"])
+def test_not_a_number_from_the_start_is_a_rejection(validate: Callable[[nn.Module], float] | None) -> None:
     linear = model()
     with pytest.raises(Rejected, match="not a number at step 1 of 30"):
-        run(linear, given(validate=None), lambda index: loss_of(linear, index) * float("nan"))
+        run(linear, given(validate=validate), lambda index: loss_of(linear, index) * float("nan"))
+
+
+def test_the_clock_ends_it_with_what_was_learnt() -> None:
+    linear, seen = model(), []
+    before = distance(linear)
+
+    def counted(index: Sequence[int]) -> Tensor:
+        seen.append(index)
+        if len(seen) == 8:  # in the middle of the second epoch
+            clock.append(float("inf"))
+        return loss_of(linear, index)
+
+    clock = [0.0]
+
+    class Late(float):
+        def __gt__(self, _: object) -> bool:
+            return clock[-1] == 0.0
+
+        def __le__(self, _: object) -> bool:
+            return clock[-1] != 0.0
+
+    standing = run(linear, replace(given(), deadline=Late()), counted)
+    assert len(seen) == standing.step == 8
+    assert distance(linear) > before
+    assert standing.best_score == pytest.approx(distance(linear))
+
+
+def test_patience_that_is_used_up_stays_used_up(tmp_path: Path) -> None:
+    schedule, steps = replace(SCHEDULE, patience=2), []
+    for _ in range(2):  # the second time it finds the state of the first, which ended
+        linear = model()
+
+        def counted(index: Sequence[int], linear: nn.Linear = linear) -> Tensor:
+            steps.append(index)
+            return loss_of(linear, index)
+
+        calibration = given(tmp_path, validate=lambda _: 1.0)
+        train(linear, counted, rows=ROWS, schedule=schedule, given=calibration, what="x")
+    assert len(steps) == 2 * 5
 
 
 def test_a_plateau_ends_it() -> None:

@@ -34,7 +34,7 @@ def rungs_of(sizes: Sequence[float]) -> list[Recipe]:
 
 
 def rehearsals(rungs: Sequence[Recipe], sizes: Sequence[float]) -> list[Trial]:
-    return [trial(r, stage="preflight", predicted_ms=size) for r, size in zip(rungs, sizes, strict=True)]
+    return [trial(r, stage="preflight", predicted_ms=size, p50=size) for r, size in zip(rungs, sizes, strict=True)]
 
 
 def drop_at(size: float, needed: float) -> float:
@@ -112,3 +112,35 @@ def test_a_training_that_does_not_fit_is_said_to_be_left_out() -> None:
     assert action.rejected_at == NO_TIME
     rows.append(trial(rungs[0], rejected_at=NO_TIME))
     assert isinstance(next_action(rows, [PLAIN, *rungs], Clock(90.0, 110.0, 10.0), budget=BUDGET), Finish)
+
+
+def test_a_shape_that_is_too_slow_says_nothing_against_smaller_ones() -> None:
+    budget = parse_budget("quality_drop<=1, p50_ms<=3")
+    sizes = [4.0, 2.5, 2.0]
+    rungs = rungs_of(sizes)
+    rows = [*rehearsals(rungs, sizes), trial(rungs[0], speedup=2.5, drop=0.0, p50=4.0)]
+    assert [t.recipe_id for t in open_rungs(rows, rungs, budget=budget)] == [rungs[1].id, rungs[2].id]
+
+
+def test_what_its_rehearsal_already_breaks_is_not_trained() -> None:
+    budget = parse_budget("quality_drop<=1, p50_ms<=3")
+    sizes = [4.0, 3.2, 2.0]
+    rungs = rungs_of(sizes)
+    rows = [trial(r, stage="preflight", predicted_ms=s, p50=s) for r, s in zip(rungs, sizes, strict=True)]
+    # 3.2 is within what a short look may be off by.
+    assert [t.recipe_id for t in open_rungs(rows, rungs, budget=budget)] == [rungs[1].id, rungs[2].id]
+
+
+@dataclass(frozen=True, slots=True)
+class MadeControl:
+    kind: ClassVar[str] = "control"
+    size: float
+    label: ClassVar[str] = "control"
+
+
+def test_a_control_that_fails_rules_out_itself_alone() -> None:
+    control = Recipe(passes=(MadeControl(4.0),), runtime=MadeOnnx())
+    shape, both = rungs_of([2.0])[0], Recipe(passes=(MadeControl(4.0), MadeShape(2.0)), runtime=MadeOnnx())
+    rows = [trial(r, stage="preflight", predicted_ms=ms) for r, ms in ((control, 4.0), (shape, 2.0), (both, 1.9))]
+    rows.append(trial(control, speedup=2.0, drop=20.0, p50=4.0))
+    assert [t.recipe_id for t in open_rungs(rows, [control, shape, both], budget=BUDGET)] == [shape.id]

@@ -1,0 +1,117 @@
+"""What a head and a neuron cost: the slope of what was timed, measured once a runtime, and MACs where there is none."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from hasten.ledger import Ledger
+from hasten.passes import check_order, configs
+from hasten.pipeline.compression import best_runtimes
+from hasten.pipeline.request import make_request
+from hasten.pipeline.shapes import Menu
+from hasten.pipeline.unit_costs import measure_costs, stored_costs
+from hasten.records import Columns, Figures, InputError, Interval, Latency, Recipe, Stage, Trial
+from hasten.runtimes.onnxruntime import OnnxRuntimeConfig
+from hasten.runtimes.torch import TorchConfig
+
+HEADS, NEURONS = 6 * 7, 6 * 1000  # neither a multiple of four nor of 32 a layer
+
+
+class Timed:
+    """A runner on a host where a head takes ``head`` ms and a neuron ``neuron`` ms."""
+
+    def __init__(self, folder: Path, head: float, neuron: float) -> None:
+        self.space = SimpleNamespace(ledger=Ledger.open(folder / "trials.jsonl", run_key="k", header={}))
+        self.facts = SimpleNamespace(layers=6, heads=HEADS, neurons=NEURONS)
+        self.full: Any = object()
+        self.head, self.neuron, self.calls = head, neuron, 0
+
+    def run(self, recipe: Recipe, stage: Stage) -> Trial:
+        self.calls += 1
+        cut: Any = recipe.passes[0]
+        heads = 6 * round(HEADS / 6 * cut.keep) if cut.which == "heads" else HEADS
+        neurons = 6 * 32 * round(NEURONS / 6 * cut.keep / 32) if cut.which == "neurons" else NEURONS
+        p50 = 0.3 + heads * self.head + neurons * self.neuron
+        return Trial(
+            recipe=recipe.to_dict(), recipe_id=recipe.id, label=recipe.label, stage=stage, status="ok", elapsed_s=1.0,
+            figures=Figures(latency_ms=Latency(p50=p50, p90=p50, p95=p50, p99=p50, n=50)),
+        )  # fmt: skip
+
+
+def test_the_slope_is_the_cost_and_is_measured_once(tmp_path: Path) -> None:
+    runner: Any = Timed(tmp_path, 0.01, 0.0002)
+    runtime = OnnxRuntimeConfig()
+    assert measure_costs(runner, runtime) == pytest.approx((0.01, 0.0002))
+    assert runner.calls == 4
+    assert measure_costs(runner, runtime) == pytest.approx((0.01, 0.0002))
+    assert runner.calls == 4
+    assert stored_costs(runner.space.ledger.rows.rows, OnnxRuntimeConfig(precision="int8-dynamic")) is None
+
+
+def test_what_saves_nothing_gives_no_cost(tmp_path: Path) -> None:
+    runner: Any = Timed(tmp_path, 0.01, -0.0001)
+    assert measure_costs(runner, OnnxRuntimeConfig()) is None
+    assert stored_costs(runner.space.ledger.rows.rows, OnnxRuntimeConfig()) is None
+    calls, runner.full = runner.calls, None
+    assert measure_costs(runner, OnnxRuntimeConfig(fusion=False)) is None
+    assert runner.calls == calls
+
+
+def test_fisher_gets_the_measured_costs() -> None:
+    timed = [p for shape in Menu(("fisher",), 6, 3, (0.01, 0.0002)).shapes() for p in shape if p.kind == "fisher"]
+    plain = [p for shape in Menu(("fisher",), 6, 3).shapes() for p in shape if p.kind == "fisher"]
+    assert timed
+    assert all(p.unit_costs == (0.01, 0.0002) for p in timed)  # type: ignore[attr-defined]
+    assert all(p.unit_costs is None for p in plain)  # type: ignore[attr-defined]
+
+
+def test_training_on_the_grid_follows_the_runtime() -> None:
+    def qat(menu: Menu) -> Any:
+        return next(p for shape in menu.shapes() for p in shape if p.kind == "qat")
+
+    assert (qat(Menu(("qat",), 6, 3)).bits, qat(Menu(("qat",), 6, 3)).group) == (8, None)
+    assert (qat(Menu(("qat",), 6, 3, grid=(4, 64))).bits, qat(Menu(("qat",), 6, 3, grid=(4, 64))).group) == (4, 64)
+
+
+def test_passes_that_undo_each_other_are_alternatives() -> None:
+    def kinds(*named: str) -> list[list[str]]:
+        return [[p.kind for p in shape] for shape in Menu(named, 6, 3).shapes()]
+
+    assert kinds("magnitude", "wanda", "smooth_quant") == [["magnitude", "smooth_quant"], ["wanda", "smooth_quant"]]
+    assert kinds("qat", "gobo", "smooth_quant", "mixed_precision") == [["qat", "mixed_precision"]]
+    for shape in Menu(("layers", "distill", "qat", "sparsegpt", "zeroquant", "gobo", "smooth_quant"), 6, 3).shapes():
+        check_order(shape)
+
+
+@pytest.mark.parametrize("kinds", [("magnitude", "gobo"), ("qat", "zeroquant"), ("qat", "smooth_quant")])
+def test_a_recipe_that_undoes_itself_is_refused(kinds: tuple[str, str]) -> None:
+    with pytest.raises(InputError, match="in one recipe"):
+        check_order([configs([kind])[kind]() for kind in kinds])
+
+
+def test_what_only_torch_stores_is_tried_on_torch() -> None:
+    def rows(**speedups: float) -> list[Trial]:
+        made = {"torch": TorchConfig(), "ort": OnnxRuntimeConfig()}
+        recipes = {k: Recipe(passes=(), runtime=made[k]) for k in speedups}
+        return [
+            Trial(
+                recipe=r.to_dict(), recipe_id=r.id, label=r.label, stage="screen", status="ok", elapsed_s=1.0,
+                speedup=Interval(speedups[k], speedups[k], speedups[k]),
+            )
+            for k, r in recipes.items()
+        ]  # fmt: skip
+
+    def chosen(trials: list[Trial], *techniques: str) -> list[str]:
+        asked = make_request(
+            "m", task="text-classification", data="d.csv", out="out", columns=Columns(), budget="", time="9m",
+            techniques=techniques or None,
+        )  # fmt: skip
+        return [config.kind for config in best_runtimes(trials, asked)]
+
+    assert chosen(rows(torch=1.0, ort=4.0)) == ["onnxruntime"]
+    assert chosen(rows(torch=1.0, ort=4.0), "gobo") == ["torch"]
+    assert chosen(rows(torch=1.0)) == ["torch"]

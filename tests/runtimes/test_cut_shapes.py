@@ -1,0 +1,70 @@
+"""Models that were cut unevenly compute on every runtime what they compute in eager PyTorch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tiny_models import tiny_config
+
+from hasten.measure.host import instruction_sets
+from hasten.models import adapter_for
+from hasten.models.surgery import keep_heads, keep_layers, keep_neurons
+from hasten.runtimes import RUNTIMES, get_runtime
+from hasten.runtimes.parity import parity
+from hasten.tasks.wrappers import LogitsWrapper
+
+VNNI = instruction_sets() & {"avx512_vnni", "avx_vnni", "amx_int8"}
+CONFIGS = [
+    config
+    for name in RUNTIMES
+    for config in get_runtime(name).space(instructions=frozenset({"avx2"} | VNNI), threads=1)
+    if not getattr(config, "compile", False)
+]
+
+
+def cut(family: str) -> LogitsWrapper:
+    """Three layers of 3, 1 and 4 heads and of 24, 64 and 40 neurons."""
+    from transformers import AutoModelForSequenceClassification
+
+    torch.manual_seed(0)
+    model = LogitsWrapper(AutoModelForSequenceClassification.from_config(tiny_config(family))).eval()
+    adapter = adapter_for(family)
+    assert adapter is not None
+    keep_layers(model.hf, adapter, [0, 1, 3])
+    kept = zip(adapter.layers(model.hf), ([0, 2, 3], [1], range(4)), (24, 64, 40), strict=True)
+    for layer, heads, neurons in kept:
+        keep_heads(adapter.attention(layer), list(heads))
+        keep_neurons(adapter.ffn(layer), list(range(neurons)))
+    with torch.no_grad():  # random tiny models say next to nothing otherwise
+        for name, weight in model.named_parameters():
+            if "layer." in name and weight.ndim == 2:
+                weight *= 6.0
+    return model
+
+
+def rows(count: int, names: tuple[str, ...]) -> list[dict[str, Any]]:
+    rng = np.random.default_rng(0)
+    made = []
+    for length in rng.integers(3, 20, size=count):
+        row = {"input_ids": rng.integers(4, 60, (1, length)), "attention_mask": np.ones((1, length), np.int64)}
+        made.append({n: row.get(n, np.zeros((1, length), np.int64)) for n in names})
+    return made
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda c: f"{c.kind} {c.label}")
+@pytest.mark.parametrize("family", ["bert", "distilbert"])
+def test_unequal_layers(family: str, config: Any, tmp_path: Path) -> None:
+    model, room = cut(family), get_runtime(config.kind)
+    names = ("input_ids", "attention_mask", "token_type_ids")[: 3 if family == "bert" else 2]
+    given = rows(12, names)
+    with torch.inference_mode():
+        wanted = [model(**{k: torch.from_numpy(v) for k, v in row.items()}).numpy() for row in given]
+    for name in ("model", "cache"):
+        (tmp_path / name).mkdir()
+    room.export(model, config, calibration=given, folder=tmp_path / "model", cache=tmp_path / "cache")
+    session = room.open(tmp_path / "model", config, threads=1, cores=(0,))
+    assert parity(wanted, [session.run(row) for row in given], config.precision) is None
