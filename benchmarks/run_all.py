@@ -7,11 +7,14 @@ import sys
 from pathlib import Path
 
 QUESTIONS = ("startup", "demo_classifier", "bert_base_shape", "null_duel", "kill_resume")
+# These take hours, and need a checkpoint and data that lie beside the checkout.
+COMPRESSION = ("techniques", "integers", "pruning", "progressive", "search", "banking77")
 
 
 def main() -> None:
     here = Path(__file__).parent
-    for name in QUESTIONS:
+    more = [f"compression/{name}" for name in COMPRESSION] if sys.argv[1:] == ["--compression"] else []
+    for name in (*QUESTIONS, *more):
         print(f"== {name}", flush=True)
         subprocess.run([sys.executable, str(here / f"{name}.py")], check=True)
 

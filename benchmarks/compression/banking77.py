@@ -1,7 +1,7 @@
 """Banking77, the whole job from the command line: how much faster than numbers and runtime alone, at 1 and at 3 points?
 
-``banking77.py 40m`` runs ``hasten optimize`` without smaller shapes, then with them (quality_drop<=1pt and <=3pt; a second
-time is that of the latter), and lets the bundles meet in duels. Needs the fine-tuned checkpoint and the data beside the checkout.
+``banking77.py 40m`` runs ``hasten optimize`` without smaller shapes, then with them (quality_drop<=1pt and <=3pt; the
+time of the latter may be given as well), and lets the bundles meet in duels.
 """
 
 from __future__ import annotations
