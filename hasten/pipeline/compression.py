@@ -46,7 +46,7 @@ class Compression:
 
     def why_not(self) -> str | None:
         """The reason why no smaller shape is tried, or ``None``."""
-        bounded = {c.metric for c in self.request.budget.constraints} & {"quality_drop", "quality"}
+        bounded = bounds_quality(self.request)
         named = self._named()
         if self.request.techniques is not None and not named:
             return "--techniques names none"
@@ -101,6 +101,17 @@ class Compression:
             return []
         passes = read_recipe(max(trained, key=gain).recipe).passes
         return [Recipe(passes=passes, runtime=runtime) for runtime in runtimes]
+
+
+def bounds_quality(request: Request) -> bool:
+    """Does the budget say how much quality may be lost?"""
+    return any(c.metric in ("quality_drop", "quality") for c in request.budget.constraints)
+
+
+def may_train(request: Request) -> bool:
+    """Could there be smaller shapes in this run, for all that is known before the data?"""
+    named = [t for t in request.techniques or () if t in PASSES]
+    return bool(named) or (request.techniques is None and bounds_quality(request))
 
 
 def best_runtimes(trials: Sequence[Trial], request: Request) -> list[Config]:

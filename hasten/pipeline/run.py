@@ -17,7 +17,7 @@ from hasten.measure.host import busy_host, describe_host
 from hasten.measure.worker import Worker
 from hasten.models.inspect import inspect_checkpoint
 from hasten.pipeline.candidates import candidate_recipes
-from hasten.pipeline.compression import Compression
+from hasten.pipeline.compression import Compression, may_train
 from hasten.pipeline.ending import Ending
 from hasten.pipeline.interruption import interruptible
 from hasten.pipeline.jobs import PREFLIGHT_LAYERS, CheckpointFacts
@@ -87,7 +87,7 @@ def run_request(request: Request, say: Reporter) -> Result:
     check_folder(request.out)
     files = inspect_checkpoint(request.model, task=request.task)
     recipes = candidate_recipes(request)
-    check_disk(request.out, weights_bytes=files.weights_bytes)
+    check_disk(request.out, weights_bytes=files.weights_bytes, trains=may_train(request))
     workload = request.workload
     with Worker.start(cores=workload.cores, threads=workload.threads) as builder:
         facts = builder.call("hasten.pipeline.jobs:checkpoint_facts", ref=request.model, task=request.task)
@@ -261,9 +261,12 @@ class _Loop:
         return self.before_s + time.monotonic() - self.started
 
     def _clock(self) -> Clock:
-        """The final test takes about two contests: it is never squeezed out by the search."""
-        long = [t.elapsed_s for t in self._trials() if t.stage in ("screen", "contest") and t.status == "ok"]
-        final_s = min(2.0 * max(long, default=15.0) + 10.0, 0.4 * self.request.time_s)
+        """The final test takes about two contests: it is never squeezed out by the search. Nor are the screens of a
+        trained shape's steps."""
+        tried = [t for t in self._trials() if t.stage in ("screen", "contest") and t.status == "ok"]
+        long = [t.elapsed_s for t in tried if not t.recipe["passes"]]
+        steps = max((len(t.recipe["passes"]) for t in tried), default=0)
+        final_s = min(2.0 * max(long, default=15.0) + 10.0 * (1 + steps), 0.4 * self.request.time_s)
         return Clock(elapsed_s=self._elapsed(), limit_s=self.request.time_s, final_s=final_s)
 
     def _tell(self, text: str) -> None:

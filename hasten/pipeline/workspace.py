@@ -21,8 +21,9 @@ from hasten.records import InputError
 _SOURCES = {"source_hash": "the checkpoint", "data_sha256": "the data", "extra_sha256": "the extra data"}
 _OURS = {"bundle", "closest-miss", "report.html", FILE_NAME, "verdict.json", "work", ".lock"}
 PASSES = "passes"
-# Every candidate is written once, the bundle twice while it is swapped, the shared exports once.
-_DISK_COPIES = 6
+# Every candidate is written once, the bundle twice while it is swapped, the shared exports once. Shapes that are
+# trained stay until the end, and a training in progress holds its weights twice with both moments.
+_DISK_COPIES, _TRAINING_COPIES = 6, 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,10 +95,11 @@ def open_workspace(request: Request, *, header: Mapping[str, Any]) -> Iterator[W
     (out / ".lock").unlink(missing_ok=True)
 
 
-def check_disk(out: Path, *, weights_bytes: int) -> None:
+def check_disk(out: Path, *, weights_bytes: int, trains: bool) -> None:
     """Raise InputError when the disk cannot hold the candidates that a run writes."""
     folder = next(p for p in (out, *out.resolve().parents) if p.exists())
-    needed, free = _DISK_COPIES * weights_bytes, shutil.disk_usage(folder).free
+    copies = _DISK_COPIES + (_TRAINING_COPIES if trains else 0)
+    needed, free = copies * weights_bytes, shutil.disk_usage(folder).free
     if free < needed:
         raise InputError(
             f"{free / 1e6:,.0f} MB free where {out} is",

@@ -7,7 +7,7 @@ win; shapes that are faster than one that fails by far will hardly pass.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 from hasten.plan.choose import gain, latest, may_pass, searched, trial_checks
@@ -35,9 +35,11 @@ def open_rungs(trials: Sequence[Trial], rungs: Sequence[Recipe], *, budget: Budg
     held = {t.recipe_id: t for t in trials if t.stage == "preflight" and t.status == "ok" and t.recipe_id in ids}
     tried = {t.recipe_id for t in trials if t.stage == "screen"}
     ceiling = _ceiling(trials, budget)
+    failed = [t for t in latest(searched(trials)) if t.recipe_id in held and _points_missed(t, budget)]
+    ends = [(t, expected_ms(held[t.recipe_id]) * (_NEAR_SHARE if nearly(t, budget) else 1.0)) for t in failed]
     fit = [
         t for i, t in held.items()
-        if i not in tried and _floor(trials, held, budget, t) < expected_ms(t) * WORTH <= ceiling
+        if i not in tried and _floor(ends, t) < expected_ms(t) * WORTH <= ceiling
         and not _breaks_a_bound(t, budget)
     ]  # fmt: skip
     return sorted(fit, key=lambda t: -expected_ms(t))
@@ -76,15 +78,10 @@ def _ceiling(trials: Sequence[Trial], budget: Budget) -> float:
     return min((t.figures.latency_ms.p50 for t in standing if t.figures.latency_ms), default=float("inf"))
 
 
-def _floor(trials: Sequence[Trial], held: Mapping[str, Trial], budget: Budget, rung: Trial) -> float:
+def _floor(ends: Sequence[tuple[Trial, float]], rung: Trial) -> float:
     """The latency at and below which this rung is given up: that of the slowest that lost too much quality in a way
     that says something about it, less when that was near."""
-    floors = [
-        expected_ms(held[t.recipe_id]) * (_NEAR_SHARE if nearly(t, budget) else 1.0)
-        for t in latest(searched(trials))
-        if t.recipe_id in held and _alike(t, rung) and _points_missed(t, budget)
-    ]
-    return max(floors, default=0.0)
+    return max((ms for trial, ms in ends if _alike(trial, rung)), default=0.0)
 
 
 def _alike(a: Trial, b: Trial) -> bool:

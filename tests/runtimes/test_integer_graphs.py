@@ -30,7 +30,9 @@ def wrapper() -> LogitsWrapper:
     from transformers import AutoModelForSequenceClassification
 
     torch.manual_seed(0)
-    return LogitsWrapper(AutoModelForSequenceClassification.from_config(tiny_config("bert"))).eval()
+    small = tiny_config("bert")
+    small.num_hidden_layers = 2
+    return LogitsWrapper(AutoModelForSequenceClassification.from_config(small)).eval()
 
 
 def rows(count: int) -> list[dict[str, Any]]:
