@@ -17,15 +17,17 @@ _PUBLIC = {
     "bench": "hasten.pipeline.bench",
     "load": "hasten.bundle",
     "check": "hasten.pipeline.check",
+    "workbench": "hasten.pipeline.workbench",
 }
 
-__all__ = ["Result", "__version__", "bench", "check", "load", "optimize"]
+__all__ = ["Result", "__version__", "bench", "check", "load", "optimize", "workbench"]
 
 if TYPE_CHECKING:
     from hasten.bundle import load
     from hasten.pipeline import Result, optimize
     from hasten.pipeline.bench import bench
     from hasten.pipeline.check import check
+    from hasten.pipeline.workbench import workbench
 
 
 def __getattr__(name: str) -> Any:

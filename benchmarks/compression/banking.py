@@ -6,29 +6,21 @@ Everything is seeded. Lies beside the checkout, not in it.
 
 from __future__ import annotations
 
-import copy
 import csv
 import random
 import sys
 import tempfile
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
-from hasten.models.load import load_checkpoint
-from hasten.passes.calibration import Calibration, padded
-from hasten.records import ModelRef
-from hasten.tasks import get_task
-from hasten.tasks.tokenize import Tokenizer, encode_rows, pad_batch
+import hasten
+from hasten.passes.calibration import Calibration
 
 SHARED = Path(__file__).parents[3] / "shared"
 MODEL, DATA = SHARED / "models" / "minilm-banking77", SHARED / "data" / "banking77"
-_NAMES = ("input_ids", "attention_mask", "token_type_ids")
-_BATCH = 64
 
 
 def require_material() -> None:
@@ -58,59 +50,35 @@ def save(path: Path, rows: list[dict[str, str]]) -> Path:
     return path
 
 
-@dataclass(frozen=True)
 class Lesson:
-    """``limit`` of the calibration rows, all by default."""
+    """The checkpoint and its rows on a workbench, with accuracies as plain numbers."""
 
-    limit: int | None = None
-    seed: int = 0
-
-    @cached_property
-    def checkpoint(self) -> Any:
-        return load_checkpoint(ModelRef(str(MODEL)), task="text-classification")
+    def __init__(self, seed: int = 0) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            files = {name: str(save(Path(folder) / f"{name}.csv", rows)) for name, rows in split_rows().items()}
+            self.bench = hasten.workbench(
+                MODEL, task="text-classification", calibration_data=files["calibration"],
+                selection_data=files["selection"], test_data=files["test"], seed=seed,
+            )  # fmt: skip
 
     def model(self) -> Any:
         """A fresh wrapper of the original."""
-        task = get_task("text-classification")
-        return task.wrap(replace(self.checkpoint, model=copy.deepcopy(self.checkpoint.model))).eval()
+        return self.bench.model()
 
     def calibration(self, **more: Any) -> Calibration:
         """What a pass sees; its state lies in a folder of its own."""
-        rows, labels = self._tokens["calibration"]
-        return Calibration(
-            rows[: self.limit], labels=labels[: self.limit], original=self.model(), seed=self.seed,
-            tokenizer_json=self.checkpoint.tokenizer_json, state=Path(tempfile.mkdtemp()),
-            validate=lambda model: self.accuracy(model, "selection"), **more,
-        )  # fmt: skip
+        found: Calibration = replace(self.bench.calibration(), state=Path(tempfile.mkdtemp()), **more)
+        return found
 
-    def accuracy(self, model: Any, part: str = "test") -> float:
-        """Per cent of the rows of ``part``, 1,540 for selection and test."""
-        rows, labels = self.rows(part)
-        order = sorted(range(len(rows)), key=lambda i: rows[i]["input_ids"].shape[1])
-        right = 0
-        with torch.inference_mode():
-            for start in range(0, len(order), _BATCH):
-                some = order[start : start + _BATCH]
-                found = model(**padded([rows[i] for i in some])).argmax(dim=1).numpy()
-                right += int((found == labels[some]).sum())
-        return 100.0 * right / len(rows)
+    def accuracy(self, model: Any) -> float:
+        """Per cent of the 1,540 test rows."""
+        return self.bench.score(model).value
 
-    def rows(self, part: str) -> tuple[list[dict[str, Any]], np.ndarray[Any, Any]]:
-        """Token arrays [1, L] and class numbers [N] of a part."""
-        return self._tokens[part]
-
-    @cached_property
-    def _tokens(self) -> dict[str, tuple[list[dict[str, Any]], np.ndarray[Any, Any]]]:
-        tokenizer = Tokenizer(self.checkpoint.tokenizer_json, max_length=self.checkpoint.max_length)
-        number = {name: i for i, name in enumerate(self.checkpoint.labels)}
-        made = {}
-        for part, rows in split_rows().items():
-            encoded = encode_rows(tokenizer, [r["text"] for r in rows], None, apart=False)
-            made[part] = (
-                [pad_batch([e], _NAMES) for e in encoded],
-                np.array([number[r["category"]] for r in rows]),
-            )
-        return made
+    def test_rows(self) -> tuple[list[dict[str, Any]], np.ndarray[Any, Any]]:
+        """Token arrays [1, L] and class numbers [N]."""
+        prepared, number = self.bench.prepared, {name: i for i, name in enumerate(self.bench.facts.labels)}
+        labels = prepared.rows_of(prepared.test).labels or ()
+        return prepared.batches(prepared.test, batch=1), np.array([number[str(label)] for label in labels])
 
 
 def _key(text: str) -> str:

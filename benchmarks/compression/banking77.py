@@ -35,7 +35,9 @@ def main(time: str = "40m", three_points_time: str | None = None) -> None:
             found[name] = {"time": limit, **verdict_facts(result)}
             if plain.bundle and result.bundle:
                 duel = hasten.bench(plain.bundle, vs=result.bundle, data=files[2], rounds=5, requests=1500)
-                found[name]["duel_against_plain"] = duel.to_dict()
+                facts = duel.to_dict()
+                facts["a"]["name"], facts["b"]["name"] = "plain", name  # and not the folders of this machine
+                found[name]["duel_against_plain"] = facts
             # After each: an hour's work is not lost with the next.
             write(
                 "compression/banking77",

@@ -89,7 +89,7 @@ def measured(lesson: Lesson, name: str, passes: Sequence[Config], runtime: Any) 
 def on_runtime(lesson: Lesson, model: Any, runtime: Any) -> float:
     """Export, open, and count what is right, one row at a time as it is served."""
     calibration = [dict(row) for row in lesson.calibration().rows[:_CALIBRATION]]
-    rows, labels = lesson.rows("test")
+    rows, labels = lesson.test_rows()
     with tempfile.TemporaryDirectory() as scratch:
         folder, cache = Path(scratch) / "model", Path(scratch) / "cache"
         folder.mkdir()

@@ -10,6 +10,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from hasten.models.bit_packing import as_integers
+
 PARTS = frozenset({"half"})
 _TYPES = (torch.bfloat16, torch.float16)
 
@@ -18,7 +20,8 @@ def pack(weight: Tensor) -> dict[str, Tensor] | None:
     """The matrix in 16 bits; ``None`` when some value would change."""
     if weight.ndim != 2 or weight.dtype != torch.float32 or not len(weight):
         return None
-    found = (half for kind in _TYPES if torch.equal((half := weight.to(kind)).float(), weight))
+    bits = as_integers(weight)
+    found = (half for kind in _TYPES if torch.equal(as_integers((half := weight.to(kind)).float()), bits))
     fits = next(found, None)
     return None if fits is None else {"half": fits}
 

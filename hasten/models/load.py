@@ -7,6 +7,7 @@ it. A weight that transformers would fill at random is an error, not a warning.
 
 from __future__ import annotations
 
+import json
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from torch import nn
 
 from hasten.models.inspect import CheckpointFiles, inspect_checkpoint, license_of
 from hasten.models.pooling import pooling_of
+from hasten.models.reshape import is_ours, open_model
 from hasten.records import InputError, ModelRef
 
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt")
@@ -84,6 +86,8 @@ def _load_model(files: CheckpointFiles, ref: ModelRef, *, task: str) -> Any:
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     headed = task == "text-classification"
+    if is_ours(files.folder):
+        return _reshaped(files.folder, headed=headed)
     loader = transformers.AutoModelForSequenceClassification if headed else transformers.AutoModel
     try:
         model, info = loader.from_pretrained(
@@ -109,6 +113,20 @@ def _load_model(files: CheckpointFiles, ref: ModelRef, *, task: str) -> Any:
             remedy="save the whole fine-tuned model (with its head) and give that folder",
         )
     return model.eval()
+
+
+def _reshaped(folder: Path, *, headed: bool) -> Any:
+    """A folder that only hasten can read: shapes that the config does not say, or matrices in parts."""
+    import torch
+    import transformers
+
+    name = (json.loads((folder / "config.json").read_text()).get("architectures") or ["none"])[0]
+    cls = getattr(transformers, name, None)
+    if cls is None or headed != name.endswith("ForSequenceClassification"):
+        raise InputError(
+            f"{folder} holds a {name}", expected="a model of the task, saved by hasten", remedy="give its own task"
+        )
+    return open_model(cls, folder, attention="sdpa", dtype=torch.float32)
 
 
 def _labels(config: Any, folder: Path) -> tuple[str, ...]:

@@ -8,6 +8,7 @@ folder of neither kind opens as any checkpoint does.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -60,6 +61,13 @@ def open_model(cls: Any, folder: Path, *, attention: str, dtype: Any) -> Any:
     attach_stored(model, weights)
     _load(model, weights, folder)
     return model.to(dtype).eval()
+
+
+def is_ours(folder: Path) -> bool:
+    """Does the config say that only :func:`open_model` can read this folder?"""
+    path = folder / "config.json"
+    config = json.loads(path.read_text()) if path.is_file() else {}
+    return bool(config.get(MARK) or config.get(COMPACT))
 
 
 def differs_from_config(model: Any) -> bool:

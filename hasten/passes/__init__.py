@@ -12,9 +12,10 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Literal
 
-from hasten.records import Config, InputError
+from hasten.records import Config, InputError, MissingDependency
 
 if TYPE_CHECKING:
     from hasten.passes.calibration import Calibration
@@ -29,7 +30,8 @@ class Entry:
     """Where a pass is: its module, config class and function, and its place in the canonical order.
 
     ``slot`` is what only one pass of a recipe can have: ``"weights"``, the values that the matrices end up with.
-    ``stored`` says that it only changes what torch stores: no exporter makes anything of it.
+    ``stored`` says that it only changes what torch stores: no exporter makes anything of it. ``needs`` are libraries of
+    the extra ``peft``.
     """
 
     step: Step
@@ -38,6 +40,7 @@ class Entry:
     function: str
     slot: str | None = None
     stored: bool = False
+    needs: tuple[str, ...] = ()
 
 
 _W = "weights"
@@ -55,9 +58,9 @@ PASSES: Mapping[str, Entry] = {
     "low_rank": Entry("structure", "hasten.passes.low_rank", "LowRankConfig", "factorise"),
     "distill": Entry("recovery", "hasten.passes.distillation", "DistillConfig", "distill"),
     "progressive": Entry("recovery", "hasten.passes.progressive", "ProgressiveConfig", "distill_progressively"),
-    "lora": Entry("recovery", "hasten.passes.lora", "LoraConfig", "train_lora"),
-    "qlora": Entry("recovery", "hasten.passes.qlora", "QLoraConfig", "train_qlora"),
-    "prefix": Entry("recovery", "hasten.passes.prefix", "PrefixConfig", "tune_prefix"),
+    "lora": Entry("recovery", "hasten.passes.lora", "LoraConfig", "train_lora", needs=("peft",)),
+    "qlora": Entry("recovery", "hasten.passes.qlora", "QLoraConfig", "train_qlora", needs=("peft", "bitsandbytes")),
+    "prefix": Entry("recovery", "hasten.passes.prefix", "PrefixConfig", "tune_prefix", needs=("peft",)),
     "qat": Entry("recovery", "hasten.passes.qat", "QatConfig", "train_quantized", _W),
     "magnitude": Entry(
         "numbers", "hasten.passes.magnitude_weights", "MagnitudeConfig", "prune_magnitude", "weights", stored=True
@@ -77,6 +80,14 @@ def configs(kinds: Collection[str] | None = None) -> dict[str, type]:
     """Kind -> config dataclass of these passes, by default of all; the modules of the others are not imported."""
     chosen = PASSES if kinds is None else {kind: PASSES[kind] for kind in kinds if kind in PASSES}
     return {kind: getattr(import_module(entry.module), entry.config) for kind, entry in chosen.items()}
+
+
+def check_installed(kinds: Collection[str]) -> None:
+    """Raise MissingDependency when one of these passes needs a library that is not here."""
+    for kind in kinds:
+        for library in PASSES[kind].needs:
+            if find_spec(library) is None:
+                raise MissingDependency(library, extra="peft")
 
 
 def run_pass(model: Any, config: Config, calibration: Calibration) -> Any:

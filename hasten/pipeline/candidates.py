@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from hasten.measure.host import instruction_sets
-from hasten.passes import PASSES
+from hasten.passes import PASSES, check_installed
 from hasten.pipeline.request import Request
 from hasten.plan.search import slow_to_build
 from hasten.plan.space import recipes as narrowed
@@ -29,7 +29,7 @@ def candidate_recipes(request: Request) -> tuple[Recipe, ...]:
     """What the available runtimes offer here, narrowed to what the user named.
 
     Raises InputError for an unknown name, a named runtime that is not available (with the reason), or when
-    nothing is left to try.
+    nothing is left to try; MissingDependency for a named pass whose library is not installed.
     """
     unknown = [name for name in request.runtimes or () if name not in RUNTIMES]
     wanted = (request.runtimes or tuple(RUNTIMES)) if not unknown else tuple(RUNTIMES)
@@ -47,6 +47,7 @@ def candidate_recipes(request: Request) -> tuple[Recipe, ...]:
         known_runtimes=tuple(RUNTIMES),
         known_passes=SEARCHED,
     )
+    check_installed([t for t in request.techniques or () if t in PASSES])
     candidates = [r for r in dict.fromkeys((*offered, *_tuned_forms(request))) if r != baseline_recipe()]
     quick = [r for r in candidates if not slow_to_build(r)]
     return (*_interleaved(quick), *(r for r in candidates if slow_to_build(r)))

@@ -74,9 +74,13 @@ def _checkpoint(ref: ModelRef, task: str) -> Any:
 
 def checkpoint_facts(*, ref: ModelRef, task: str) -> CheckpointFacts:
     """Load the checkpoint (kept for the exports that follow) and describe it."""
+    return describe(_checkpoint(ref, task))
+
+
+def describe(found: Any) -> CheckpointFacts:
+    """The facts of a loaded checkpoint."""
     from hasten.models import adapter_for
 
-    found = _checkpoint(ref, task)
     adapter = adapter_for(found.family)
     layers = [] if adapter is None else list(adapter.layers(found.model))
     return CheckpointFacts(

@@ -63,14 +63,16 @@ def _singles(prepared: Prepared, part: Part) -> tuple[Arrays, ...]:
 
 
 def calibration_of(
-    material: Material, *, original: Any, task: Any, labels: Sequence[str], state: Path,
+    material: Material, *, original: Any, task: Any, labels: Sequence[str], state: Path | None,
     rehearse: Callable[[float], None] | None = None, seconds: float = math.inf,
 ) -> Any:  # fmt: skip
     """The same as a pass sees it. ``original`` is the unchanged wrapper, ``labels`` the model's names in id order;
-    training has ``seconds`` from now on."""
+    training has ``seconds`` from now on, and keeps what it needs to go on after a kill in ``state``."""
     from hasten.passes.calibration import Calibration, Progress
 
     def listen(progress: Progress) -> None:
+        if state is None:
+            return
         state.mkdir(parents=True, exist_ok=True)
         part = state / (PROGRESS_FILE + ".part")
         said = {"what": progress.what, "done": progress.done, "total": progress.total, "score": progress.score}
@@ -96,24 +98,27 @@ class _Score:
 
     def __call__(self, model: Any) -> float:
         if self._reference is None:
-            self._reference = self._outputs(self._original)
+            self._reference = outputs_of(self._original, self._material.scored)
         quality = self._task.score(
-            self._outputs(model), self._material.scored_rows, self._labels, reference=self._reference
+            outputs_of(model, self._material.scored),
+            self._material.scored_rows,
+            self._labels,
+            reference=self._reference,
         )
         return float(quality.value)
 
-    def _outputs(self, model: Any) -> np.ndarray[Any, Any]:
-        """Outputs [N, C] in row order, computed in batches of like length."""
-        import torch
 
-        from hasten.passes.calibration import padded
+def outputs_of(model: Any, rows: Sequence[Arrays]) -> np.ndarray[Any, Any]:
+    """Outputs [N, C] of a wrapper on single sequences, in their order, computed in batches of like length."""
+    import torch
 
-        rows = self._material.scored
-        order = sorted(range(len(rows)), key=lambda i: rows[i]["input_ids"].shape[1])
-        made: dict[int, np.ndarray[Any, Any]] = {}
-        with torch.inference_mode():
-            for start in range(0, len(order), _SCORING_BATCH):
-                some = order[start : start + _SCORING_BATCH]
-                outputs = model(**padded([rows[i] for i in some])).float().numpy()
-                made |= dict(zip(some, outputs, strict=True))
-        return np.stack([made[i] for i in range(len(rows))])
+    from hasten.passes.calibration import padded
+
+    order = sorted(range(len(rows)), key=lambda i: rows[i]["input_ids"].shape[1])
+    made: dict[int, np.ndarray[Any, Any]] = {}
+    with torch.inference_mode():
+        for start in range(0, len(order), _SCORING_BATCH):
+            some = order[start : start + _SCORING_BATCH]
+            outputs = model(**padded([rows[i] for i in some])).float().numpy()
+            made |= dict(zip(some, outputs, strict=True))
+    return np.stack([made[i] for i in range(len(rows))])

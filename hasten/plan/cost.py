@@ -57,7 +57,8 @@ def prediction_error(trials: Sequence[Trial]) -> float | None:
 
 def _growth(trials: Sequence[Trial], what: str) -> float | None:
     """Median of full over short, over the recipes that were measured at both depths."""
-    short = {t.recipe_id: t.figures for t in trials if t.stage == "preflight" and t.status == "ok"}
+    plain = [t for t in trials if not t.recipe["passes"]]  # a smaller shape is rehearsed at its full depth
+    short = {t.recipe_id: t.figures for t in plain if t.stage == "preflight" and t.status == "ok"}
     ratios = []
     for trial in trials:
         if trial.stage == "screen" and trial.status == "ok" and trial.recipe_id in short:

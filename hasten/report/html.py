@@ -15,6 +15,8 @@ from typing import Any
 
 from hasten import __version__
 from hasten.ledger import plain
+from hasten.plan.choose import pareto
+from hasten.plan.cost import prediction_error
 from hasten.records import Interval, MissingDependency, Trial, Verdict, Workload
 from hasten.report import plots, quantities, view
 from hasten.report import steps as stepwise
@@ -72,6 +74,8 @@ def render_html(
         bought=stepwise.bought(steps),
         slowest_ms=max((s.figures.latency_ms.p50 for s in steps if s.figures.latency_ms), default=None),
         forecasts=view.forecasts(trials),
+        forecast_error=prediction_error(trials),
+        front={t.recipe_id for t in pareto(trials)},
         method=view.method(verdict, workload),
         plot_ids=tuple(figures),
         unplotted=plots.unplotted(verdict, trials),

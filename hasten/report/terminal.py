@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from hasten.plan.choose import pareto
 from hasten.records import Trial, Verdict
 from hasten.report import quantities as q
 from hasten.report import view
@@ -100,11 +101,14 @@ def _candidates(verdict: Verdict, candidates: Sequence[Trial]) -> Table:
     for name in ("p50", "speed-up", "drop", "size", "memory"):
         table.add_column(name, justify="right", no_wrap=True)
     chosen_id = verdict.chosen.recipe_id if verdict.chosen else None
+    front = {t.recipe_id for t in pareto(candidates)}
+    table.caption = "* on the Pareto front of p50, drop, size and memory"
+    table.caption_justify = "left"
     for trial in candidates:
         figures = trial.figures
         picked = trial.recipe_id == chosen_id
         table.add_row(
-            ">" if picked else "",
+            ">" if picked else "*" if trial.recipe_id in front else "",
             _text(trial.label, style="bold" if picked else ""),
             q.ms(figures.latency_ms.p50 if figures.latency_ms else None),
             q.times(trial.speedup.estimate if trial.speedup else None),

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-from hasten.models import adapter_for, codebook_store, sparse_store
+from hasten.models import adapter_for, codebook_store, half_store, sparse_store
 from hasten.models.bit_packing import as_integers, pack_bits, packed_bytes, unpack_bits
 from hasten.models.compact_store import load_compact, packed, save_compact, unpacked
 from hasten.models.load import load_checkpoint
@@ -78,6 +78,26 @@ def test_matrices_of_few_values_come_back(rows: int, values: int, odd: int, dtyp
         assert stored <= 0.7 * weight.numel() * weight.element_size()
 
 
+@settings(deadline=None)
+@given(rows=st.integers(1, 9), columns=st.integers(1, 19), kind=st.sampled_from([torch.bfloat16, torch.float16]))
+def test_matrices_that_fit_into_sixteen_bits_come_back(rows: int, columns: int, kind: torch.dtype) -> None:
+    rng = np.random.default_rng([rows, columns])
+    weight = torch.from_numpy(rng.normal(size=(rows, columns))).to(kind).float()
+    weight[0, 0] = -0.0
+    parts = half_store.pack(weight)
+    assert parts is not None
+    assert parts["half"].element_size() == 2
+    assert identical(half_store.unpack(parts), weight)
+    weight[-1, -1] = 1.0 + 2**-20  # more digits than either has
+    assert half_store.pack(weight) is None
+
+
+def half_parts() -> Parts:
+    found = half_store.pack(torch.randn(6, 7, generator=torch.Generator().manual_seed(0)).bfloat16().float())
+    assert found is not None
+    return found
+
+
 def test_ordinary_matrices_and_vectors_lie_as_they_are(tmp_path: Path) -> None:
     weights = {
         "full": torch.randn(32, 32), "vector": torch.zeros(64), "counts": torch.zeros(8, 8, dtype=torch.int64),
@@ -115,6 +135,8 @@ LIES: list[tuple[str, Callable[[], Parts], dict[str, Any]]] = [
     ("sparse", sparse_parts, {"mask": torch.zeros(6)}),
     ("sparse", sparse_parts, {"values": torch.randn(3)}),
     ("sparse", sparse_parts, {"values": None}),
+    ("half", half_parts, {"half": torch.randn(6, 7)}),
+    ("half", half_parts, {"half": torch.zeros(6, 7, dtype=torch.int16)}),
     ("codebook", codebook_parts, {"layout": torch.tensor([18, 11, 9])}),
     ("codebook", codebook_parts, {"layout": torch.tensor([18, 11, 0])}),
     ("codebook", codebook_parts, {"layout": torch.tensor([18, 12, 2])}),

@@ -12,11 +12,14 @@ from tiny_models import tiny_config
 
 from hasten.measure.host import instruction_sets
 from hasten.models import adapter_for
+from hasten.models.bert import BERT
+from hasten.models.prefix import attach_prefixes
 from hasten.models.surgery import keep_heads, keep_layers, keep_neurons
 from hasten.runtimes import RUNTIMES, get_runtime
 from hasten.runtimes.parity import parity
 from hasten.tasks.wrappers import LogitsWrapper
 
+NAMES = ("input_ids", "attention_mask", "token_type_ids")
 VNNI = instruction_sets() & {"avx512_vnni", "avx_vnni", "amx_int8"}
 OFFERED: list[Any] = [
     config
@@ -42,7 +45,21 @@ def cut(family: str) -> LogitsWrapper:
     for layer, heads, neurons in kept:
         keep_heads(adapter.attention(layer), list(heads))
         keep_neurons(adapter.ffn(layer), list(range(neurons)))
-    with torch.no_grad():  # random tiny models say next to nothing otherwise
+    return _louder(model)
+
+
+def prefixed() -> LogitsWrapper:
+    """A BERT whose tokens also attend to three learnt ones, in layers of 3, 1 and 4 heads."""
+    model = cut("bert")
+    layers = BERT.layers(model.hf)
+    shapes = [(2, BERT.attention(layer).heads, 3, BERT.attention(layer).head_dim) for layer in layers]
+    attach_prefixes(model.hf, [layer.attention.self for layer in layers], [torch.randn(shape) for shape in shapes])
+    return model
+
+
+def _louder(model: LogitsWrapper) -> LogitsWrapper:
+    """Random tiny models say next to nothing otherwise."""
+    with torch.no_grad():
         for name, weight in model.named_parameters():
             if "layer." in name and weight.ndim == 2:
                 weight *= 6.0
@@ -60,13 +77,21 @@ def rows(count: int, names: tuple[str, ...]) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize(("family", "config"), CASES, ids=lambda x: x if isinstance(x, str) else f"{x.kind} {x.label}")
 def test_unequal_layers(family: str, config: Any, tmp_path: Path) -> None:
-    model, room = cut(family), get_runtime(config.kind)
-    names = ("input_ids", "attention_mask", "token_type_ids")[: 3 if family == "bert" else 2]
-    given = rows(12, names)
+    check_parity(cut(family), config, tmp_path, names=NAMES[: 3 if family == "bert" else 2])
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda c: f"{c.kind} {c.label}")
+def test_prefixes(config: Any, tmp_path: Path) -> None:
+    check_parity(prefixed(), config, tmp_path, names=NAMES)
+
+
+def check_parity(model: LogitsWrapper, config: Any, folder: Path, *, names: tuple[str, ...]) -> None:
+    """The export computes what eager does, at many lengths."""
+    room, given = get_runtime(config.kind), rows(12, names)
     with torch.inference_mode():
         wanted = [model(**{k: torch.from_numpy(v) for k, v in row.items()}).numpy() for row in given]
     for name in ("model", "cache"):
-        (tmp_path / name).mkdir()
-    room.export(model, config, calibration=given, folder=tmp_path / "model", cache=tmp_path / "cache")
-    session = room.open(tmp_path / "model", config, threads=1, cores=(0,))
+        (folder / name).mkdir()
+    room.export(model, config, calibration=given, folder=folder / "model", cache=folder / "cache")
+    session = room.open(folder / "model", config, threads=1, cores=(0,))
     assert parity(wanted, [session.run(row) for row in given], config.precision) is None

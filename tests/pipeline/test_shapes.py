@@ -1,4 +1,4 @@
-"""What a head and a neuron cost: the slope of what was timed, measured once a runtime, and MACs where there is none."""
+"""Which shapes are tried: measured unit costs, training on the right grid, passes that exclude each other."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ from typing import Any
 
 import pytest
 
+from hasten import passes
 from hasten.ledger import Ledger
 from hasten.passes import check_order, configs
 from hasten.pipeline.compression import best_runtimes
 from hasten.pipeline.request import make_request
 from hasten.pipeline.shapes import Menu
 from hasten.pipeline.unit_costs import measure_costs, stored_costs
-from hasten.records import Columns, Figures, InputError, Interval, Latency, Recipe, Stage, Trial
+from hasten.records import Columns, Figures, InputError, Interval, Latency, MissingDependency, Recipe, Stage, Trial
 from hasten.runtimes.onnxruntime import OnnxRuntimeConfig
 from hasten.runtimes.torch import TorchConfig
 
@@ -115,3 +116,10 @@ def test_what_only_torch_stores_is_tried_on_torch() -> None:
     assert chosen(rows(torch=1.0, ort=4.0)) == ["onnxruntime"]
     assert chosen(rows(torch=1.0, ort=4.0), "gobo") == ["torch"]
     assert chosen(rows(torch=1.0)) == ["torch"]
+
+
+def test_a_pass_without_its_library_is_refused_before_anything_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(passes, "find_spec", lambda name: None if name == "bitsandbytes" else name)
+    passes.check_installed(["lora", "layers"])
+    with pytest.raises(MissingDependency, match=r"pip install 'hasten\[peft\]'"):
+        passes.check_installed(["layers", "qlora"])

@@ -1,0 +1,98 @@
+"""A checkpoint and the user's rows on the bench, for whoever calls passes one by one.
+
+Takes what ``hasten optimize`` takes, gives the model as passes want it, the calibration that they may look at, and
+scores on rows that they never see. The splits are those of a run with the same seed.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from hasten.pipeline.jobs import CheckpointFacts, describe
+from hasten.pipeline.material import Material, calibration_of, material_of, outputs_of
+from hasten.pipeline.prepare import Prepared, prepare
+from hasten.pipeline.request import make_request
+from hasten.records import Columns, InputError, Quality
+
+
+@dataclass(frozen=True)
+class Workbench:
+    """Made by :func:`workbench`. ``facts`` describe the checkpoint, ``prepared`` the rows and their splits."""
+
+    checkpoint: Any
+    facts: CheckpointFacts
+    prepared: Prepared
+    material: Material
+    scratch: Path | None
+
+    def model(self) -> Any:
+        """A fresh copy of the original, in the task's wrapper (``model.hf`` is the transformers model)."""
+        return self.prepared.task.wrap(replace(self.checkpoint, model=copy.deepcopy(self.checkpoint.model))).eval()
+
+    def calibration(self) -> Any:
+        """What passes may see: :class:`hasten.passes.calibration.Calibration`, with the original as the teacher."""
+        return calibration_of(
+            self.material, original=self.model(), task=self.prepared.task, labels=self.facts.labels, state=self.scratch
+        )
+
+    def score(self, model: Any, part: Literal["selection", "test"] = "test") -> Quality:
+        """The task's metrics of ``model`` on rows that no pass sees, in points."""
+        chosen = self.prepared.selection if part == "selection" else self.prepared.test
+        rows = self.prepared.batches(chosen, batch=1)
+        reference = outputs_of(self.model(), rows)
+        return self.prepared.task.score(  # type: ignore[no-any-return]
+            outputs_of(model, rows), self.prepared.rows_of(chosen), self.facts.labels, reference=reference
+        )
+
+    def save(self, model: Any, folder: str | Path) -> Path:
+        """Weights, config and tokenizer: a folder that hasten opens again, and transformers too where nothing was cut
+        unevenly. Raises InputError when the folder holds something."""
+        from hasten.models.reshape import save_model
+
+        path = Path(folder)
+        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            raise InputError(f"{path} holds something", expected="a new or empty folder", remedy="give another one")
+        path.mkdir(parents=True, exist_ok=True)
+        save_model(model.hf, path)
+        for name, content in self.facts.tokenizer_files.items():
+            (path / name).write_bytes(content)
+        return path
+
+
+def workbench(
+    model: str | Path,
+    *,
+    task: str,
+    data: str | Path | None = None,
+    calibration_data: str | None = None,
+    selection_data: str | None = None,
+    test_data: str | None = None,
+    text_column: str | None = None,
+    text_pair_column: str | None = None,
+    label_column: str | None = None,
+    scratch: str | Path | None = None,
+    **options: Any,
+) -> Workbench:
+    """Load ``model`` and read ``data`` (or three files) as ``hasten.optimize`` does, in this process.
+
+    In ``scratch`` a training keeps its state, so that it goes on after a kill. ``options`` are those of
+    ``hasten.optimize`` that matter here: extra_data, max_length, max_rows, seed, revision, allow_pickle,
+    trust_remote_code. Raises InputError for bad input.
+    """
+    from hasten.models.load import load_checkpoint
+
+    request = make_request(
+        model, task=task, data=data, budget="", time="10m", out="unused",
+        splits=(calibration_data, selection_data, test_data),
+        columns=Columns(text_column, text_pair_column, label_column), **options,
+    )  # fmt: skip
+    checkpoint = load_checkpoint(request.model, task=task)
+    facts = describe(checkpoint)
+    prepared = prepare(request, facts)
+    material = material_of(
+        prepared, extra=prepared.extra, tokenizer_json=facts.tokenizer_json, seed=request.workload.seed
+    )
+    return Workbench(checkpoint, facts, prepared, material, None if scratch is None else Path(scratch))
