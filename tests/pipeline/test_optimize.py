@@ -126,7 +126,7 @@ def test_another_question_in_the_same_folder_is_refused(finished: Result, tiny: 
 
 def test_a_useless_budget_ends_in_an_honest_verdict(tiny: tuple[Path, Path], tmp_path: Path) -> None:
     result = hasten.optimize(
-        tiny[0], task="text-classification", data=tiny[1], budget="p50_ms<=0.0001", time="60s", out=tmp_path / "out",
+        tiny[0], task="text-classification", data=tiny[1], budget="p50_ms<=0.0001", time="100s", out=tmp_path / "out",
         runtimes=("onnxruntime",), cores=own_core(), techniques=("fusion",),
     )  # fmt: skip
     assert result.outcome == "not_met"
