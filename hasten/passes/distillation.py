@@ -70,7 +70,33 @@ class DistillConfig:
 
     @property
     def label(self) -> str:
-        return f"distilled {self.epochs:g} epoch{'s' * (self.epochs != 1)}"
+        return f"distilled {epochs_text(self.epochs)}"
+
+
+@dataclass(frozen=True, slots=True)
+class AdditionConfig:
+    """What every pass shares that trains a few additions to a frozen model: ``labels``, ``logits`` and ``hidden`` weigh
+    the losses as in :class:`DistillConfig`. With ``labels=1, logits=0, hidden=0`` it is plain fine-tuning, and no
+    teacher is asked."""
+
+    epochs: float = 4.0
+    batch: int = 32
+    lr: float = 2e-3
+    logits: float = 1.0
+    hidden: float = 1.0
+    labels: float = 0.0
+
+    def lesson(self) -> DistillConfig:
+        """What it learns, and how; raises InputError for values out of range."""
+        return DistillConfig(
+            epochs=self.epochs, batch=self.batch, lr=self.lr, logits=self.logits, hidden=self.hidden,
+            labels=self.labels,
+        )  # fmt: skip
+
+
+def epochs_text(epochs: float) -> str:
+    """How long, for a label."""
+    return f"{epochs:g} epoch{'s' * (epochs != 1)}"
 
 
 def distill(model: Any, config: DistillConfig, calibration: Calibration) -> Any:

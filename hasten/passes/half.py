@@ -21,8 +21,8 @@ from torch import Tensor, nn
 
 from hasten.passes.calibration import Calibration, Progress
 from hasten.passes.family import adapter_of
-from hasten.passes.sensitivity import Trial, kept_by_list
-from hasten.records import InputError, Rejected
+from hasten.passes.sensitivity import Trial, check_bound, kept_by_list
+from hasten.records import Rejected
 
 _TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -39,11 +39,7 @@ class HalfConfig:
     rows: int = 128
 
     def __post_init__(self) -> None:
-        if not 0 < self.bound < float("inf") or self.rows < 1:
-            raise InputError(
-                f"bound={self.bound}, rows={self.rows}", expected="a bound above 0 and at least one row",
-                remedy="correct the recipe",
-            )  # fmt: skip
+        check_bound(self.bound, self.rows)
 
     @property
     def label(self) -> str:

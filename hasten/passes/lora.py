@@ -20,26 +20,19 @@ from torch import nn
 
 from hasten.models.surgery import replace_module
 from hasten.passes.calibration import Calibration
-from hasten.passes.distillation import DistillConfig, distill
+from hasten.passes.distillation import AdditionConfig, distill, epochs_text
 from hasten.passes.family import adapter_of
 from hasten.passes.matrices import encoder_matrices
 from hasten.records import InputError, MissingDependency
 
 
 @dataclass(frozen=True, slots=True)
-class LoraConfig:
-    """``labels``, ``logits`` and ``hidden`` weigh the losses as in :class:`hasten.passes.distillation.DistillConfig`:
-    with ``labels=1, logits=0, hidden=0`` it is plain fine-tuning, and no teacher is asked."""
+class LoraConfig(AdditionConfig):
+    """``rank`` and ``alpha`` of the additions, and how they learn."""
 
     kind: ClassVar[str] = "lora"
     rank: int = 16
     alpha: float = 32.0
-    epochs: float = 4.0
-    batch: int = 32
-    lr: float = 2e-3
-    logits: float = 1.0
-    hidden: float = 1.0
-    labels: float = 0.0
 
     def __post_init__(self) -> None:
         if not 1 <= self.rank <= 4096 or not 0 < self.alpha < float("inf"):
@@ -49,16 +42,9 @@ class LoraConfig:
             )  # fmt: skip
         self.lesson()
 
-    def lesson(self) -> DistillConfig:
-        """What it learns, and how."""
-        return DistillConfig(
-            epochs=self.epochs, batch=self.batch, lr=self.lr, logits=self.logits, hidden=self.hidden,
-            labels=self.labels,
-        )  # fmt: skip
-
     @property
     def label(self) -> str:
-        return f"LoRA rank {self.rank}, {self.epochs:g} epoch{'s' * (self.epochs != 1)}"
+        return f"LoRA rank {self.rank}, {epochs_text(self.epochs)}"
 
 
 def train_lora(model: Any, config: LoraConfig, calibration: Calibration) -> Any:

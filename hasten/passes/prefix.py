@@ -22,41 +22,28 @@ from torch import Tensor, nn
 from hasten.models.adapter import AttentionParts
 from hasten.models.prefix import NAME, attach_prefixes, inject_prefixes
 from hasten.passes.calibration import Calibration
-from hasten.passes.distillation import DistillConfig, distill
+from hasten.passes.distillation import AdditionConfig, distill, epochs_text
 from hasten.passes.family import adapter_of
 from hasten.passes.lora import train_the_head
 from hasten.records import InputError, MissingDependency, Rejected
 
 
 @dataclass(frozen=True, slots=True)
-class PrefixConfig:
-    """``tokens`` in front; ``logits``, ``hidden`` and ``labels`` weigh the losses as in
-    :class:`hasten.passes.distillation.DistillConfig`."""
+class PrefixConfig(AdditionConfig):
+    """``tokens`` in front, and how they learn."""
 
     kind: ClassVar[str] = "prefix"
     tokens: int = 8
-    epochs: float = 4.0
-    batch: int = 32
     lr: float = 5e-3
-    logits: float = 1.0
-    hidden: float = 1.0
-    labels: float = 0.0
 
     def __post_init__(self) -> None:
         if not 1 <= self.tokens <= 512:
             raise InputError(f"tokens={self.tokens}", expected="1 to 512", remedy="correct the recipe")
         self.lesson()
 
-    def lesson(self) -> DistillConfig:
-        """What it learns, and how."""
-        return DistillConfig(
-            epochs=self.epochs, batch=self.batch, lr=self.lr, logits=self.logits, hidden=self.hidden,
-            labels=self.labels,
-        )  # fmt: skip
-
     @property
     def label(self) -> str:
-        return f"prefix of {self.tokens}, {self.epochs:g} epoch{'s' * (self.epochs != 1)}"
+        return f"prefix of {self.tokens}, {epochs_text(self.epochs)}"
 
 
 def tune_prefix(model: Any, config: PrefixConfig, calibration: Calibration) -> Any:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from hasten.passes.calibration import Calibration
-from hasten.passes.distillation import DistillConfig, distill
+from hasten.passes.distillation import DistillConfig, distill, epochs_text
 from hasten.passes.fake_quant import Range, round_weight, rounding_inputs, straight_through
 from hasten.passes.matrices import encoder_matrices
 from hasten.records import InputError
@@ -52,7 +52,7 @@ class QatConfig:
 
     @property
     def label(self) -> str:
-        return f"int{self.bits} trained {self.epochs:g} epoch{'s' * (self.epochs != 1)}"
+        return f"int{self.bits} trained {epochs_text(self.epochs)}"
 
 
 def train_quantized(model: Any, config: QatConfig, calibration: Calibration) -> Any:

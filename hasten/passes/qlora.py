@@ -17,7 +17,7 @@ from torch import nn
 
 from hasten.models.surgery import replace_module
 from hasten.passes.calibration import Calibration
-from hasten.passes.distillation import distill
+from hasten.passes.distillation import distill, epochs_text
 from hasten.passes.lora import LoraConfig, additions
 from hasten.passes.matrices import encoder_matrices
 from hasten.records import MissingDependency, Rejected
@@ -35,7 +35,7 @@ class QLoraConfig(LoraConfig):
 
     @property
     def label(self) -> str:
-        return f"QLoRA rank {self.rank}, {self.epochs:g} epoch{'s' * (self.epochs != 1)}"
+        return f"QLoRA rank {self.rank}, {epochs_text(self.epochs)}"
 
 
 def train_qlora(model: Any, config: QLoraConfig, calibration: Calibration) -> Any:

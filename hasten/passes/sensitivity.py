@@ -55,11 +55,7 @@ class PrecisionConfig:
     savings_ms: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
-        if not 0 < self.bound < float("inf") or self.rows < 1:
-            raise InputError(
-                f"bound={self.bound}, rows={self.rows}", expected="a bound above 0 and at least one row",
-                remedy="correct the recipe",
-            )  # fmt: skip
+        check_bound(self.bound, self.rows)
         if (self.save_ms is None) != (not self.savings_ms) or len(self.savings_ms) % _KINDS:
             raise InputError(
                 f"save_ms={self.save_ms} with {len(self.savings_ms)} savings_ms",
@@ -71,6 +67,14 @@ class PrecisionConfig:
     def label(self) -> str:
         aim = f"loss <= {self.bound:.3g}" if self.save_ms is None else f"saves {self.save_ms:.3g} ms"
         return f"mixed int8 {aim}"
+
+
+def check_bound(bound: float, rows: int) -> None:
+    """Raise InputError for a loss or a number of rows that no choice can be made by."""
+    if not 0 < bound < float("inf") or rows < 1:
+        raise InputError(
+            f"bound={bound}, rows={rows}", expected="a bound above 0 and at least one row", remedy="correct the recipe"
+        )
 
 
 @dataclass(frozen=True, slots=True)
