@@ -332,7 +332,7 @@ class Check:
 @dataclass(frozen=True, slots=True)
 class Verdict:
     """The answer. ``chosen`` is the pick (``met``), the closest miss (``not_met``), the nearest candidate
-    (``baseline_best``), or ``None`` when none was measured."""
+    (``baseline_best``), or ``None`` when none was measured; ``steps`` say what each step to it bought and cost."""
 
     outcome: Outcome
     sentence: str
@@ -354,3 +354,4 @@ class Verdict:
     elapsed_s: float
     warnings: tuple[str, ...] = ()
     interrupted: bool = False
+    steps: tuple[str, ...] = ()

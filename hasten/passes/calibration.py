@@ -25,12 +25,14 @@ Batch = dict[str, Tensor]
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far a long pass is: ``done`` of ``total`` steps, the best score so far, and what runs."""
+    """How far a long pass is: ``done`` of ``total`` steps, the best score so far, and what runs. A ``note`` is worth
+    keeping beside the result."""
 
     what: str
     done: int
     total: int
     score: float | None = None
+    note: bool = False
 
 
 def unheard(progress: Progress) -> None:

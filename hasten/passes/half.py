@@ -70,7 +70,7 @@ def round_to_half(model: Any, config: HalfConfig, calibration: Calibration) -> A
         for matrix in part.matrices if number not in kept else ():
             matrix.linear.weight = nn.Parameter(rounded(matrix.linear.weight.detach(), dtype))
     stays = ", ".join(trial.parts[i].name for i in sorted(kept)) or "nothing"
-    calibration.listen(Progress(f"16-bit weights: {stays} stays fp32", 1, 1))
+    calibration.listen(Progress(f"16-bit weights: {stays} stays fp32", 1, 1, note=True))
     return model
 
 

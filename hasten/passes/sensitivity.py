@@ -101,7 +101,7 @@ def choose_precision(model: Any, config: PrecisionConfig, calibration: Calibrati
     joint = trial.loss([i for i in range(len(trial.parts)) if i not in kept])
     keep_fp32(model.hf, [m.name for i in sorted(kept) for m in trial.parts[i].matrices])
     stays = ", ".join(trial.parts[i].name for i in sorted(kept)) or "nothing"
-    calibration.listen(Progress(f"mixed precision: {stays} stays fp32, loss {joint:.3g}", 1, 1))
+    calibration.listen(Progress(f"mixed precision: {stays} stays fp32, loss {joint:.3g}", 1, 1, note=True))
     return model
 
 

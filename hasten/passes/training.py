@@ -175,7 +175,7 @@ class _Loop:
         if time.monotonic() < self.given.deadline:
             return False
         self._score(first=not self.standing.step)
-        self._tell(f"{self.what}: stopped by the clock")
+        self._tell(f"{self.what}: stopped by the clock at step {self.standing.step} of {self.total}", note=True)
         return True
 
     def _not_a_number(self) -> bool:
@@ -183,7 +183,7 @@ class _Loop:
         at = f"the loss is not a number at step {self.standing.step + 1} of {self.total}"
         if not self.best or not self.standing.best_step:
             raise Rejected("training", f"{self.what}: {at}; a lower learning rate may help")
-        self._tell(f"{self.what}: {at}; keeping the best so far")
+        self._tell(f"{self.what}: {at}; keeping the best so far", note=True)
         return False
 
     # ------------------------------------------------------------------ scores and state
@@ -205,8 +205,8 @@ class _Loop:
             for name, kept in self.best.items():
                 self.named[name].copy_(kept)
 
-    def _tell(self, what: str | None = None) -> None:
-        self.given.listen(Progress(what or self.what, self.standing.step, self.total, self.standing.best_score))
+    def _tell(self, what: str | None = None, *, note: bool = False) -> None:
+        self.given.listen(Progress(what or self.what, self.standing.step, self.total, self.standing.best_score, note))
 
     def _save(self) -> None:
         """Weights, moments and standing in one file, replaced whole."""

@@ -7,13 +7,14 @@ recipes that share it (prune once, quantize thrice) and a resumed run do not mak
 from __future__ import annotations
 
 import copy
-import dataclasses
 import hashlib
 import json
 import math
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -38,13 +39,14 @@ def compressed(
     material: Material,
     cache: Path,
     rehearse: list[float] | None,
+    notes: list[str],
     seconds: float = math.inf,
 ) -> Any:
     """The task's wrapper after all ``passes``.
 
     With ``rehearse`` (a list) training passes only measure what they would take, in seconds, and add it to the list;
-    nothing is kept then. All together have ``seconds``; a training that gets less ends with the best it has. Raises
-    Rejected when a pass cannot do its work.
+    nothing is kept then. All together have ``seconds``; a training that gets less ends with the best it has. What they
+    have to say of their result is added to ``notes``. Raises Rejected when a pass cannot do its work.
     """
     from hasten.passes import check_order, run_pass
 
@@ -52,21 +54,31 @@ def compressed(
     started = time.monotonic()
     original = _wrap(task, checkpoint, copy.deepcopy(checkpoint.model))
     done = next((n for n in range(len(passes), 0, -1) if (cache / passes_id(passes[:n]) / _DONE).is_file()), 0)
-    wrapper = _opened(task, checkpoint, cache / passes_id(passes[:done])) if done else copy.deepcopy(original)
+    wrapper = copy.deepcopy(original)
+    if done:
+        wrapper = _opened(task, checkpoint, cache / passes_id(passes[:done]))
+        notes += json.loads((cache / passes_id(passes[:done]) / _DONE).read_text())["notes"]
     for number in range(done, len(passes)):
         folder = cache / passes_id(passes[: number + 1])
         given = calibration_of(
             material, original=original, task=task, labels=checkpoint.labels, state=folder / _STATE,
             rehearse=None if rehearse is None else rehearse.append, seconds=seconds - (time.monotonic() - started),
         )  # fmt: skip
-        wrapper = run_pass(wrapper, passes[number], given)
+        wrapper = run_pass(wrapper, passes[number], replace(given, listen=partial(_noting, given.listen, notes)))
         if not rehearse:  # nothing was left out so far
-            _keep(wrapper, folder, passes[: number + 1])
+            _keep(wrapper, folder, passes[: number + 1], notes)
     return wrapper.eval()
 
 
+def _noting(listen: Callable[[Any], None], notes: list[str], progress: Any) -> None:
+    """Hear what a pass says, and keep what is worth it."""
+    listen(progress)
+    if progress.note:
+        notes.append(progress.what)
+
+
 def _wrap(task: Any, checkpoint: Any, model: Any) -> Any:
-    return task.wrap(dataclasses.replace(checkpoint, model=model)).eval()
+    return task.wrap(replace(checkpoint, model=model)).eval()
 
 
 def _opened(task: Any, checkpoint: Any, folder: Path) -> Any:
@@ -79,11 +91,12 @@ def _opened(task: Any, checkpoint: Any, folder: Path) -> Any:
     return _wrap(task, checkpoint, model)
 
 
-def _keep(wrapper: Any, folder: Path, passes: Sequence[Config]) -> None:
+def _keep(wrapper: Any, folder: Path, passes: Sequence[Config], notes: Sequence[str]) -> None:
     """Weights first, the mark that they are whole last."""
     from hasten.models.reshape import save_model
 
     shutil.rmtree(folder / "model", ignore_errors=True)
     save_model(wrapper.hf, folder / "model")
-    (folder / _DONE).write_text(json.dumps([config_to_dict(p) for p in passes]))
+    done = {"passes": [config_to_dict(p) for p in passes], "notes": list(notes)}
+    (folder / _DONE).write_text(json.dumps(done))
     shutil.rmtree(folder / _STATE, ignore_errors=True)  # only now: until here a killed run trains on from it

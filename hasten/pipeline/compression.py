@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from hasten.passes import PASSES
 from hasten.pipeline.jobs import CheckpointFacts
 from hasten.pipeline.request import Request
-from hasten.pipeline.shapes import TEACHING, Menu
+from hasten.pipeline.shapes import AGAIN, TEACHING, Menu
 from hasten.plan.choose import gain, is_tuned_baseline, latest, may_pass, searched
 from hasten.plan.ladder import nearly
 from hasten.records import Config, Recipe, Trial
@@ -67,7 +67,7 @@ class Compression:
         if "fisher" in menu.named:
             menu = replace(menu, unit_costs=self.costs(runtimes[0]))
         rungs = [Recipe(passes=p, runtime=runtimes[0]) for p in menu.shapes()]
-        return (*rungs, *self._siblings(trials, runtimes[1:]), *self._mended(trials, rungs, menu.qat()))
+        return (*rungs, *self._siblings(trials, runtimes[1:]), *self._continued(trials, rungs, menu.qat()))
 
     @property
     def menu(self) -> Menu:
@@ -87,12 +87,15 @@ class Compression:
     def _shortest_s(self) -> float:
         return self.rows * self.baseline_ms / 1e3 / 2 / _TRAINING_SHARE
 
-    def _mended(self, trials: Sequence[Trial], rungs: Sequence[Recipe], qat: Config) -> list[Recipe]:
-        """Rungs in integers that miss by little, trained on their grid too: the shape may do and the rounding not."""
+    def _continued(self, trials: Sequence[Trial], rungs: Sequence[Recipe], qat: Config) -> list[Recipe]:
+        """Rungs that miss by little, taught as long again (what they learnt is kept); and those in integers trained on
+        their grid: the shape may do, and the rounding not."""
         known = {r.id: r for r in rungs}
         missed = [t for t in latest(searched(trials)) if t.recipe_id in known and nearly(t, self.request.budget)]
-        recipes = [r for t in missed if getattr((r := known[t.recipe_id]).runtime, "grid", None)]
-        return [replace(r, passes=(*r.passes, qat)) for r in recipes if r.passes[-1].kind in TEACHING]
+        taught = [r for t in missed if (r := known[t.recipe_id]).passes[-1].kind in TEACHING]
+        longer = [(r, r.passes[-1]) for r in taught if r.passes[-1].kind in AGAIN]
+        on_grid = [(r, qat) for r in taught if getattr(r.runtime, "grid", None)]
+        return [replace(r, passes=(*r.passes, more)) for r, more in (*longer, *on_grid)]
 
     def _siblings(self, trials: Sequence[Trial], runtimes: Sequence[Config]) -> list[Recipe]:
         """The fastest trained shape that may pass, in other numbers or on another runtime: its training is done."""

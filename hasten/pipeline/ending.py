@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from hasten.pipeline.compress import passes_id
 from hasten.pipeline.final import Finalist, Tuned, broken, outcome_of, run_finals, tuned_duel
@@ -18,6 +18,7 @@ from hasten.pipeline.workspace import Workspace
 from hasten.plan.choose import is_tuned_baseline, untried
 from hasten.plan.sentences import relaxations, verdict_sentence
 from hasten.records import Host, Measured, Recipe, Rejected, Trial, Verdict
+from hasten.report.steps import bought, steps
 from hasten.report.verdict_json import FILE_NAME, write_verdict
 from hasten.runtimes import read_recipe
 
@@ -52,6 +53,7 @@ class Ending:
         if finalist is not None:
             ledger.append_samples("baseline", finalist.baseline_ms)
             ledger.append_samples("chosen", finalist.chosen_ms)
+        verdict = replace(verdict, steps=tuple(bought(steps(verdict, ledger.rows.trials()))))
         write_verdict(self.space.out / FILE_NAME, verdict)
         return verdict
 

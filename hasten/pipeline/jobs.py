@@ -131,12 +131,13 @@ def build_artifact(
     parsed = read_recipe(recipe)
     torch.manual_seed(0)
     trained_s: list[float] = []
+    notes: list[str] = []
     if parsed.passes:
         assert material is not None
         assert pass_cache is not None
         wrapper = compressed(
             _checkpoint(ref, task), get_task(task), parsed.passes, material=material, cache=pass_cache, seconds=seconds,
-            rehearse=trained_s if rehearse else None,
+            rehearse=trained_s if rehearse else None, notes=notes,
         )  # fmt: skip
         # With nothing left to train a rehearsal makes the real thing, and may share its exports.
         name = f"{'rehearsed' if trained_s else 'passes'}-{passes_id(parsed.passes)}"
@@ -150,7 +151,8 @@ def build_artifact(
         wrapper, parsed.runtime, calibration=list(calibration), folder=folder, cache=shared
     )
     return Built(
-        folder=folder, input_names=exported.input_names, instructions=exported.instructions, notes=exported.notes,
+        folder=folder, input_names=exported.input_names, instructions=exported.instructions,
+        notes=(*notes, *exported.notes),
         bytes=sum(p.stat().st_size for p in folder.rglob("*") if p.is_file()),
         build_s=time.perf_counter() - started, reference=reference, training_s=sum(trained_s),
     )  # fmt: skip

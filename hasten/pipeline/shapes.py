@@ -17,6 +17,8 @@ Shape = tuple[Config, ...]
 
 # They train the shape as it will be, each in its own way; QAT comes on top of them.
 TEACHING = ("distill", "progressive", "lora", "qlora", "prefix")
+# Of these, the ones that go on where they ended when they come a second time.
+AGAIN = ("distill", "lora", "qlora")
 # They change a model that was not cut, too.
 _ALONE = ("lora", "qlora", "prefix", "qat")
 

@@ -2,7 +2,8 @@
 
 Takes trials and rungs (recipes with passes), gives the next one worth its training. A rung's latency is known from its
 rehearsal (the shape without the training), its quality only after. Shapes that are slower than one that passes cannot
-win; shapes that are faster than one that fails by far will hardly pass.
+win; shapes that are faster than one that fails by far will hardly pass. One that misses by a hair is trained on before
+another one is begun. Quality counts by its estimate here: no later look at the same rows would change it.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from hasten.plan.choose import gain, latest, may_pass, searched, trial_checks
+from hasten.plan.choose import gain, latest, passes, searched, trial_checks
 from hasten.records import Budget, Recipe, Trial
 
 # A rung must promise this much over the best so far to be worth its training.
@@ -18,6 +19,8 @@ WORTH = 1.05
 # A drop this far above the bound, in points, says that nothing smaller will do.
 _FAR_PT = 1.0
 _NEAR_SHARE = 0.75
+# A drop this little above the bound is mended by more training more often than not.
+_HAIR_PT = 0.5
 _QUALITY = ("quality_drop", "quality")
 _KNOWN_BEFORE = ("p50_ms", "p90_ms", "bytes", "peak_rss_bytes")
 _SLACK = 1.15  # a rehearsal is a short look
@@ -26,7 +29,10 @@ _SLACK = 1.15  # a rehearsal is a short look
 def next_rung(trials: Sequence[Trial], rungs: Sequence[Recipe], *, budget: Budget) -> Trial | None:
     """The rehearsal of the rung to train next, ``None`` when no other rung can change the answer."""
     open_ = open_rungs(trials, rungs, budget=budget)
-    return open_[(len(open_) - 1) // 2] if open_ else None
+    hair = {t.recipe_id for t in latest(searched(trials)) if 0.0 < _points_missed(t, budget) <= _HAIR_PT}
+    going_on = {r.id for r in rungs if replace(r, passes=r.passes[:-1]).id in hair}
+    chosen = [t for t in open_ if t.recipe_id in going_on] or open_
+    return chosen[(len(chosen) - 1) // 2] if chosen else None
 
 
 def open_rungs(trials: Sequence[Trial], rungs: Sequence[Recipe], *, budget: Budget) -> list[Trial]:
@@ -56,13 +62,11 @@ def nearly(trial: Trial, budget: Budget) -> bool:
 
 
 def _points_missed(trial: Trial, budget: Budget) -> float:
-    """By how many points the worst bound on quality is clearly missed; 0 when none is. Other bounds do not count: a
-    shape that is too slow says nothing against smaller ones."""
+    """By how many points the worst bound on quality is missed; 0 when none is. Other bounds do not count: a shape that
+    is too slow says nothing against smaller ones."""
     own = replace(budget, constraints=tuple(c for c in budget.constraints if c.metric in _QUALITY))
-    if may_pass(trial, own):
-        return 0.0
-    missed = [abs(c.measured - c.constraint.value) for c in trial_checks(trial, own) if c.measured and not c.holds]
-    return max(missed, default=float("inf"))
+    found = [(c.measured, c.constraint.value) for c in trial_checks(trial, own) if not c.holds]
+    return max((abs(measured - value) for measured, value in found if measured is not None), default=0.0)
 
 
 def _breaks_a_bound(rehearsal: Trial, budget: Budget) -> bool:
@@ -73,8 +77,8 @@ def _breaks_a_bound(rehearsal: Trial, budget: Budget) -> bool:
 
 
 def _ceiling(trials: Sequence[Trial], budget: Budget) -> float:
-    """The p50 of the fastest that may pass: a rung must beat it."""
-    standing = [t for t in latest(searched(trials)) if may_pass(t, budget) and gain(t) and t.figures.latency_ms]
+    """The p50 of the fastest that passes: a rung must beat it."""
+    standing = [t for t in latest(searched(trials)) if passes(t, budget) and gain(t) and t.figures.latency_ms]
     return min((t.figures.latency_ms.p50 for t in standing if t.figures.latency_ms), default=float("inf"))
 
 

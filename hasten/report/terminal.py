@@ -14,7 +14,6 @@ from hasten.plan.choose import pareto
 from hasten.records import Trial, Verdict
 from hasten.report import quantities as q
 from hasten.report import view
-from hasten.report.steps import bought, steps
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -43,7 +42,7 @@ def render_terminal(
     _print_lines(console, "Before you trust the numbers", [f"! {line}" for line in verdict.warnings])
     console.print(_verdict_panel(verdict))
     _print_lines(console, "The budget, bound by bound", _check_lines(verdict))
-    _print_lines(console, "What each step bought and cost", [f"- {line}" for line in bought(steps(verdict, trials))])
+    _print_lines(console, "What each step bought and cost", [f"- {line}" for line in verdict.steps])
     _print_lines(console, "What a looser budget would buy", [f"- {line}" for line in verdict.relaxations])
     if next_command:
         console.print(_text("Next:", style="bold"))

@@ -17,7 +17,8 @@ from hasten.pipeline.compression import FEWEST_ROWS, Compression
 from hasten.pipeline.jobs import CheckpointFacts
 from hasten.pipeline.request import Request, make_request
 from hasten.pipeline.shapes import depths
-from hasten.records import Columns
+from hasten.records import Columns, Figures, Interval, Latency, Recipe, Trial
+from hasten.runtimes import configs
 
 
 def asked(**options: Any) -> Request:
@@ -65,6 +66,24 @@ def test_what_is_named_is_all_that_is_tried() -> None:
     assert depths(12) == [6, 4, 8, 2, 10, 12]
 
 
+def screened(recipe: Recipe, *, drop: float) -> Trial:
+    """A screen in full, 5 ms and twice as fast as the original."""
+    figures = Figures(latency_ms=Latency(p50=5.0, p90=5.0, p95=5.0, p99=5.0, n=100), bytes=1000)
+    return Trial(
+        recipe=recipe.to_dict(), recipe_id=recipe.id, label=recipe.label, stage="screen", status="ok", elapsed_s=1.0,
+        figures=figures, speedup=Interval(2.0, 1.9, 2.1), quality_drop_pt=Interval(drop, drop - 0.5, drop + 0.5),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(("drop", "kinds"), [(0.9, []), (1.3, ["distill", "qat"]), (2.4, [])])
+def test_a_shape_that_misses_by_little_is_taught_on(drop: float, kinds: list[str]) -> None:
+    plain = Recipe(passes=(), runtime=configs()["onnxruntime"](precision="int8-dynamic"))
+    shape = Recipe(passes=compression().menu.shapes()[0], runtime=plain.runtime)
+    rows = [screened(plain, drop=0.0), screened(shape, drop=drop)]
+    found = compression().recipes(rows)
+    assert [r.passes[-1].kind for r in found if r.passes[:-1] == shape.passes and r.runtime == plain.runtime] == kinds
+
+
 def test_more_time_trains_longer() -> None:
     assert 1 <= compression(time="10m").epochs() < compression(time="40m").epochs() <= 12
 
@@ -90,4 +109,6 @@ def test_a_smaller_shape_is_trained_and_becomes_the_bundle(tmp_path: Path) -> No
         assert set(bundle.predict(["w1 w2"])[0]) == {"label", "score", "scores"}
     page = result.report.read_text()
     assert "+ distilled" in page
+    told = json.loads((tmp_path / "out" / "verdict.json").read_text())["steps"]
+    assert any(line.startswith("+ distilled") and "took" in line for line in told), told
     assert json.loads((tmp_path / "out" / "bundle" / "manifest.json").read_text())["recipe"]["passes"] == chosen

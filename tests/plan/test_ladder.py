@@ -131,6 +131,28 @@ def test_what_its_rehearsal_already_breaks_is_not_trained() -> None:
     assert [t.recipe_id for t in open_rungs(rows, rungs, budget=budget)] == [rungs[1].id, rungs[2].id]
 
 
+def test_what_misses_by_a_hair_is_trained_on_before_another_is_begun() -> None:
+    first, other = rungs_of((4.0, 3.5))
+    longer = Recipe(passes=(*first.passes, MadeShape(0.0)), runtime=MadeOnnx())
+    rungs = [first, other, longer]
+    rows = [trial(PLAIN, speedup=1.0, p50=10.0), *rehearsals(rungs, (4.0, 3.5, 4.0))]
+    hair = [*rows, trial(first, speedup=2.5, drop=1.2, width=0.5, p50=4.0)]
+    chosen = next_rung(hair, rungs, budget=BUDGET)
+    assert chosen is not None
+    assert chosen.recipe_id == longer.id
+    passed = [*hair, trial(longer, speedup=2.5, drop=0.9, width=0.5, p50=4.0)]
+    assert [t.recipe_id for t in open_rungs(passed, rungs, budget=BUDGET)] == [other.id]
+    clear = [*rows, trial(first, speedup=2.5, drop=1.9, width=0.5, p50=4.0)]
+    assert {t.recipe_id for t in open_rungs(clear, rungs, budget=BUDGET)} == {other.id, longer.id}
+
+
+def test_an_estimate_that_misses_closes_no_slower_shape() -> None:
+    rungs = rungs_of((4.0, 5.0))
+    rows = [trial(PLAIN, speedup=1.0, p50=10.0), *rehearsals(rungs, (4.0, 5.0))]
+    rows.append(trial(rungs[0], speedup=2.5, drop=1.2, width=0.5, p50=4.0))
+    assert [t.recipe_id for t in open_rungs(rows, rungs, budget=BUDGET)] == [rungs[1].id]
+
+
 @dataclass(frozen=True, slots=True)
 class MadeControl:
     kind: ClassVar[str] = "control"
