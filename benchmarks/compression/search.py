@@ -29,7 +29,7 @@ from hasten.pipeline.shapes import Menu
 from hasten.pipeline.timing import TIMINGS
 from hasten.pipeline.trials import TrialRunner
 from hasten.pipeline.workspace import open_workspace
-from hasten.plan.choose import gain, may_pass
+from hasten.plan.choose import gain, passes
 from hasten.plan.search import slow_to_build
 from hasten.records import Columns, Recipe, Trial
 from hasten.runtimes import read_recipe
@@ -70,7 +70,7 @@ def epochs_of(trials: Sequence[Trial]) -> int:
 
 
 def exhausted(request: Request, pick: Recipe, *, epochs: int) -> dict[str, Any]:
-    """Every recipe of the grid in full, and the duel of the pick against the fastest that may pass."""
+    """Every recipe of the grid in full, and the duel of the pick against the fastest that passes."""
     with Worker.start(cores=request.workload.cores, threads=request.workload.threads) as builder:
         facts = builder.call("hasten.pipeline.jobs:checkpoint_facts", ref=request.model, task=request.task)
         prepared, header = prepare(request, facts), {"command": "grid", "source_hash": facts.source_hash}
@@ -84,7 +84,7 @@ def exhausted(request: Request, pick: Recipe, *, epochs: int) -> dict[str, Any]:
             started = time.perf_counter()
             trials = [tried(runner, recipe) for recipe in grid if recipe != baseline_recipe()]
             took_s = time.perf_counter() - started
-            best = max((t for t in trials if t.status == "ok" and may_pass(t, request.budget)), key=gain)
+            best = max((t for t in trials if passes(t, request.budget)), key=gain)
             duel = speedup(runner.duel_rounds(read_recipe(best.recipe), pick, TIMINGS["final"]), seed=0)
     return {
         "recipes": len(trials), "grid_s": took_s, "best": best.label, "pick_is_best": best.recipe_id == pick.id,
