@@ -21,7 +21,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
 
-from hasten.records import InputError, Trial
+from hasten.records import InputError, Trial, read_as
 
 FORMAT_VERSION = 1
 FILE_NAME = "trials.jsonl"
@@ -76,10 +76,10 @@ def trial_from_row(row: Mapping[str, Any]) -> Trial:
 
     Raises InputError naming the first field that is missing or ill-typed.
     """
-    from pydantic import TypeAdapter, ValidationError
+    from pydantic import ValidationError
 
     try:
-        return TypeAdapter(Trial).validate_python({k: v for k, v in row.items() if k != "type"})
+        return read_as(Trial, {k: v for k, v in row.items() if k != "type"})
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
@@ -163,6 +163,8 @@ class Ledger:
         """Use :meth:`open`; ``rows`` is what the file already holds, whole."""
         self.path, self.torn_bytes = path, rows.torn_bytes
         self._rows = list(rows.rows)
+        self._trials: list[Trial] = []
+        self._read = 0  # rows that are among the trials, or none
         self._stream = path.open("ab", buffering=0)
 
     @classmethod
@@ -194,6 +196,12 @@ class Ledger:
     def rows(self) -> LedgerRows:
         """All rows: those found at opening and those appended since."""
         return LedgerRows(rows=tuple(self._rows), torn_bytes=self.torn_bytes)
+
+    def trials(self) -> tuple[Trial, ...]:
+        """All trials; each row is read once, as this is asked many times a second."""
+        fresh, self._read = self._rows[self._read :], len(self._rows)
+        self._trials += [trial_from_row(row) for row in fresh if row.get("type") == "trial"]
+        return tuple(self._trials)
 
     def append(self, row: Mapping[str, Any]) -> None:
         """Write one row through to the disk. On OSError (disk full) the file is as it was before."""

@@ -11,9 +11,10 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
+from functools import cache
+from typing import Any, ClassVar, Literal, Protocol, TypeVar, runtime_checkable
 
 from hasten.errors import HastenError, InputError, MissingDependency, Rejected
 
@@ -21,8 +22,10 @@ __all__ = [
     "Budget", "Check", "Columns", "Config", "Constraint", "Energy", "Figures", "Flip", "HastenError", "Host",
     "InputError", "Interval", "Latency", "Measured", "Metric", "MissingDependency", "ModelRef", "Outcome",
     "Prediction", "Quality", "Recipe", "Rejected", "SplitSizes", "Stage", "Trial", "Verdict", "Workload",
-    "config_from_dict", "config_to_dict",
+    "config_from_dict", "config_to_dict", "read_as",
 ]  # fmt: skip
+
+T = TypeVar("T")
 
 # --------------------------------------------------------------------------- recipes
 
@@ -73,7 +76,7 @@ def config_from_dict(data: Mapping[str, Any], table: Mapping[str, type]) -> Conf
 
     Raises InputError for an unknown kind or an unknown, missing or ill-typed setting.
     """
-    from pydantic import TypeAdapter, ValidationError
+    from pydantic import ValidationError
 
     kind = str(data.get("kind"))
     if kind not in table:
@@ -88,11 +91,25 @@ def config_from_dict(data: Mapping[str, Any], table: Mapping[str, type]) -> Conf
         unknown = sorted(set(settings) - set(known))
         if unknown:
             raise _bad_setting(kind, unknown[0], "is not known", known)
-        made: Config = TypeAdapter(table[kind]).validate_python(settings)
+        made: Config = read_as(table[kind], settings)
     except ValidationError as error:
         first = error.errors()[0]
         raise _bad_setting(kind, ".".join(map(str, first["loc"])), first["msg"], known) from error
     return made
+
+
+def read_as(kind: type[T], data: Any) -> T:
+    """Plain data as ``kind``. Raises pydantic's ValidationError."""
+    made: T = _validator(kind).validate_python(data)
+    return made
+
+
+@cache
+def _validator(kind: Hashable) -> Any:
+    """Making one takes milliseconds, so each is made once."""
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(kind)
 
 
 def _bad_setting(kind: str, name: str, what: str, known: list[str]) -> InputError:

@@ -229,3 +229,24 @@ def test_a_full_disk_leaves_whole_rows_only(tmp_path: Path) -> None:
 
 def test_samples_are_rounded_to_a_tenth_of_a_microsecond() -> None:
     assert samples_row("baseline", [1.000049999])["ms"] == [1.0]
+
+
+def test_each_trial_is_read_once_however_often_they_are_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[str] = []
+
+    def counted(row: Mapping[str, Any]) -> Trial:
+        read.append(str(row["label"]))
+        return trial_from_row(row)
+
+    monkeypatch.setattr("hasten.ledger.trial_from_row", counted)
+    with opened(tmp_path / "t.jsonl") as ledger:
+        ledger.append_trial(make_trial("a"))
+        assert [t.label for t in ledger.trials()] == ["a"]
+        ledger.append_clock(1.0)
+        ledger.append_trial(make_trial("b"))
+        assert [t.label for t in ledger.trials()] == ["a", "b"] == [t.label for t in ledger.trials()]
+    assert read == ["a", "b"]
+    with opened(tmp_path / "t.jsonl") as ledger:
+        assert [t.label for t in ledger.trials()] == ["a", "b"]

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from hasten.records import InputError
+from hasten.records import InputError, read_as
 
 FILE_NAME = "golden.json"
 Arrays = Mapping[str, np.ndarray[Any, Any]]
@@ -56,11 +56,9 @@ def write_golden(folder: Path, golden: Golden) -> None:
 
 def read_golden(folder: Path) -> Golden:
     """Read the golden file; its integrity was checked by the manifest's hash."""
-    from pydantic import TypeAdapter, ValidationError
-
     try:
-        return TypeAdapter(Golden).validate_json((folder / FILE_NAME).read_bytes())
-    except (ValidationError, OSError) as error:
+        return read_as(Golden, json.loads((folder / FILE_NAME).read_bytes()))
+    except (ValueError, OSError) as error:
         raise InputError(
             f"{folder / FILE_NAME} is not readable as golden examples ({error})",
             expected="the golden examples that hasten wrote",

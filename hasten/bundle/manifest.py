@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from hasten.records import Figures, Host, InputError, Interval, Workload
+from hasten.records import Figures, Host, InputError, Interval, Workload, read_as
 
 FORMAT_VERSION = 1
 FILE_NAME = "manifest.json"
@@ -94,7 +94,7 @@ def read_manifest(folder: Path) -> Manifest:
 
     Raises InputError when it is absent, not JSON, of a newer format, altered, or of the wrong shape.
     """
-    from pydantic import TypeAdapter, ValidationError
+    from pydantic import ValidationError
 
     path = folder / FILE_NAME
     if not path.is_file():
@@ -113,7 +113,7 @@ def read_manifest(folder: Path) -> Manifest:
     if data.get("manifest_sha256") != _self_hash(data):
         raise _damaged(f"{path} was changed after it was written (its own hash does not match)")
     try:
-        manifest = TypeAdapter(Manifest).validate_python(data)
+        manifest = read_as(Manifest, data)
         _check_values(path, manifest)
         return manifest
     except ValidationError as error:

@@ -42,7 +42,7 @@ class Ending:
             finalist = run_finals(self.runner, ledger, quick=self.interrupted, without=out)
             self._keep_training(finalist)
             self._measure_steps(finalist)
-            verdict = self._verdict(finalist, tuned_duel(self.runner, ledger.rows.trials(), finalist))
+            verdict = self._verdict(finalist, tuned_duel(self.runner, ledger.trials(), finalist))
             try:
                 self._settle_bundle(finalist, verdict)
                 break
@@ -53,7 +53,7 @@ class Ending:
         if finalist is not None:
             ledger.append_samples("baseline", finalist.baseline_ms)
             ledger.append_samples("chosen", finalist.chosen_ms)
-        verdict = replace(verdict, steps=tuple(bought(steps(verdict, ledger.rows.trials()))))
+        verdict = replace(verdict, steps=tuple(bought(steps(verdict, ledger.trials()))))
         write_verdict(self.space.out / FILE_NAME, verdict)
         return verdict
 
@@ -80,14 +80,14 @@ class Ending:
         if finalist is None or self.interrupted:
             return
         passes = read_recipe(finalist.trial.recipe).passes
-        known = {t.recipe_id for t in self.space.ledger.rows.trials() if t.stage == "screen"}
+        known = {t.recipe_id for t in self.space.ledger.trials() if t.stage == "screen"}
         for count in range(1, len(passes) + 1):
             recipe = Recipe(passes=passes[:count], runtime=self.runner.baseline.runtime)
             if recipe.id not in known:
                 self.space.ledger.append_trial(self.runner.run(recipe, "screen"))
 
     def _verdict(self, finalist: Finalist | None, tuned: Tuned) -> Verdict:
-        request, trials = self.runner.request, self.space.ledger.rows.trials()
+        request, trials = self.runner.request, self.space.ledger.trials()
         row = self.runner.baseline_row()
         baseline = Measured(row.recipe, row.recipe_id, row.label, finalist.baseline if finalist else row.figures)
         outcome = outcome_of(finalist, tuned)

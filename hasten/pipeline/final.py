@@ -68,7 +68,7 @@ def run_finals(
     failed: list[Finalist] = []
     tried = {*without, runner.baseline.id}
     while len(failed) < (1 if quick else _MOST_FINALISTS):
-        pool = [t for t in ledger.rows.trials() if t.recipe_id not in tried]
+        pool = [t for t in ledger.trials() if t.recipe_id not in tried]
         pick = best(pool, budget) or (None if failed else closest_miss(pool, budget))
         if pick is None:
             break

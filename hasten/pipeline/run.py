@@ -130,7 +130,7 @@ class _Loop:
 
     def run(self) -> None:
         """Baseline, search, final test, verdict."""
-        earlier = self.space.ledger.rows.trials()
+        earlier = self.space.ledger.trials()
         self.before_rows, self.before_s = len(earlier), self.space.ledger.rows.elapsed_s()
         if self._verdict_stands():
             self.say.line("this run has ended and its time is used up: its verdict stands (more --time goes on)")
@@ -247,7 +247,7 @@ class _Loop:
         return Publisher(self.request, self.facts, self.prepared, host, self.space.log)
 
     def _trials(self) -> tuple[Trial, ...]:
-        return without_old_skips(self.space.ledger.rows.trials(), before=self.before_rows)
+        return without_old_skips(self.space.ledger.trials(), before=self.before_rows)
 
     def _record(self, trial: Trial) -> None:
         """Into the ledger, unless a resumed run only measured the baseline again for its outputs."""

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from hasten import ledger
-from hasten.records import InputError, Trial, Verdict, Workload
+from hasten.records import InputError, Trial, Verdict, Workload, read_as
 from hasten.report import verdict_json
 
 
@@ -52,12 +52,12 @@ def read_run(folder: str | Path) -> Run:
 
 def _workload(header: Mapping[str, Any]) -> Workload | None:
     """The ``workload`` of the run row where the run wrote one."""
-    from pydantic import TypeAdapter, ValidationError
+    from pydantic import ValidationError
 
     if header.get("workload") is None:
         return None
     try:
-        return TypeAdapter(Workload).validate_python(header["workload"])
+        return read_as(Workload, header["workload"])
     except ValidationError as error:
         raise InputError(
             f"the run row's workload is not readable: {error.errors()[0]['msg']}",

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from hasten.ledger import plain
-from hasten.records import Figures, InputError, Verdict
+from hasten.records import Figures, InputError, Verdict, read_as
 from hasten.report.atomic import write_atomically
 
 SCHEMA_VERSION = 1
@@ -36,7 +36,7 @@ def verdict_from_dict(data: Mapping[str, Any]) -> Verdict:
 
     Raises InputError for another schema version, or naming the first key that is missing or ill-typed.
     """
-    from pydantic import TypeAdapter, ValidationError
+    from pydantic import ValidationError
 
     _check_version(data)
     rest = {key: value for key, value in data.items() if key != "schema_version"}
@@ -44,7 +44,7 @@ def verdict_from_dict(data: Mapping[str, Any]) -> Verdict:
         if isinstance(rest.get(side), Mapping):
             rest[side] = _nest_figures(rest[side])
     try:
-        return TypeAdapter(Verdict).validate_python(rest)
+        return read_as(Verdict, rest)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"] if part != "figures")
