@@ -6,7 +6,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-QUESTIONS = ("startup", "demo_classifier", "bert_base_shape", "null_duel", "kill_resume")
+QUESTIONS = (
+    "startup", "demo_classifier", "bert_base_shape", "null_duel", "kill_resume", "sizing/this_host", "sizing/queues",
+)  # fmt: skip
 # These take hours, and need a checkpoint and data that lie beside the checkout.
 COMPRESSION = ("techniques", "integers", "pruning", "progressive", "search", "banking77")
 

@@ -17,16 +17,18 @@ _PUBLIC = {
     "bench": "hasten.pipeline.bench",
     "load": "hasten.bundle",
     "check": "hasten.pipeline.check",
+    "size": "hasten.pipeline.size",
     "workbench": "hasten.pipeline.workbench",
 }
 
-__all__ = ["Result", "__version__", "bench", "check", "load", "optimize", "workbench"]
+__all__ = ["Result", "__version__", "bench", "check", "load", "optimize", "size", "workbench"]
 
 if TYPE_CHECKING:
     from hasten.bundle import load
     from hasten.pipeline import Result, optimize
     from hasten.pipeline.bench import bench
     from hasten.pipeline.check import check
+    from hasten.pipeline.size import size
     from hasten.pipeline.workbench import workbench
 
 

@@ -11,10 +11,10 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Hashable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Any, ClassVar, Literal, Protocol, TypeVar, runtime_checkable
+from typing import Any, ClassVar, Literal, Protocol, TypeVar, cast, runtime_checkable
 
 from hasten.errors import HastenError, InputError, MissingDependency, Rejected
 
@@ -100,12 +100,12 @@ def config_from_dict(data: Mapping[str, Any], table: Mapping[str, type]) -> Conf
 
 def read_as(kind: type[T], data: Any) -> T:
     """Plain data as ``kind``. Raises pydantic's ValidationError."""
-    made: T = _validator(kind).validate_python(data)
+    made: T = _validator(cast(Any, kind)).validate_python(data)
     return made
 
 
 @cache
-def _validator(kind: Hashable) -> Any:
+def _validator(kind: Any) -> Any:
     """Making one takes milliseconds, so each is made once."""
     from pydantic import TypeAdapter
 

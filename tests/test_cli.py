@@ -24,7 +24,9 @@ def test_help_is_quick_and_lists_every_verb() -> None:
         started = time.perf_counter()
         done = hasten("--help")
         times.append(time.perf_counter() - started)
-    assert all(verb in done.stdout for verb in ("optimize", "demo", "doctor", "run", "bench", "check", "report"))
+    assert all(
+        verb in done.stdout for verb in ("optimize", "demo", "doctor", "size", "run", "bench", "check", "report")
+    )
     assert min(times) < 1.0  # the published figure is measured on an idle machine; this catches a heavy import
 
 
@@ -96,3 +98,33 @@ def test_a_failed_prediction_leaves_no_file(tmp_path: Path) -> None:
     done = hasten("run", str(tmp_path), "--data", str(tmp_path / "rows.csv"), "--out", str(tmp_path / "p.jsonl"))
     assert done.returncode == 2
     assert {p.name for p in tmp_path.iterdir()} == {"rows.csv"}
+
+
+def test_size_answers_in_json_and_writes_its_page(tmp_path: Path) -> None:
+    words = ["--task", "chat", "--requests-per-s", "5", "--hardware", "l4", "--models", "llama-3.2-1b,llama-3.2-3b"]
+    done = hasten("size", *words, "--slo", "tpot_ms<=50", "--out", tmp_path / "page.html", "--json")
+    assert done.returncode == 0, done.stderr
+    data = json.loads(done.stdout)
+    assert data["sentence"].startswith("DEPLOY Llama 3.2 1B")
+    assert "<html" in (tmp_path / "page.html").read_text()
+    none = hasten("size", *words, "--slo", "tpot_ms<=0.01")
+    assert none.returncode == 1
+    assert "NOTHING HOLDS" in none.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ((), "no task"),
+        (("--task", "chat", "--hardware", "h2000"), "did you mean h200"),
+        (("--task", "chat", "--slo", "tpot_ms<=1parsec"), "unknown unit"),
+        (("--task", "chat", "--params", "7 billion"), "params is"),
+        (("--task", "chat", "--spec", "nowhere.toml"), "nowhere.toml"),
+    ],
+)
+def test_size_explains_what_it_cannot_understand(words: tuple[str, ...], message: str) -> None:
+    done = hasten("size", *words)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert "to do:" in done.stderr
+    assert "Traceback" not in done.stderr

@@ -30,7 +30,8 @@ class Entry:
     """Where a pass is: its module, config class and function, and its place in the canonical order.
 
     ``slot`` is what only one pass of a recipe can have: ``"weights"``, the values that the matrices end up with.
-    ``stored`` says that it only changes what torch stores: no exporter makes anything of it. ``needs`` are libraries of
+    ``stored`` says that it only changes what torch stores: no exporter makes anything of it. ``alone``: a recovery that
+    helps a model that was not cut, too. ``again``: a second time it goes on where it ended. ``needs`` are libraries of
     the extra ``peft``.
     """
 
@@ -40,7 +41,14 @@ class Entry:
     function: str
     slot: str | None = None
     stored: bool = False
+    alone: bool = False
+    again: bool = False
     needs: tuple[str, ...] = ()
+
+    @property
+    def teaches(self) -> bool:
+        """Does it train the shape as it will be, whatever numbers it is rounded to after it?"""
+        return self.step == "recovery" and self.slot is None
 
 
 _W = "weights"
@@ -56,11 +64,21 @@ PASSES: Mapping[str, Entry] = {
     "random_units": Entry("structure", "hasten.passes.random_units", "RandomUnitsConfig", "prune_random_units"),
     "narrow": Entry("structure", "hasten.passes.narrowing", "NarrowConfig", "narrow"),
     "low_rank": Entry("structure", "hasten.passes.low_rank", "LowRankConfig", "factorise"),
-    "distill": Entry("recovery", "hasten.passes.distillation", "DistillConfig", "distill"),
+    "distill": Entry("recovery", "hasten.passes.distillation", "DistillConfig", "distill", again=True),
     "progressive": Entry("recovery", "hasten.passes.progressive", "ProgressiveConfig", "distill_progressively"),
-    "lora": Entry("recovery", "hasten.passes.lora", "LoraConfig", "train_lora", needs=("peft",)),
-    "qlora": Entry("recovery", "hasten.passes.qlora", "QLoraConfig", "train_qlora", needs=("peft", "bitsandbytes")),
-    "prefix": Entry("recovery", "hasten.passes.prefix", "PrefixConfig", "tune_prefix", needs=("peft",)),
+    "lora": Entry(
+        "recovery", "hasten.passes.lora", "LoraConfig", "train_lora", alone=True, again=True, needs=("peft",)
+    ),
+    "qlora": Entry(
+        "recovery",
+        "hasten.passes.qlora",
+        "QLoraConfig",
+        "train_qlora",
+        alone=True,
+        again=True,
+        needs=("peft", "bitsandbytes"),
+    ),
+    "prefix": Entry("recovery", "hasten.passes.prefix", "PrefixConfig", "tune_prefix", alone=True, needs=("peft",)),
     "qat": Entry("recovery", "hasten.passes.qat", "QatConfig", "train_quantized", _W),
     "magnitude": Entry(
         "numbers", "hasten.passes.magnitude_weights", "MagnitudeConfig", "prune_magnitude", "weights", stored=True

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from hasten.passes import PASSES
 from hasten.pipeline.jobs import CheckpointFacts
 from hasten.pipeline.request import Request
-from hasten.pipeline.shapes import AGAIN, TEACHING, Menu
+from hasten.pipeline.shapes import Menu
 from hasten.plan.choose import gain, is_tuned_baseline, latest, may_pass, searched
 from hasten.plan.ladder import nearly
 from hasten.records import Config, Recipe, Trial
@@ -92,8 +92,8 @@ class Compression:
         their grid: the shape may do, and the rounding not."""
         known = {r.id: r for r in rungs}
         missed = [t for t in latest(searched(trials)) if t.recipe_id in known and nearly(t, self.request.budget)]
-        taught = [r for t in missed if (r := known[t.recipe_id]).passes[-1].kind in TEACHING]
-        longer = [(r, r.passes[-1]) for r in taught if r.passes[-1].kind in AGAIN]
+        taught = [r for t in missed if PASSES[(r := known[t.recipe_id]).passes[-1].kind].teaches]
+        longer = [(r, r.passes[-1]) for r in taught if PASSES[r.passes[-1].kind].again]
         on_grid = [(r, qat) for r in taught if getattr(r.runtime, "grid", None)]
         return [replace(r, passes=(*r.passes, more)) for r, more in (*longer, *on_grid)]
 

@@ -15,13 +15,6 @@ from hasten.records import Config
 
 Shape = tuple[Config, ...]
 
-# They train the shape as it will be, each in its own way; QAT comes on top of them.
-TEACHING = ("distill", "progressive", "lora", "qlora", "prefix")
-# Of these, the ones that go on where they ended when they come a second time.
-AGAIN = ("distill", "lora", "qlora")
-# They change a model that was not cut, too.
-_ALONE = ("lora", "qlora", "prefix", "qat")
-
 
 @dataclass(frozen=True, slots=True)
 class Menu:
@@ -73,8 +66,8 @@ class Menu:
 
     def _recoveries(self, count: int, *, cut: bool) -> list[Shape]:
         """The ways in which a shape is taught; nothing at all where none is named, and where nothing was cut."""
-        kinds = [k for k in TEACHING if self.allows(k)] if self.named else ["distill"]
-        taught = [(one,) for k in kinds if (cut or k in _ALONE) and (one := self._teaching(k, count)) is not None]
+        kinds = [k for k, e in PASSES.items() if e.teaches and self.allows(k)] if self.named else ["distill"]
+        taught = [(one,) for k in kinds if (cut or PASSES[k].alone) and (one := self._teaching(k, count)) is not None]
         ways: list[Shape] = list(taught)
         if "qat" in self.named:
             ways = [(*way, self.qat()) for way in ways] or [(self.qat(),)]

@@ -1,29 +1,23 @@
 """The report as one self-contained HTML page.
 
-Takes the verdict and the trials, gives a file that makes no network request: style,
-script and data stand inside, and the page's own content policy forbids the rest.
-Texts from the user's data are hostile here: all go through Jinja's escaping, and the
-charts' data through :func:`_script_json`.
+Takes the verdict and the trials, gives a file in the common frame (:mod:`hasten.report.frame`).
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from hasten import __version__
-from hasten.ledger import plain
 from hasten.plan.choose import pareto
 from hasten.plan.cost import prediction_error
-from hasten.records import Interval, MissingDependency, Trial, Verdict, Workload
+from hasten.records import Interval, Trial, Verdict, Workload
 from hasten.report import plots, quantities, view
 from hasten.report import steps as stepwise
 from hasten.report.atomic import write_atomically
+from hasten.report.frame import render
 
 FILE_NAME = "report.html"
-_HERE = Path(__file__).parent
 _FLIPS_SHOWN = 10
 _FLIP_CHARACTERS = 300
 
@@ -57,12 +51,13 @@ def render_html(
     workload: Workload | None = None,
 ) -> str:
     """The page as text; arguments as in :func:`write_html`."""
-    from markupsafe import Markup
-
     figures = _figures(verdict, trials, samples=samples or {})
     steps = stepwise.steps(verdict, trials)
-    template = _environment().get_template("page.html.j2")
-    page: str = template.render(
+    return render(
+        "page.html.j2",
+        filters=_FILTERS,
+        figures=figures,
+        strip=strip,
         v=verdict,
         title=title or f"hasten: {verdict.source}",
         headline=view.headline(verdict),
@@ -77,17 +72,11 @@ def render_html(
         forecast_error=prediction_error(trials),
         front={t.recipe_id for t in pareto(trials)},
         method=view.method(verdict, workload),
-        plot_ids=tuple(figures),
         unplotted=plots.unplotted(verdict, trials),
         raw_samples=bool(samples),
         command=command,
         flips_shown=_FLIPS_SHOWN,
-        version=__version__,
-        style=Markup((_HERE / "page.css").read_text(encoding="utf-8")),
-        figures=Markup(_script_json(figures)),
-        plotly=Markup(_plotly_script()),
     )
-    return page
 
 
 def _figures(
@@ -119,59 +108,15 @@ def strip(interval: Interval, *, neutral: float, bound: float | None = None) -> 
     }
 
 
-def _environment() -> Any:
-    try:
-        from jinja2 import Environment, FileSystemLoader, StrictUndefined
-    except ImportError as error:
-        raise MissingDependency("jinja2", extra="optimize") from error
-    environment = Environment(
-        loader=FileSystemLoader(_HERE),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    q = quantities
-    environment.filters |= {
-        "ms": q.ms, "size": q.size, "points": q.points, "quality": q.quality, "times": q.times,
-        "times_interval": q.times_interval, "points_interval": q.points_interval, "duration": q.duration,
-        "times_range": q.times_range, "points_range": q.points_range, "typeset": _typeset,
-        "metric_name": view.metric_name, "sentence_case": _sentence_case,
-        "check": q.check_words, "clip": _clip, "pretty": _pretty,
-    }  # fmt: skip
-    environment.globals["strip"] = strip
-    return environment
-
-
-def _sentence_case(text: str) -> str:
-    return text[:1].upper() + text[1:]
-
-
-def _typeset(text: str) -> str:
-    """Arrows drawn, and never at the start of a line."""
-    return text.replace(" -> ", "\u00a0\u2192 ")
-
-
 def _clip(text: str) -> str:
     """A row's text, shortened: the whole of it stands in verdict.json."""
     return text if len(text) <= _FLIP_CHARACTERS else text[:_FLIP_CHARACTERS] + " ..."
 
 
-def _pretty(data: Any) -> str:
-    return json.dumps(plain(data), indent=2)
-
-
-def _script_json(data: Any) -> str:
-    """JSON that may stand inside a script element: no text in it can close the element or open a comment."""
-    text = json.dumps(plain(data), allow_nan=False, separators=(",", ":"))
-    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
-
-
-def _plotly_script() -> str:
-    try:
-        from plotly.offline import get_plotlyjs
-    except ImportError as error:
-        raise MissingDependency("plotly", extra="optimize") from error
-    script: str = get_plotlyjs()
-    assert "</script" not in script.lower(), "the plotting script would close its own element"
-    return script
+_FILTERS: Mapping[str, Any] = {
+    "ms": quantities.ms, "size": quantities.size, "points": quantities.points, "quality": quantities.quality,
+    "times": quantities.times, "times_interval": quantities.times_interval,
+    "points_interval": quantities.points_interval, "duration": quantities.duration,
+    "times_range": quantities.times_range, "points_range": quantities.points_range, "check": quantities.check_words,
+    "metric_name": view.metric_name, "clip": _clip,
+}  # fmt: skip

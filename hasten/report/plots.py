@@ -48,8 +48,8 @@ def pareto(verdict: Verdict, trials: Sequence[Trial]) -> Figure:
         data.append(_markers(rejected, name="rejected"))
     named = [p for p in points if p["role"]]
     data += [_role(p) for p in named]
-    x_type = _axis_type([p["x"] for p in points])
-    layout = _layout(x="latency p50, ms", y="quality drop, points", x_type=x_type)
+    x_type = axis_type([p["x"] for p in points])
+    layout = layout_of(x="latency p50, ms", y="quality drop, points", x_type=x_type)
     layout["xaxis"]["range"] = _range_with_names([p["x"] for p in points], x_type=x_type)
     layout["shapes"] = _bounds(verdict)
     layout["hovermode"] = "closest"
@@ -65,7 +65,7 @@ def latency(verdict: Verdict, samples: Mapping[str, Sequence[float]]) -> Figure:
         if curve is not None:
             data += _distribution(name, side, *curve)
     times = [x for trace in data for x in trace["x"]]
-    layout = _layout(x="latency, ms", y="requests answered, %", x_type=_axis_type(times))
+    layout = layout_of(x="latency, ms", y="requests answered, %", x_type=axis_type(times))
     layout["yaxis"] |= {"range": [0, 101], "tickvals": [0, 25, 50, 75, 90, 95, 100]}
     layout["hovermode"] = "closest"
     return {"data": data, "layout": layout}
@@ -237,13 +237,13 @@ def _range_with_names(values: Sequence[float], *, x_type: str) -> list[float]:
     return [ends[0] - 0.2 * span, ends[1] + 0.12 * span]
 
 
-def _axis_type(values: Sequence[float]) -> str:
+def axis_type(values: Sequence[float]) -> str:
     """A logarithmic axis where the fastest is several times faster than the slowest."""
     positive = [v for v in values if v > 0]
     return "log" if len(positive) == len(values) > 0 and max(positive) / min(positive) > 4 else "linear"
 
 
-def _layout(*, x: str, y: str, x_type: str) -> Figure:
+def layout_of(*, x: str, y: str, x_type: str) -> Figure:
     axis = {"automargin": True, "showline": False, "zeroline": False, "ticks": "", "fixedrange": False}
     return {
         "autosize": True, "height": 420, "margin": {"l": 48, "r": 16, "t": 8, "b": 44},

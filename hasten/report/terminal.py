@@ -45,12 +45,12 @@ def render_terminal(
     _print_lines(console, "What each step bought and cost", [f"- {line}" for line in verdict.steps])
     _print_lines(console, "What a looser budget would buy", [f"- {line}" for line in verdict.relaxations])
     if next_command:
-        console.print(_text("Next:", style="bold"))
+        console.print(plain_text("Next:", style="bold"))
         # A command that is wrapped or coloured cannot be copied.
-        console.print(_text(f"  {next_command}"), soft_wrap=True)
+        console.print(plain_text(f"  {next_command}"), soft_wrap=True)
 
 
-def _text(content: str, *, style: str = "") -> Text:
+def plain_text(content: str, *, style: str = "") -> Text:
     """Plain text: no markup; characters that could rewrite the screen are replaced."""
     from rich.text import Text
 
@@ -63,15 +63,15 @@ def _verdict_panel(verdict: Verdict) -> Panel:
 
     headline = view.headline(verdict)
     tone = _TONES[verdict.outcome]
-    body = _text(f"{_SIGNS[verdict.outcome]} {headline.head.upper()}\n", style=f"bold {tone}")
-    body.append_text(_text(headline.rest, style="default not bold"))
+    body = plain_text(f"{_SIGNS[verdict.outcome]} {headline.head.upper()}\n", style=f"bold {tone}")
+    body.append_text(plain_text(headline.rest, style="default not bold"))
     if verdict.speedup_vs_tuned is not None and verdict.tuned_baseline.recipe_id != verdict.baseline.recipe_id:
         against = f"\nAgainst tuned torch: {q.times_interval(verdict.speedup_vs_tuned)}"
-        body.append_text(_text(against, style="default not bold"))
+        body.append_text(plain_text(against, style="default not bold"))
     if verdict.interrupted:
         stopped = "\nThe search was stopped before it was through; this holds for what was tried."
-        body.append_text(_text(stopped, style="default not bold"))
-    return Panel(body, title=_text(f"{verdict.task}: {verdict.source}"), border_style=tone, padding=(0, 1))
+        body.append_text(plain_text(stopped, style="default not bold"))
+    return Panel(body, title=plain_text(f"{verdict.task}: {verdict.source}"), border_style=tone, padding=(0, 1))
 
 
 def _table(title: str) -> Table:
@@ -86,10 +86,10 @@ def _comparison(verdict: Verdict) -> Table:
     table.add_column("")
     for name, _ in view.sides(verdict):
         table.add_column(name, justify="right")
-    labels = [_text(side.label, style="dim") for _, side in view.sides(verdict)]
-    table.add_row(_text("recipe", style="dim"), *labels)
+    labels = [plain_text(side.label, style="dim") for _, side in view.sides(verdict)]
+    table.add_row(plain_text("recipe", style="dim"), *labels)
     for line in view.comparison(verdict):
-        table.add_row(line.name, *map(_text, line.cells))
+        table.add_row(line.name, *map(plain_text, line.cells))
     return table
 
 
@@ -108,7 +108,7 @@ def _candidates(verdict: Verdict, candidates: Sequence[Trial]) -> Table:
         picked = trial.recipe_id == chosen_id
         table.add_row(
             ">" if picked else "*" if trial.recipe_id in front else "",
-            _text(trial.label, style="bold" if picked else ""),
+            plain_text(trial.label, style="bold" if picked else ""),
             q.ms(figures.latency_ms.p50 if figures.latency_ms else None),
             q.times(trial.speedup.estimate if trial.speedup else None),
             q.points(trial.quality_drop_pt.estimate if trial.quality_drop_pt else None),
@@ -125,7 +125,7 @@ def _rejected(fallen: Sequence[Trial]) -> Table:
     table.add_column("why", overflow="fold", ratio=3)
     for trial in fallen:
         where = trial.rejected_at or trial.stage
-        table.add_row(_text(trial.label), _text(where), _text(trial.reason or "no reason was recorded"))
+        table.add_row(plain_text(trial.label), plain_text(where), plain_text(trial.reason or "no reason was recorded"))
     return table
 
 
@@ -152,16 +152,16 @@ def _flip_lines(verdict: Verdict) -> list[str]:
 def _print_lines(console: Console, title: str, lines: Sequence[str]) -> None:
     if not lines:
         return
-    console.print(_text(title, style="bold"))
+    console.print(plain_text(title, style="bold"))
     for line in lines:
-        console.print(_text(line), highlight=False)
+        console.print(plain_text(line), highlight=False)
     console.print()
 
 
 def _print_where(verdict: Verdict, console: Console) -> None:
     host, splits = verdict.host, verdict.splits
     console.print(
-        _text(
+        plain_text(
             f"Measured on {host.cpu}, {host.threads} threads, in {q.duration(verdict.elapsed_s)}; "
             f"rows: {splits.calibration} calibration, {splits.selection} selection, {splits.test} final test "
             f"(seed {splits.seed}). Intervals are 95 %.",

@@ -1,0 +1,75 @@
+"""The command line: thin verbs over the Python API.
+
+Takes arguments, prints for people on stdout (progress on stderr) or, with ``--json``,
+one machine-readable object. Exit codes: 0 done (for ``check``: passed), 1 regression
+or budget not met, 2 bad input, 70 a fault of hasten's own, 130 interrupted. Heavy imports stay inside the verbs,
+so ``hasten --help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import traceback
+from contextlib import suppress
+
+import click
+
+from hasten import __version__
+from hasten.cli.bundles import bench, check, doctor, report, run
+from hasten.cli.search import demo, optimize
+from hasten.cli.sizing import size
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="hasten")
+def cli() -> None:
+    """Find the fastest Transformer that provably still passes, on your hardware.
+
+    \b
+    Start here:
+      hasten demo                        the main job on an embedded model, in minutes
+      hasten doctor                      what this machine offers, and what is missing
+      hasten size --task chat ...        what to deploy, where, at what cost, before anything is built
+      hasten optimize MODEL --task text-classification --data rows.csv
+                      --budget "quality_drop<=1%, p95_ms<=20" --time 10m --out out/
+    """
+
+
+for verb in (optimize, demo, doctor, size, run, bench, check, report):
+    cli.add_command(verb)
+
+
+def main() -> None:
+    """Entry point: user errors become a message and their exit code, never a traceback."""
+    from hasten.records import HastenError
+
+    try:
+        cli.main(standalone_mode=False)
+    except click.exceptions.Abort:
+        _fail("interrupted", 130)
+    except KeyboardInterrupt:
+        _fail("interrupted; the same command continues where this one stopped", 130)
+    except click.ClickException as error:
+        if "--json" not in sys.argv:
+            error.show()
+            sys.exit(error.exit_code)
+        _fail(error.format_message(), error.exit_code)
+    except HastenError as error:
+        _fail(str(error), error.exit_code)
+    except BrokenPipeError:
+        sys.stderr.close()
+        sys.exit(141)
+    except OSError as error:
+        _fail(f"{error}\n  to do: check that the disk has space and the folder may be written", 2)
+    except Exception as error:
+        traceback.print_exc()
+        _fail(f"{type(error).__name__}: {error}\n  this is a fault of hasten, not of your input; please report it", 70)
+
+
+def _fail(message: str, code: int) -> None:
+    click.echo(f"error: {message}", err=True)
+    if "--json" in sys.argv:
+        with suppress(OSError):  # stdout may be what failed
+            click.echo(json.dumps({"error": message, "exit_code": code}))
+    sys.exit(code)

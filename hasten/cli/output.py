@@ -1,0 +1,70 @@
+"""How verbs print: for people, or one JSON object; progress on stderr."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+
+def names(text: str | None) -> tuple[str, ...] | None:
+    return None if text is None else tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def reporter() -> Any:
+    """A live bar on a terminal, plain lines elsewhere; always on stderr."""
+    from contextlib import nullcontext
+
+    from rich.console import Console
+
+    from hasten.pipeline.progress import Bar, Lines
+
+    console = Console(stderr=True)
+    if console.is_terminal:
+        return Bar(console)
+    return nullcontext(Lines(lambda text: click.echo(text, err=True)))
+
+
+def stdout() -> Any:
+    from rich.console import Console
+
+    return Console()
+
+
+def emit(value: Any) -> None:
+    click.echo(json.dumps(value, default=str))
+
+
+def emit_lines(records: Any, *, out: Path | None, as_json: bool) -> None:
+    """JSONL to a file (whole or not at all) or stdout; with --json a single object."""
+    if out is not None:
+        count = _write_lines(records, out)
+        emit({"out": str(out), "n": count}) if as_json else click.echo(f"wrote {count} predictions to {out}", err=True)
+    elif as_json:
+        found = list(records)
+        emit({"predictions": found, "n": len(found)})
+    else:
+        for record in records:
+            click.echo(json.dumps(record, ensure_ascii=False))
+
+
+def _write_lines(records: Any, out: Path) -> int:
+    """The whole file or nothing; how many records it holds."""
+    part = out.with_name(out.name + ".part")
+    try:
+        with part.open("w", encoding="utf-8") as stream:
+            count = sum(bool(stream.write(json.dumps(r, ensure_ascii=False) + "\n")) for r in records)
+        part.replace(out)
+    finally:
+        part.unlink(missing_ok=True)
+    return count
+
+
+def show_result(result: Any, *, as_json: bool) -> None:
+    emit(result.to_dict()) if as_json else result.show(stdout())
+    if result.verdict.interrupted:
+        sys.exit(130)
+    sys.exit(1 if result.verdict.outcome == "not_met" else 0)

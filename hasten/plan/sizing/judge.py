@@ -1,0 +1,272 @@
+"""Does an option hold the bounds, with how many machines, and at what cost?
+
+Takes an option and the request, gives an :class:`Assessment`, or a :class:`~hasten.plan.sizing.options.Ruling` that
+says which bound it breaks, by how much, and what would help. Latencies are those of the request's percentile at the
+load of one replica.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from hasten.plan.sizing import economics, scores
+from hasten.plan.sizing.batching import Flow
+from hasten.plan.sizing.figures import Figure, predicted
+from hasten.plan.sizing.load import Replica, bare_latency_ms, replica_of
+from hasten.plan.sizing.memory import Memory
+from hasten.plan.sizing.options import LOAD, REACH, SIZE, SPEED, WHOLE, Option, Ruling
+from hasten.plan.sizing.spec import SizingRequest
+
+_MOST_MACHINES = 10_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Assessment:
+    """What it takes to serve the request. ``figures`` are keyed by the names of bounds; ``capacity_per_s`` is what one
+    replica bears within the latency bounds, ``load`` the share of its time that it is busy; ``missed`` are preferred
+    bounds that do not hold. On the edge every user has a replica."""
+
+    option: Option
+    replicas: int
+    capacity_per_s: Figure
+    load: float
+    running: float
+    memory: Memory
+    largest_batch: int
+    largest_context: int
+    figures: Mapping[str, Figure]
+    quality: Mapping[str, Figure]
+    missed: tuple[str, ...]
+
+    @property
+    def machines(self) -> int:
+        return self.replicas * self.option.devices
+
+    @property
+    def usd_per_month(self) -> float:
+        return self.figures["usd_per_month"].value
+
+
+@dataclass(frozen=True)
+class Prospect:
+    """An option that breaks no bound by itself. ``at_least`` is what it must cost or take at the least, in the unit
+    that the setting orders by (US dollars a month; milliseconds on the edge): known before any queue is solved."""
+
+    option: Option
+    request: SizingRequest
+    replica: Replica
+    quality: Mapping[str, Figure]
+    at_least: float
+
+
+def looked_at(option: Option, request: SizingRequest) -> Prospect | Ruling:
+    """A first look: reach, scores, memory, and one request alone."""
+    quality = scores.of(option, request)
+    ruling = _out_of_reach(option, request) or scores.broken(option, request, quality)
+    ruling = ruling or _too_large(option, request) or _too_slow(option, request)
+    if ruling is not None:
+        return ruling
+    replica = replica_of(option, request)
+    if request.setting == "edge":
+        at_least = bare_latency_ms(option, request)["latency_ms"]
+    else:
+        at_least = _usd_per_month(option, _replicas_at(option, request, replica.ceiling_per_s))
+    return Prospect(option, request, replica, quality, at_least)
+
+
+def judge(option: Option, request: SizingRequest) -> Assessment | Ruling:
+    """The fewest replicas with which every hard bound holds, or why there are none."""
+    found = looked_at(option, request)
+    return found if isinstance(found, Ruling) else judged(found)
+
+
+def judged(prospect: Prospect) -> Assessment | Ruling:
+    """The same after the first look."""
+    option, request, replica = prospect.option, prospect.request, prospect.replica
+    found = _replicas(option, request, replica)
+    if isinstance(found, Ruling):
+        return found
+    if found * option.devices > _MOST_MACHINES:
+        reason = f"{found * option.devices:,} of {option.device.name} would be needed"
+        miss = found * option.devices / _MOST_MACHINES
+        return Ruling(option, "machines", reason, miss, "a smaller model or faster hardware", LOAD)
+    assessed = _assessed(prospect, found)
+    return _beyond_bounds(assessed, request) or assessed
+
+
+# ------------------------------------------------------------------ how many
+
+
+def _replicas_at(option: Option, request: SizingRequest, rate: float) -> int:
+    """Of a capacity of ``rate`` each: one a user on the edge, else as many as the load takes with its headroom."""
+    if option.device.kind == "edge":
+        return max(1, math.ceil(request.requests_per_s * 3600 / request.edge_requests_per_h))
+    return economics.machines_for(request.requests_per_s, rate, request.headroom)
+
+
+def _replicas(option: Option, request: SizingRequest, replica: Replica) -> int | Ruling:
+    if option.device.kind != "edge":
+        found = replica.fewest(request.requests_per_s, request.headroom)
+        return _busy(option, replica) if found is None else found
+    bears = replica.most_per_s() * 3600
+    if bears == 0.0:
+        return _busy(option, replica)
+    if bears < request.edge_requests_per_h:
+        reason = f"one device bears {bears:.3g} requests an hour, its user sends {request.edge_requests_per_h:g}"
+        miss = request.edge_requests_per_h / bears - 1
+        return Ruling(option, "load", reason, miss, "a smaller model, or fewer requests", LOAD)
+    return _replicas_at(option, request, bears)
+
+
+# ------------------------------------------------------------------ what rules an option out
+
+
+def _out_of_reach(option: Option, request: SizingRequest) -> Ruling | None:
+    """Units that the device does not have; a network that is not there."""
+    device = option.device
+    if not device.supports(option.precision):
+        reason = f"{device.name} has no {option.precision}"
+        return Ruling(option, "precision", reason, math.inf, "another precision", REACH)
+    if request.offline and device.kind != "edge" and request.setting != "enterprise":
+        remedy = "an edge device, or --setting enterprise for machines in the house"
+        return Ruling(option, "offline", f"there is no network to reach {device.name}", math.inf, remedy, REACH)
+    return None
+
+
+def _too_large(option: Option, request: SizingRequest) -> Ruling | None:
+    shape, place = option.shape, option.place(request)
+    tokens = {"encoder": request.input_tokens, "encoder-decoder": request.output_tokens}.get(
+        shape.kind, request.context
+    )
+    if shape.max_context and tokens > shape.max_context:
+        reason = f"{shape.title} takes {shape.max_context:,} tokens, {tokens:,.0f} are asked"
+        remedy = "shorter requests, or a model with a longer context"
+        return Ruling(option, "context", reason, tokens / shape.max_context - 1, remedy, SIZE)
+    held = place.needed(context=request.context, sequences=1).total
+    if held <= place.room_bytes:
+        return None
+    reason = (
+        f"{held / 1e9:.1f} GB are needed and {place.room_bytes / 1e9:.1f} GB may be used on "
+        f"{option.devices} x {option.device.name}"
+    )
+    return Ruling(option, "memory", reason, held / place.room_bytes - 1, _what_fits(option, request, held), SIZE)
+
+
+def _what_fits(option: Option, request: SizingRequest, held: float) -> str:
+    """Fewer bits, more devices, or a smaller model, whichever is least."""
+    place = option.place(request)
+    few = replace(place, precision="int4").needed(context=request.context, sequences=1).total
+    if few <= place.room_bytes < held and option.precision != "int4":
+        return "weights in int4"
+    bounded = place.room_bytes < option.device.usable_bytes * option.devices
+    if option.device.kind == "gpu" and not bounded:
+        return f"{math.ceil(few / option.device.usable_bytes)} of them together with weights in int4"
+    return f"a model of {place.room_bytes / few:.0%} of its size"
+
+
+def _too_slow(option: Option, request: SizingRequest) -> Ruling | None:
+    """Bounds that one request alone breaks, with nothing else on the device."""
+    bare = bare_latency_ms(option, request)
+    for bound in request.bounds:
+        if bound.metric not in bare or bound.holds(bare[bound.metric]):
+            continue
+        value = bare[bound.metric]
+        reason = f"{bound.metric} is {value:.3g} ms for one request alone and {bound.text} is asked"
+        if option.draft is None:
+            reason += "; " + _physics(bare_latency_ms(option, request, physical=True)[bound.metric], bound.value)
+        remedy = "a smaller model, fewer bits, or more bandwidth"
+        return Ruling(option, bound.metric, reason, value / bound.value - 1, remedy, SPEED)
+    return None
+
+
+def _physics(floor_ms: float, bound_ms: float) -> str:
+    if floor_ms > bound_ms:
+        return f"even at its peak the hardware takes {floor_ms:.3g} ms"
+    return f"its peaks would allow {floor_ms:.3g} ms"
+
+
+def _busy(option: Option, replica: Replica) -> Ruling:
+    """One request alone would hold, but the percentile does not even at a small load: lengths and luck vary."""
+    request = replica.request
+    flow = replica.flow(replica.ceiling_per_s / 4096)
+    times = {} if flow is None else replica.latencies(flow)
+    late = [(times[b.metric].value / b.value - 1, b) for b in replica.bounds if b.metric in times]
+    miss, bound = max(late, key=lambda one: one[0], default=(math.inf, None))
+    if bound is None:
+        return Ruling(option, "load", "requests pile up at any load", math.inf, "a smaller model", LOAD)
+    reason = (
+        f"{bound.metric} is {times[bound.metric].value:.3g} ms at p{request.percentile:g} even at a small load, "
+        f"{bound.text} is asked"
+    )
+    return Ruling(
+        option, bound.metric, reason, max(miss, 0.0), "a looser bound, a lower percentile, or more speed", LOAD
+    )
+
+
+def _beyond_bounds(found: Assessment, request: SizingRequest) -> Ruling | None:
+    """Bounds on what is known only of the whole: money, energy, machines."""
+    for bound in request.bounds:
+        figure = found.figures.get(bound.metric)
+        if figure is not None and not bound.holds(figure.value):
+            reason = f"{bound.metric} would be {figure.value:,.4g}, {bound.text} is asked"
+            remedy = "a smaller model, fewer bits, or cheaper hardware"
+            return Ruling(found.option, bound.metric, reason, figure.value / bound.value - 1, remedy, WHOLE)
+    return None
+
+
+# ------------------------------------------------------------------ what it takes
+
+
+def _assessed(prospect: Prospect, replicas: int) -> Assessment:
+    option, request, replica = prospect.option, prospect.request, prospect.replica
+    own = request.edge_requests_per_h / 3600 if option.device.kind == "edge" else request.requests_per_s / replicas
+    pooled = replica.encodes and not replica.gathers and option.device.kind != "edge"
+    flow = replica.flow(request.requests_per_s, replicas) if pooled else replica.flow(own)
+    assert flow is not None
+    place = option.place(request)
+    memory = place.needed(context=request.context, sequences=max(1.0, flow.crowd))
+    figures = {
+        **replica.latencies(flow),
+        **_costs(option, request, replicas=replicas, own=own, flow=flow),
+        "memory_bytes": predicted(memory.total, "weights, cache, activations and runtime at the usual peak"),
+    }
+    missed = tuple(b.text for b in request.preferred if b.metric in figures and not b.holds(figures[b.metric].value))
+    capacity = predicted(
+        own / flow.load if pooled else replica.most_per_s(), replica.source, error=replica.engine.error
+    )
+    return Assessment(
+        option=option, replicas=replicas, capacity_per_s=capacity,
+        load=flow.load, running=flow.running, memory=memory,
+        largest_batch=place.largest_batch(context=request.context), largest_context=place.largest_context(),
+        figures=figures, quality=prospect.quality, missed=missed,
+    )  # fmt: skip
+
+
+def _usd_per_month(option: Option, replicas: int) -> float:
+    return replicas * option.devices * option.device.usd_per_h.value * economics.HOURS_A_MONTH
+
+
+def _costs(option: Option, request: SizingRequest, *, replicas: int, own: float, flow: Flow) -> dict[str, Figure]:
+    """Money, energy and carbon of all machines. A user's own device is paid for, and idles, whatever is asked of it: it
+    costs its price and the energy of its work."""
+    device, rate, month = option.device, request.requests_per_s, _usd_per_month(option, replicas)
+    month_s = economics.HOURS_A_MONTH * 3600
+    edge = device.kind == "edge"
+    tokens = request.input_tokens + (0.0 if option.shape.kind == "encoder" else request.output_tokens)
+    joules = economics.energy_j(
+        device.watts.value * option.devices, busy_s=flow.load / own, load=flow.load,
+        idle_share=0.0 if edge else request.idle_share,
+    )  # fmt: skip
+    pue = 1.0 if edge else request.pue
+    carbon_kg = economics.carbon_g(joules, pue=pue, g_per_kwh=request.carbon_g_kwh) * rate * month_s / 1000
+    priced, powered = device.usd_per_h.source, device.watts.source
+    return {
+        "machines": predicted(replicas * option.devices, "replicas x devices, with headroom"),
+        "usd_per_month": predicted(month, f"730 hours; {priced}"),
+        "usd_per_request": predicted(month / (rate * month_s), priced),
+        "usd_per_mtok": predicted(month / (rate * tokens * month_s) * 1e6, priced),
+        "energy_j": predicted(joules, f"{powered}; idle share {0.0 if edge else request.idle_share:g}"),
+        "co2_kg_per_month": predicted(carbon_kg, f"{request.carbon_g_kwh:g} g/kWh, PUE {pue:g}"),
+    }

@@ -1,0 +1,150 @@
+"""Right-sizing as rows and short texts, the same in the terminal and on the page. Takes a Sizing, knows no layout."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from hasten.plan.sizing.advice import why
+from hasten.plan.sizing.answer import Checked, Sizing
+from hasten.plan.sizing.figures import Figure
+from hasten.plan.sizing.judge import Assessment
+from hasten.plan.sizing.shapes import readable
+from hasten.report import quantities as q
+
+# The mark of a figure's kind, and what it means.
+KINDS = {
+    "measured": "measured here",
+    "predicted": "predicted by a model",
+    "published": "published by others",
+    "assumed": "assumed: edit it to yours",
+}
+_SHOWN_RULINGS = 12
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One ranked option in short texts."""
+
+    title: str
+    precision: str
+    hardware: str
+    machines: str
+    first: str
+    token: str
+    whole: str
+    memory: str
+    money: str
+    per_request: str
+    energy: str
+    quality: str
+    missed: tuple[str, ...]
+    features: tuple[str, ...]
+    why: str
+
+
+def encodes(found: Sizing) -> bool:
+    """Are they encoders, which give no tokens?"""
+    best = found.recommendation.best
+    return (best.option.shape.kind if best else found.request.kinds[0]) == "encoder"
+
+
+def rows(found: Sizing) -> list[Row]:
+    """The ranked options."""
+    return [_row(a, found) for a in found.recommendation.ranked]
+
+
+def _row(found: Assessment, sizing: Sizing) -> Row:
+    option, figures = found.option, found.figures
+    many = f"{option.devices} x {option.device.name}" if option.devices > 1 else option.device.name
+    own = "one a user" if option.device.kind == "edge" else f"{found.replicas} x {option.devices}"
+    asked = [b.metric for b in sizing.request.quality] or sorted(found.quality)[:1]
+    scores = ", ".join(
+        f"{name} {found.quality[name].value:.1f}{_mark(found.quality[name])}" for name in asked if name in found.quality
+    )
+    return Row(
+        title=f"{option.shape.title} ({readable(option.shape.total)})", precision=option.precision, hardware=many,
+        machines=own, first=_ms(figures.get("ttft_ms")), token=_ms(figures.get("tpot_ms")),
+        whole=_ms(figures.get("latency_ms")), memory=q.size(found.memory.total),
+        money=f"{figures['usd_per_month'].value:,.0f}", per_request=f"{figures['usd_per_request'].value:.2g}",
+        energy=q.joules(figures["energy_j"].value), quality=scores or q.MISSING, missed=found.missed,
+        features=(*option.features, *option.techniques), why=why(found, sizing.request),
+    )  # fmt: skip
+
+
+def ruled_out(found: Sizing) -> list[str]:
+    """The closest misses, in words."""
+    shown = found.recommendation.ruled_out[:_SHOWN_RULINGS]
+    said = [f"{r.option.label}: {r.reason}; {r.remedy} would help" for r in shown]
+    rest = len(found.recommendation.ruled_out) - len(shown)
+    return [*said, f"and {rest} more"] if rest else said
+
+
+def memory_parts(found: Assessment) -> list[tuple[str, str, str]]:
+    """(name, size, source) of what the best option holds in memory."""
+    parts = ("weights", "cache", "activations", "runtime")
+    figures = [(name, getattr(found.memory, name)) for name in parts]
+    share, name = found.option.device.usable_share.value, found.option.device.name
+    room = f"{share:.0%} of what {found.option.devices} x {name} has"
+    return [
+        *((name, q.size(figure.value), figure.source) for name, figure in figures),
+        ("largest batch", f"{found.largest_batch:,} at the context asked", room),
+        ("longest context", f"{found.largest_context:,} tokens of one request", room),
+    ]
+
+
+def sources(found: Assessment, sizing: Sizing) -> list[tuple[str, str, str, str]]:
+    """(name, value, kind, source) of everything that the best option was computed from."""
+    device, precision = found.option.device, found.option.precision
+    given = {
+        "memory": (device.memory_bytes, q.size(device.memory_bytes.value)),
+        "bandwidth": (device.bandwidth_bytes_s, f"{q.size(device.bandwidth_bytes_s.value)}/s"),
+        f"arithmetic in {precision}": (device.ops(precision), f"{device.ops(precision).value / 1e12:,.3g} T/s"),
+        "power": (device.watts, f"{device.watts.value:g} W"),
+        "price": (device.usd_per_h, f"{device.usd_per_h.value:.4g} USD an hour"),
+    }
+    made: list[tuple[str, str, str, str]] = [(name, text, f.kind, f.source) for name, (f, text) in given.items()]
+    return made + [(name, f"{f.value:,.4g}", f.kind, f.source) for name, f in sizing.assumptions]
+
+
+def checked_errors(points: Sequence[Checked]) -> list[str]:
+    """How far predictions were from what was measured on this host, for each unit."""
+    said = []
+    for unit, name in (("ms", "latency"), ("MB", "memory")):
+        errors = sorted(abs(p.error) for p in points if p.unit == unit)
+        if errors:
+            middle = errors[len(errors) // 2]
+            said.append(f"{name}: {len(errors)} points, median error {middle:.0%}, worst {errors[-1]:.0%}")
+    return said
+
+
+def laws(found: Sizing) -> list[str]:
+    """What scaling laws say of the ranked decoders, a line each."""
+    return [
+        f"{row.model}, {row.tokens / 1e12:.3g}T tokens: loss {row.loss['chinchilla']:.3f} (Chinchilla), "
+        f"{row.loss['epoch']:.3f} (refit); {row.optimal_tokens / 1e12:.3g}T tokens would suit its size, "
+        f"{row.optimal_size / 1e9:.3g}B its computation; int4 costs {row.rounding_nats['int4']:.3f} nats"
+        + (f" (stretched: {row.stretched})" if row.stretched else "")
+        for row in found.laws
+    ]
+
+
+def money(found: Assessment) -> list[str]:
+    """What the choice costs, in every unit."""
+    figures = found.figures
+    return [
+        f"{figures['usd_per_month'].value:,.0f} USD a month, {figures['usd_per_request'].value:.3g} a request, "
+        f"{figures['usd_per_mtok'].value:.3g} a million tokens",
+        f"{q.joules(figures['energy_j'].value)} a request, {figures['co2_kg_per_month'].value:,.3g} kg CO2 a month",
+    ]
+
+
+def _ms(figure: Figure | None) -> str:
+    if figure is None:
+        return q.MISSING
+    value = q.ms(figure.value)
+    return value if figure.error is None else f"{value} ±{figure.error:.0%}"
+
+
+def _mark(figure: Figure) -> str:
+    return "" if figure.kind in ("published", "measured") else f" ({figure.kind})"
