@@ -82,6 +82,7 @@ def test_files_stay_small_and_documented(path: Path) -> None:
         "hasten.runtimes",
         "hasten.tasks",
         "hasten.plan",
+        "hasten.plan.sizing.answer",
         "hasten.bundle",
         "hasten.measure",
     ],

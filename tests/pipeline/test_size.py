@@ -45,7 +45,7 @@ def test_a_checkpoints_folder_is_a_model(tmp_path: Path) -> None:
     (folder / "config.json").write_text(json.dumps(SMALL))
     found = hasten.size(task="chat", models=str(folder), hardware="raspberry-pi-5", slo="tpot_ms<=500")
     assert found.recommendation.best is not None
-    assert found.recommendation.best.option.shape.name == "mine"
+    assert found.recommendation.best.option.shape.name == str(folder)
     with pytest.raises(InputError, match="no model is called"):
         hasten.size(task="chat", models="llama-9")
 
@@ -123,7 +123,7 @@ def test_a_host_is_timed_once_and_then_known(tmp_path: Path, monkeypatch: pytest
 
 def test_this_host_joins_the_hardware_and_shows_its_errors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made_host(monkeypatch, tmp_path / "host.json")
-    found = hasten.size(task="text-classification", slo="latency_ms<=100", this_host=True, models="bert-base-uncased")
+    found = hasten.size(task="text-classification", slo="latency_ms<=2000", this_host=True, models="bert-base-uncased")
     best = found.recommendation.best
     assert best is not None
     assert best.option.device.name == "this-host"
@@ -135,17 +135,11 @@ def test_this_host_joins_the_hardware_and_shows_its_errors(tmp_path: Path, monke
 
 def test_a_random_encoder_is_exported_and_timed(tmp_path: Path) -> None:
     cores = usable_cores()[:1]
-    points = list(
-        this_host.timed(
-            (1, 32, 64, 2),
-            this_host.RUNTIMES["fp32"],
-            precision="fp32",
-            folder=tmp_path / "made",
-            cores=cores,
-            requests=((1, 8), (2, 16)),
-            vocab=100,
-        )  # fmt: skip
-    )
+    made = this_host.timed(
+        (1, 32, 64, 2), this_host.RUNTIMES["fp32"], precision="fp32", folder=tmp_path / "made", cores=cores,
+        requests=((1, 8), (2, 16)), vocab=100,
+    )  # fmt: skip
+    points = list(made)
     assert [(p["rows"], p["tokens"], p["alone"]) for p in points] == [(1, 8, True), (2, 16, False)]
     assert all(p["ms"] > 0 and p["peak_rss_bytes"] > 1e7 and p["bytes"] > 1000 for p in points)
 

@@ -28,7 +28,8 @@ def sizing() -> Sizing:
     )  # fmt: skip
     return answer(
         request, models=MODELS, devices=DEVICES, prices=[read_prices()["gpt-4o-mini"]],
-        checked=[Checked("encoder-2x128 fp32, 1 x 8 tokens", "ms", 0.5, 0.55)], notes=["</script><b>hostile</b> [red]x[/red]"],
+        checked=[Checked("encoder-2x128 fp32, 1 x 8 tokens", "ms", 0.5, 0.55)],
+        notes=["</script><b>hostile</b> [red]x[/red]"],
     )  # fmt: skip
 
 

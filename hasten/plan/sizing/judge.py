@@ -200,9 +200,8 @@ def _busy(option: Option, replica: Replica) -> Ruling:
         f"{bound.metric} is {times[bound.metric].value:.3g} ms at p{request.percentile:g} even at a small load, "
         f"{bound.text} is asked"
     )
-    return Ruling(
-        option, bound.metric, reason, max(miss, 0.0), "a looser bound, a lower percentile, or more speed", LOAD
-    )
+    remedy = "a looser bound, a lower percentile, or more speed"
+    return Ruling(option, bound.metric, reason, max(miss, 0.0), remedy, LOAD)
 
 
 def _beyond_bounds(found: Assessment, request: SizingRequest) -> Ruling | None:

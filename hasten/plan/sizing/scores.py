@@ -66,7 +66,7 @@ def broken(option: Option, request: SizingRequest, quality: Mapping[str, Figure]
         if figure is None:
             unknown = f"no {bound.metric} of {option.shape.title} is published"
             return Ruling(
-                option, bound.metric, unknown, math.inf, "a measurement, or --tokens-trained for MMLU by law,"
+                option, bound.metric, unknown, math.inf, "a measurement, or --tokens-trained for MMLU by law,", SCORE
             )
         if not bound.holds(figure.value):
             reason = f"{bound.metric} is {figure.value:.1f} ({figure.kind}), {bound.text} is asked"

@@ -132,7 +132,7 @@ def test_own_hardware_joins_and_is_checked(tmp_path: Path) -> None:
     path.write_text(text)
     assert read_devices(path)["mine"].title == "My box"
     faults = {
-        text.replace("watts", "wats"): "wats",
+        text.replace("watts", "wats"): "watts",
         text.replace("fp32", "fp16"): "needs fp32",
         text.replace("bandwidth_bytes_s = { value = 1e9", "bandwidth_bytes_s = { value = 0"): "above zero",
         "mine = 3": "is no table",
