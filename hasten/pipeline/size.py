@@ -140,7 +140,7 @@ def _this_host(*, again: bool, say: Reporter) -> tuple[Device, tuple[Checked, ..
         name = shape_of(*point["proportions"], vocab=point["vocab"]).title
         what = f"{name} {point['precision']}, {point['rows']} x {point['tokens']} tokens"
         checked.append(Checked(what, "ms", point["ms"], point["predicted_ms"]))
-        if point["alone"]:
+        if point["memory"]:
             checked.append(Checked(what, "MB", point["peak_rss_bytes"] / 1e6, point["predicted_bytes"] / 1e6))
     return found.device, tuple(checked)
 

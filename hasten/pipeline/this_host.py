@@ -12,6 +12,7 @@ import statistics
 import tempfile
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -48,10 +49,11 @@ SHAPES = (
 )
 # Shapes that are published (MiniLM-L6, DistilBERT): timed, but kept from the fit, to see how far it is off.
 HELD_OUT = ((6, 384, 1536, 12), (6, 768, 3072, 12))
-# (rows, tokens) of a request.
+# (rows, tokens) of a request; the last one holds the most memory.
 REQUESTS = ((1, 8), (1, 24), (1, 64), (1, 192), (4, 32), (8, 96))
 _VOCABULARY = 8192
-_CALLS, _WARM = 15, 3
+_WARM_S, _TIMED_S = 0.4, 0.6
+_FEWEST, _MOST = 10, 100
 _FORM = 1  # of the cache file
 _WATTS = assumed(65.0, "no meter was read; give --hardware-file for your own figure")
 _PRICE = assumed(0.10, "a machine that you own: purchase and power over three years; edit to yours")
@@ -128,8 +130,8 @@ def timed(
     cores: tuple[int, ...], requests: Sequence[tuple[int, int]] = REQUESTS, vocab: int = _VOCABULARY,
     alone: bool = False,
 ) -> Iterator[dict[str, Any]]:  # fmt: skip
-    """Medians of one random encoder's requests, each as plain data. The memory of those that are ``alone`` is that of
-    their own process (all of them, or the first)."""
+    """Medians of one random encoder's requests, each as plain data. ``memory`` marks those whose process held no more
+    than they need: each in one of its own when they are to be ``alone``, else the first and the largest."""
     with Worker.start(cores=cores, threads=len(cores)) as builder:
         size = builder.call(
             "hasten.pipeline.synthetic:export_encoder", proportions=proportions, vocab=vocab, runtime=runtime,
@@ -139,16 +141,23 @@ def timed(
         # The first request of a process tells its memory; more processes than one cost more than they tell.
         if number == 0 or alone:
             worker, facts = _opened(folder / "model", runtime, cores)
-        batches = [_random(rows, tokens, vocab, seed=n, names=facts.input_names) for n in range(_WARM + _CALLS)]
-        worker.time(batches[:_WARM])
-        times = worker.time(batches[_WARM:])
+        times = _steady_ms(worker, partial(_random, rows, tokens, vocab, names=facts.input_names))
         held = worker.stats().peak_rss_bytes
         if alone or number == len(requests) - 1:
             worker.close()
         yield {
             "proportions": proportions, "vocab": vocab, "precision": precision, "rows": rows, "tokens": tokens,
-            "ms": statistics.median(times), "bytes": size, "peak_rss_bytes": held, "alone": alone or number == 0,
+            "ms": statistics.median(times), "bytes": size, "peak_rss_bytes": held,
+            "memory": alone or number in (0, len(requests) - 1),
         }  # fmt: skip
+
+
+def _steady_ms(worker: Worker, request: Callable[[int], dict[str, Any]]) -> list[float]:
+    """Times after the first calls, which still take memory from the system."""
+    one = statistics.median(worker.time([request(n) for n in range(3)])) / 1e3
+    warm, timed = (min(_MOST, max(_FEWEST, round(seconds / one))) for seconds in (_WARM_S, _TIMED_S))
+    worker.time([request(n) for n in range(warm)])
+    return worker.time([request(n) for n in range(timed)])
 
 
 def _opened(folder: Path, runtime: dict[str, Any], cores: tuple[int, ...]) -> tuple[Worker, OpenFacts]:
@@ -163,7 +172,7 @@ def _opened(folder: Path, runtime: dict[str, Any], cores: tuple[int, ...]) -> tu
     return worker, facts
 
 
-def _random(rows: int, tokens: int, vocab: int, *, seed: int, names: Sequence[str]) -> dict[str, Any]:
+def _random(rows: int, tokens: int, vocab: int, seed: int, *, names: Sequence[str]) -> dict[str, Any]:
     made = {
         "input_ids": np.random.default_rng(seed).integers(0, vocab, (rows, tokens)),
         "attention_mask": np.ones((rows, tokens), dtype=np.int64),
@@ -188,7 +197,9 @@ def _device(host: Host, points: Sequence[dict[str, Any]]) -> Device:
         bandwidth_bytes_s=measured(bandwidth_bytes_s(), "a sum over an array larger than the caches"),
         watts=_WATTS, usd_per_h=_PRICE, ops_per_s=ops, reach=Reach(peak, peak, usual.pass_s, usual.layer_s),
         fits={p: fit_layers([_timed(x) for x in points if x["precision"] == p]) for p in RUNTIMES},
-        memory_fits={p: fit_memory([_held(x) for x in points if x["precision"] == p and x["alone"]]) for p in RUNTIMES},
+        memory_fits={
+            p: fit_memory([_held(x) for x in points if x["precision"] == p and x["memory"]]) for p in RUNTIMES
+        },
     )  # fmt: skip
 
 

@@ -34,4 +34,5 @@ def render_sizing(found: Sizing) -> str:
         errors=view.checked_errors(found.checked),
         kinds=view.KINDS,
         encoder=view.encodes(found),
+        error_note=view.error_note(found),
     )

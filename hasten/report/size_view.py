@@ -33,6 +33,7 @@ class Row:
     first: str
     token: str
     whole: str
+    times: str
     memory: str
     money: str
     per_request: str
@@ -57,24 +58,32 @@ def rows(found: Sizing) -> list[Row]:
 def _row(found: Assessment, sizing: Sizing) -> Row:
     option, figures = found.option, found.figures
     many = f"{option.devices} x {option.device.name}" if option.devices > 1 else option.device.name
-    own = "one a user" if option.device.kind == "edge" else f"{found.replicas} x {option.devices}"
+    edge = option.device.kind == "edge"
+    spans = [_ms(figures[name]) for name in ("ttft_ms", "tpot_ms", "latency_ms") if name in figures]
     asked = [b.metric for b in sizing.request.quality] or sorted(found.quality)[:1]
-    scores = ", ".join(
-        f"{name} {found.quality[name].value:.1f}{_mark(found.quality[name])}" for name in asked if name in found.quality
-    )
+    scores = [f"{name} {f.value:.1f}{_mark(f)}" for name in asked if (f := found.quality.get(name)) is not None]
     return Row(
         title=f"{option.shape.title} ({readable(option.shape.total)})", precision=option.precision, hardware=many,
-        machines=own, first=_ms(figures.get("ttft_ms")), token=_ms(figures.get("tpot_ms")),
-        whole=_ms(figures.get("latency_ms")), memory=q.size(found.memory.total),
+        machines="one a user:" if edge else f"{found.replicas} x", first=spans[0], token=spans[1 % len(spans)],
+        whole=spans[-1], times=" / ".join(spans), memory=q.size(found.memory.total),
         money=f"{figures['usd_per_month'].value:,.0f}", per_request=f"{figures['usd_per_request'].value:.2g}",
-        energy=q.joules(figures["energy_j"].value), quality=scores or q.MISSING, missed=found.missed,
+        energy=q.joules(figures["energy_j"].value), quality=", ".join(scores) or q.MISSING, missed=found.missed,
         features=(*option.features, *option.techniques), why=why(found, sizing.request),
     )  # fmt: skip
 
 
-def ruled_out(found: Sizing) -> list[str]:
+def error_note(found: Sizing) -> str:
+    """How far the ranked times may be off."""
+    errors = {f.error for a in found.recommendation.ranked for name, f in a.figures.items() if name.endswith("_ms")}
+    known = sorted(e for e in errors if e is not None)
+    if not known:
+        return ""
+    return f"; times ±{known[-1]:.0%}" if known[0] == known[-1] else f"; times ±{known[0]:.0%} to {known[-1]:.0%}"
+
+
+def ruled_out(found: Sizing, *, most: int = _SHOWN_RULINGS) -> list[str]:
     """The closest misses, in words."""
-    shown = found.recommendation.ruled_out[:_SHOWN_RULINGS]
+    shown = found.recommendation.ruled_out[:most]
     said = [f"{r.option.label}: {r.reason}; {r.remedy} would help" for r in shown]
     rest = len(found.recommendation.ruled_out) - len(shown)
     return [*said, f"and {rest} more"] if rest else said
@@ -105,6 +114,13 @@ def sources(found: Assessment, sizing: Sizing) -> list[tuple[str, str, str, str]
     }
     made: list[tuple[str, str, str, str]] = [(name, text, f.kind, f.source) for name, (f, text) in given.items()]
     return made + [(name, f"{f.value:,.4g}", f.kind, f.source) for name, f in sizing.assumptions]
+
+
+def kinds_of(found: Assessment, sizing: Sizing) -> list[str]:
+    """Which of its figures are published, measured and assumed, without their sources."""
+    rows = sources(found, sizing)
+    by_kind = {kind: [f"{name} {value}" for name, value, k, _ in rows if k == kind] for kind in KINDS}
+    return [f"{KINDS[kind]}: {', '.join(names)}" for kind, names in by_kind.items() if names]
 
 
 def checked_errors(points: Sequence[Checked]) -> list[str]:
@@ -139,11 +155,9 @@ def money(found: Assessment) -> list[str]:
     ]
 
 
-def _ms(figure: Figure | None) -> str:
-    if figure is None:
-        return q.MISSING
-    value = q.ms(figure.value)
-    return value if figure.error is None else f"{value} ±{figure.error:.0%}"
+def _ms(figure: Figure) -> str:
+    """Long times in seconds."""
+    return q.ms(figure.value) if figure.value < 2000 else f"{q.significant(figure.value / 1e3)} s"
 
 
 def _mark(figure: Figure) -> str:

@@ -49,7 +49,7 @@ def test_the_terminal_says_the_choice_and_why(sizing: Sizing) -> None:
         "What holds",
         "Ruled out",
         "In memory",
-        "Its figures come from",
+        "What it rests on",
         "If it were asked differently",
         "Buy or build",
         "Predictions against this host",

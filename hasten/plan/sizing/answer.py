@@ -89,7 +89,7 @@ class Sizing:
         money = f"{best.usd_per_month:,.0f} USD a month"
         own = " (one a user)" if best.option.device.kind == "edge" else ""
         many = f"{best.machines} machine{'s' * (best.machines != 1)}{own}"
-        return f"DEPLOY {best.option.label}: {many}, {money}, each busy {best.load:.0%} of the time (predicted)"
+        return f"DEPLOY {best.option.label}: {many}, {money}, {best.used:.0%} of what it bears is asked (predicted)"
 
     def to_dict(self) -> dict[str, Any]:
         """For ``--json``: every figure with its value, kind, source and error."""
@@ -200,6 +200,8 @@ def _doubts(found: Recommendation) -> list[str]:
     if best is None:
         return []
     device, said = best.option.device, []
+    if not found.request.quality and not found.request.models and not found.request.parameters:
+        said.append("no score was asked for, so the smallest model that is fast enough wins: give --quality")
     if not (device.fits and best.option.shape.kind == "encoder"):
         said.append(
             "latencies are predicted from a roofline with assumed shares of the peaks: expect them within a factor of "
@@ -233,7 +235,7 @@ def _assessment(found: Assessment) -> dict[str, Any]:
         "features": list(option.features), "techniques": list(option.techniques), "precision": option.precision,
         "draft": option.draft.name if option.draft else None, "hardware": option.device.name,
         "devices": option.devices, "replicas": found.replicas, "machines": found.machines,
-        "capacity_per_s": plain(found.capacity_per_s), "load": found.load, "running": found.running,
+        "capacity_per_s": plain(found.capacity_per_s), "load": found.load, "running": found.running, "used": found.used,
         "largest_batch": found.largest_batch, "largest_context": found.largest_context,
         "figures": _figures(found.figures), "quality": _figures(found.quality), "memory": memory,
         "missed": list(found.missed),

@@ -33,6 +33,7 @@ class Assessment:
     capacity_per_s: Figure
     load: float
     running: float
+    asked_per_s: float
     memory: Memory
     largest_batch: int
     largest_context: int
@@ -43,6 +44,11 @@ class Assessment:
     @property
     def machines(self) -> int:
         return self.replicas * self.option.devices
+
+    @property
+    def used(self) -> float:
+        """The share of what it bears within the bounds that is asked of it."""
+        return self.asked_per_s / (self.replicas * self.capacity_per_s.value)
 
     @property
     def usd_per_month(self) -> float:
@@ -237,7 +243,7 @@ def _assessed(prospect: Prospect, replicas: int) -> Assessment:
     )
     return Assessment(
         option=option, replicas=replicas, capacity_per_s=capacity,
-        load=flow.load, running=flow.running, memory=memory,
+        load=flow.load, running=flow.running, asked_per_s=own * replicas, memory=memory,
         largest_batch=place.largest_batch(context=request.context), largest_context=place.largest_context(),
         figures=figures, quality=prospect.quality, missed=missed,
     )  # fmt: skip
