@@ -23,7 +23,7 @@ _OTHER, _REJECTED, _CHOSEN, _FRONT = "#5a8f8f", "#8c9099", "#22976a", "#8c9099"
 _MAX_STEPS = 400  # points of a distribution curve: more than a screen can show
 _TRANSPARENT = "rgba(0,0,0,0)"
 _TICKS = [float(f"{digit}e{power}") for power in range(-4, 7) for digit in (1, 2, 5)]
-_LOG_TICKS = {"tickvals": _TICKS, "ticktext": [f"{tick:,.10g}" for tick in _TICKS]}
+LOG_TICKS = {"tickvals": _TICKS, "ticktext": [f"{tick:,.10g}" for tick in _TICKS]}
 
 
 def has_points(verdict: Verdict, trials: Sequence[Trial]) -> bool:
@@ -256,6 +256,6 @@ def layout_of(*, x: str, y: str, x_type: str) -> Figure:
         "modebar": {"bgcolor": _TRANSPARENT, "color": _REJECTED, "activecolor": _COLOURS["onnxruntime"]},
         "legend": {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom"},
         "xaxis": {**axis, "title": {"text": x, "standoff": 8}, "type": x_type,
-                  **(_LOG_TICKS if x_type == "log" else {"rangemode": "tozero"})},
+                  **(LOG_TICKS if x_type == "log" else {"rangemode": "tozero"})},
         "yaxis": {**axis, "title": {"text": y, "standoff": 8}},
     }  # fmt: skip

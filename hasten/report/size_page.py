@@ -35,4 +35,5 @@ def render_sizing(found: Sizing) -> str:
         kinds=view.KINDS,
         encoder=view.encodes(found),
         error_note=view.error_note(found),
+        score_title=view.score_title(found),
     )

@@ -11,7 +11,7 @@ from typing import Any
 
 from hasten.plan.sizing.answer import Sizing
 from hasten.plan.sizing.judge import Assessment
-from hasten.report.plots import Figure, axis_type, layout_of
+from hasten.report.plots import LOG_TICKS, Figure, axis_type, layout_of
 
 _COLOURS: Mapping[str, str] = {"gpu": "#22976a", "cpu": "#3b82c4", "edge": "#d0722a"}
 _LINES = ("#22976a", "#3b82c4", "#d0722a", "#8a63c9")
@@ -46,7 +46,7 @@ def load(found: Sizing) -> Figure:
     values = [x for trace in data for x in trace["x"]]
     name = f"p{found.request.percentile:g} answer, ms"
     layout = layout_of(x="requests a second of one replica", y=name, x_type=axis_type(values))
-    layout["yaxis"]["type"] = "log"
+    layout["yaxis"] |= {"type": "log", **LOG_TICKS}
     return {"data": data, "layout": layout}
 
 

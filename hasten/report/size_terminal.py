@@ -52,7 +52,7 @@ def _table(found: Sizing) -> Table:
     title = f"What holds, {found.request.setting} order{view.error_note(found)}"
     table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False)
     times = f"{p} answer" if view.encodes(found) else f"{p} first / next / answer"
-    for column in ("model", "on", times, "memory", "USD/month", "score"):
+    for column in ("model", "on", times, "memory", "USD/month", view.score_title(found)):
         table.add_column(column, justify="left" if column in ("model", "on") else "right", overflow="fold")
     for row in view.rows(found):
         cells = [

@@ -36,8 +36,6 @@ class Row:
     times: str
     memory: str
     money: str
-    per_request: str
-    energy: str
     quality: str
     missed: tuple[str, ...]
     features: tuple[str, ...]
@@ -60,16 +58,26 @@ def _row(found: Assessment, sizing: Sizing) -> Row:
     many = f"{option.devices} x {option.device.name}" if option.devices > 1 else option.device.name
     edge = option.device.kind == "edge"
     spans = [_ms(figures[name]) for name in ("ttft_ms", "tpot_ms", "latency_ms") if name in figures]
-    asked = [b.metric for b in sizing.request.quality] or sorted(found.quality)[:1]
-    scores = [f"{name} {f.value:.1f}{_mark(f)}" for name in asked if (f := found.quality.get(name)) is not None]
+    asked = [b.metric for b in sizing.request.quality]
+    names = asked or sorted(found.quality)[:1]
+    scores = [
+        f"{'' if len(asked) == 1 else name + ' '}{f.value:.1f}{_mark(f)}"
+        for name in names
+        if (f := found.quality.get(name)) is not None
+    ]
     return Row(
         title=f"{option.shape.title} ({readable(option.shape.total)})", precision=option.precision, hardware=many,
         machines="one a user:" if edge else f"{found.replicas} x", first=spans[0], token=spans[1 % len(spans)],
         whole=spans[-1], times=" / ".join(spans), memory=q.size(found.memory.total),
-        money=f"{figures['usd_per_month'].value:,.0f}", per_request=f"{figures['usd_per_request'].value:.2g}",
-        energy=q.joules(figures["energy_j"].value), quality=", ".join(scores) or q.MISSING, missed=found.missed,
+        money=f"{figures['usd_per_month'].value:,.0f}", quality=", ".join(scores) or q.MISSING, missed=found.missed,
         features=(*option.features, *option.techniques), why=why(found, sizing.request),
     )  # fmt: skip
+
+
+def score_title(found: Sizing) -> str:
+    """The one score that was asked for, by its name."""
+    asked = [b.metric for b in found.request.quality]
+    return asked[0] if len(asked) == 1 else "score"
 
 
 def error_note(found: Sizing) -> str:
@@ -161,4 +169,4 @@ def _ms(figure: Figure) -> str:
 
 
 def _mark(figure: Figure) -> str:
-    return "" if figure.kind in ("published", "measured") else f" ({figure.kind})"
+    return {"predicted": " pred.", "assumed": " assumed"}.get(figure.kind, "")

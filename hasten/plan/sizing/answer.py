@@ -89,7 +89,7 @@ class Sizing:
         money = f"{best.usd_per_month:,.0f} USD a month"
         own = " (one a user)" if best.option.device.kind == "edge" else ""
         many = f"{best.machines} machine{'s' * (best.machines != 1)}{own}"
-        return f"DEPLOY {best.option.label}: {many}, {money}, {best.used:.0%} of what it bears is asked (predicted)"
+        return f"DEPLOY {best.option.label}: {many}, {money}, {best.used:.0%} of the capacity in use (predicted)"
 
     def to_dict(self) -> dict[str, Any]:
         """For ``--json``: every figure with its value, kind, source and error."""
