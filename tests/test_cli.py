@@ -120,6 +120,8 @@ def test_size_answers_in_json_and_writes_its_page(tmp_path: Path) -> None:
         (("--task", "chat", "--slo", "tpot_ms<=1parsec"), "unknown unit"),
         (("--task", "chat", "--params", "7 billion"), "params is"),
         (("--task", "chat", "--spec", "nowhere.toml"), "nowhere.toml"),
+        (("--task", "chat", "--out", "."), "is a folder"),
+        (("--task", "chat", "--models", "~nosuchuser/x"), "models"),
     ],
 )
 def test_size_explains_what_it_cannot_understand(words: tuple[str, ...], message: str) -> None:

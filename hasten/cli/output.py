@@ -9,6 +9,8 @@ from typing import Any
 
 import click
 
+from hasten.ledger import plain
+
 
 def names(text: str | None) -> tuple[str, ...] | None:
     return None if text is None else tuple(part.strip() for part in text.split(",") if part.strip())
@@ -35,7 +37,7 @@ def stdout() -> Any:
 
 
 def emit(value: Any) -> None:
-    click.echo(json.dumps(value, default=str))
+    click.echo(json.dumps(plain(value), allow_nan=False))
 
 
 def emit_lines(records: Any, *, out: Path | None, as_json: bool) -> None:

@@ -18,8 +18,12 @@ from hasten.cli.output import emit, reporter, stdout
 @click.option("--requests-per-s", type=float, help="Load at its usual peak [default: 1].")
 @click.option("--input-tokens", type=float, help="Of a request, mean [default: 512].")
 @click.option("--output-tokens", type=float, help="Of an answer, mean [default: 128].")
-@click.option("--slo", help='Hard bounds, such as "ttft_ms<=500, tpot_ms<=40, usd_per_month<=2000".')
-@click.option("--prefer", help="Soft bounds of the same form: what holds them comes first.")
+@click.option(
+    "--slo",
+    help='Hard bounds, such as "ttft_ms<=500, tpot_ms<=40": ttft_ms, tpot_ms, '
+    "latency_ms, usd_per_month, usd_per_request, usd_per_mtok, energy_j, co2_kg_per_month, memory_bytes, machines.",
+)
+@click.option("--prefer", help="Soft bounds of the same form, or on scores: what holds them comes first.")
 @click.option("--quality", help='Scores that are needed, such as "mmlu>=60".')
 @click.option("--hardware", help="Names, comma-separated: h200,l4,cpu-vnni-16,phone [default: all].")
 @click.option("--models", help="Names, hub ids or folders, comma-separated [default: all of the task's kind].")
@@ -30,6 +34,7 @@ from hasten.cli.output import emit, reporter, stdout
 @click.option("--privacy/--no-privacy", default=None, help="The data may not leave.")
 @click.option("--offline/--online", default=None, help="There is no network.")
 @click.option("--percentile", type=float, help="Share of requests that latency bounds are for [default: 95].")
+@click.option("--mean-share", type=float, help="Mean load as a share of --requests-per-s [default: 1].")
 @click.option("--headroom", type=float, help="Share of the capacity to keep free [default: 0.3].")
 @click.option("--length-scv", type=float, help="Squared variation of the lengths, 0: all alike [default: 0.5].")
 @click.option("--cache-bits", type=int, help="Bits of keys and values [default: 16].")
@@ -49,8 +54,11 @@ from hasten.cli.output import emit, reporter, stdout
 def size(as_json: bool, out: Path | None, **options: Any) -> None:
     """What to deploy, where, at what cost: models, precisions, hardware and replicas that hold your bounds."""
     from hasten.pipeline.size import size as decide
+    from hasten.records import InputError
     from hasten.report.size_terminal import show_sizing
 
+    if out is not None and (str(out) in ("", ".") or out.is_dir()):
+        raise InputError(f"--out {out} is a folder", expected="a file for the page", remedy="give it a name")
     options["trials"] = options["trials"] or None
     with reporter() as say:
         found = decide(reporter=say, **options)

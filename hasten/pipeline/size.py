@@ -39,6 +39,7 @@ def size(
     """
     say = reporter or Silent()
     _require_scipy()
+    spec = _file("spec", spec)
     given = {**(read_spec(spec) if spec is not None else {}), **{k: v for k, v in options.items() if v is not None}}
     files = {name: _file(name, given.pop(name, None)) for name in FILES[:-1]}
     paths = given.pop(FILES[-1], None)
@@ -89,7 +90,7 @@ def _with_own_models(
     request: SizingRequest, models: Mapping[str, ModelShape]
 ) -> tuple[SizingRequest, Mapping[str, ModelShape]]:
     """Folders, config.json files and hub ids among the named models join the catalogue under their own names."""
-    known = {key for m in models.values() for key in (m.name, m.hub.lower()) if key}
+    known = {key for m in models.values() for key in (m.name, m.hub.lower(), m.title.lower()) if key}
     own: dict[str, ModelShape] = {}
     names = []
     for name in request.models:
@@ -106,9 +107,14 @@ def _with_own_models(
 
 
 def _read_shape(name: str) -> ModelShape | None:
-    path = Path(name).expanduser()
-    if path.exists():
-        return shape_of_folder(path)
+    try:
+        path = Path(name).expanduser()
+        if path.exists():
+            return shape_of_folder(path)
+    except (OSError, RuntimeError, ValueError) as error:  # a name that no path can be
+        raise InputError(
+            f"models: {name[:80]!r}: {error}", expected="a name, hub id or folder", remedy="correct it"
+        ) from error
     if name.count("/") != 1 or name.startswith((".", "/")):
         return None
     try:
@@ -155,6 +161,13 @@ def _trials(paths: Any) -> tuple[Trial, ...]:
         path = Path(one).expanduser()
         path = path / "trials.jsonl" if path.is_dir() else path
         if not path.is_file():
-            raise InputError(f"no file {path}", expected="a run's folder or its trials.jsonl", remedy="give --trials")
-        found += read_rows(path).trials()
+            raise InputError(
+                f"no file {path}",
+                expected="a run's folder or its trials.jsonl",
+                remedy="give the folder that hasten optimize wrote",
+            )
+        trials = read_rows(path).trials()
+        if not trials:
+            raise InputError(f"{path} holds no trial", expected="a run's trials.jsonl", remedy="give another file")
+        found += trials
     return tuple(found)

@@ -57,7 +57,18 @@ class Metrics:
 
 
 TIME_UNITS = {"": 1.0, "ms": 1.0, "us": 1e-3, "µs": 1e-3, "s": 1e3}
-SIZE_UNITS = {"": 1.0, "b": 1.0, "kb": 1e3, "mb": 1e6, "gb": 1e9, "kib": 2.0**10, "mib": 2.0**20, "gib": 2.0**30}
+SIZE_UNITS = {
+    "": 1.0,
+    "b": 1.0,
+    "kb": 1e3,
+    "mb": 1e6,
+    "gb": 1e9,
+    "tb": 1e12,
+    "kib": 2.0**10,
+    "mib": 2.0**20,
+    "gib": 2.0**30,
+    "tib": 2.0**40,
+}
 ENERGY_UNITS = {"": 1.0, "j": 1.0, "mj": 1e-3, "kj": 1e3}
 _SPLIT = re.compile(r"[,;\n]|\band\b", re.IGNORECASE)
 _BOUND = re.compile(r"\s*([A-Za-z_]\w*)\s*(<=|>=|==|=<|=>|<|>|=|≤|≥)\s*([+-]?[\d.]+(?:[eE][+-]?\d+)?)\s*(\S*)\s*")

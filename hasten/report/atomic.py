@@ -9,13 +9,18 @@ import os
 import tempfile
 from pathlib import Path
 
+from hasten.records import InputError
+
 
 def write_atomically(path: str | Path, text: str) -> None:
     """Write UTF-8 beside ``path``, flush it, and rename it over ``path``.
 
-    Lone surrogates (a user's broken text) are written as ``?``. Raises OSError with ``path`` unchanged.
+    Lone surrogates (a user's broken text) are written as ``?``. Raises OSError with ``path`` unchanged, and InputError
+    for what is no file (a device would be replaced by one).
     """
     target = Path(path)
+    if target.exists() and not target.is_file():
+        raise InputError(f"{path} is no file", expected="a file, or a name for a new one", remedy="give another name")
     target.parent.mkdir(parents=True, exist_ok=True)
     descriptor, staging = tempfile.mkstemp(prefix=f".{target.name}-", dir=target.parent)
     try:

@@ -47,9 +47,21 @@ def _environment() -> Any:
         loader=FileSystemLoader(_HERE),
         autoescape=True,
         undefined=StrictUndefined,
+        finalize=_printable,
         trim_blocks=True,
         lstrip_blocks=True,
     )
+
+
+# Line ends, spaces that do not break, and halves of broken text, which writing makes a question mark of.
+_KEPT = frozenset("\n\u00a0") | frozenset(map(chr, range(0xD800, 0xE000)))
+
+
+def _printable(value: Any) -> Any:
+    """Texts without control and direction characters; hasten's own style and script as they are."""
+    if not isinstance(value, str) or hasattr(value, "__html__"):
+        return value
+    return "".join(c if c.isprintable() or c in _KEPT else " " if c.isspace() else "\ufffd" for c in value)
 
 
 def _sentence_case(text: str) -> str:

@@ -30,6 +30,7 @@ def render_sizing(found: Sizing) -> str:
         ruled_out=view.ruled_out(found),
         memory=view.memory_parts(best) if best else [],
         sources=view.sources(best, found) if best else [],
+        best_score=view.best_score(found),
         money=view.money(best) if best else [],
         errors=view.checked_errors(found.checked),
         kinds=view.KINDS,

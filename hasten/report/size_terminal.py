@@ -27,6 +27,7 @@ def show_sizing(found: Sizing, *, console: Console) -> None:
         _lines(console, "Why the first", [view.rows(found)[0].why, *view.rows(found)[0].features])
         _lines(console, "In memory", [f"{name}: {size} ({source})" for name, size, source in view.memory_parts(best)])
         _lines(console, "It costs", view.money(best))
+    _lines(console, "The best score that holds", view.best_score(found))
     _lines(console, "If it were asked differently", [c.sentence for c in found.changes])
     _lines(console, "A cascade", [found.cascade.sentence] if found.cascade else [])
     _lines(console, "Buy or build", [a.sentence for a in found.apis])

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from hasten.plan.sizing.advice import why
 from hasten.plan.sizing.answer import Checked, Sizing
-from hasten.plan.sizing.figures import Figure
+from hasten.plan.sizing.figures import Figure, short
 from hasten.plan.sizing.judge import Assessment
 from hasten.plan.sizing.shapes import readable
 from hasten.report import quantities as q
@@ -66,7 +66,7 @@ def _row(found: Assessment, sizing: Sizing) -> Row:
         if (f := found.quality.get(name)) is not None
     ]
     return Row(
-        title=f"{option.shape.title} ({readable(option.shape.total)})", precision=option.precision, hardware=many,
+        title=f"{option.shape.title} ({readable(option.shape.total)})", precision=option.numbers, hardware=many,
         machines="one a user:" if edge else f"{found.replicas} x", first=spans[0], token=spans[1 % len(spans)],
         whole=spans[-1], times=" / ".join(spans), memory=q.size(found.memory.total),
         money=f"{figures['usd_per_month'].value:,.0f}", quality=", ".join(scores) or q.MISSING, missed=found.missed,
@@ -103,10 +103,11 @@ def memory_parts(found: Assessment) -> list[tuple[str, str, str]]:
     figures = [(name, getattr(found.memory, name)) for name in parts]
     share, name = found.option.device.usable_share.value, found.option.device.name
     room = f"{share:.0%} of what {found.option.devices} x {name} has"
+    limit = "the model's limit" if found.largest_context == found.option.shape.max_context else room
     return [
         *((name, q.size(figure.value), figure.source) for name, figure in figures),
         ("largest batch", f"{found.largest_batch:,} at the context asked", room),
-        ("longest context", f"{found.largest_context:,} tokens of one request", room),
+        ("longest context", f"{found.largest_context:,} tokens of one request", limit),
     ]
 
 
@@ -116,12 +117,12 @@ def sources(found: Assessment, sizing: Sizing) -> list[tuple[str, str, str, str]
     given = {
         "memory": (device.memory_bytes, q.size(device.memory_bytes.value)),
         "bandwidth": (device.bandwidth_bytes_s, f"{q.size(device.bandwidth_bytes_s.value)}/s"),
-        f"arithmetic in {precision}": (device.ops(precision), f"{device.ops(precision).value / 1e12:,.3g} T/s"),
+        f"arithmetic in {precision}": (device.ops(precision), f"{short(device.ops(precision).value / 1e12)} T/s"),
         "power": (device.watts, f"{device.watts.value:g} W"),
         "price": (device.usd_per_h, f"{device.usd_per_h.value:.4g} USD an hour"),
     }
     made: list[tuple[str, str, str, str]] = [(name, text, f.kind, f.source) for name, (f, text) in given.items()]
-    return made + [(name, f"{f.value:,.4g}", f.kind, f.source) for name, f in sizing.assumptions]
+    return made + [(name, short(f.value), f.kind, f.source) for name, f in sizing.assumptions]
 
 
 def kinds_of(found: Assessment, sizing: Sizing) -> list[str]:
@@ -145,21 +146,31 @@ def checked_errors(points: Sequence[Checked]) -> list[str]:
 def laws(found: Sizing) -> list[str]:
     """What scaling laws say of the ranked decoders, a line each."""
     return [
-        f"{row.model}, {row.tokens / 1e12:.3g}T tokens: loss {row.loss['chinchilla']:.3f} (Chinchilla), "
-        f"{row.loss['epoch']:.3f} (refit); {row.optimal_tokens / 1e12:.3g}T tokens would suit its size, "
-        f"{row.optimal_size / 1e9:.3g}B its computation; int4 costs {row.rounding_nats['int4']:.3f} nats"
-        + (f" (stretched: {row.stretched})" if row.stretched else "")
+        f"{row.model}, trained on {readable(row.tokens)} tokens: loss {row.loss['chinchilla']:.3f} (Chinchilla), "
+        f"{row.loss['epoch']:.3f} (refit); best for its size would be {readable(row.optimal_tokens)} tokens, for its "
+        f"computation {readable(row.optimal_size)} parameters; int4 "
+        + (f"is outside the law ({row.stretched})" if row.stretched else f"costs {row.rounding_nats['int4']:.3f} nats")
         for row in found.laws
     ]
+
+
+def best_score(found: Sizing) -> list[str]:
+    """What the most that can be had within the bounds costs, where it is not the choice."""
+    top, metrics = found.recommendation.best_score, [b.metric for b in found.request.quality]
+    if top is None or found.recommendation.best is None or top.option == found.recommendation.best.option:
+        return []
+    score = top.quality[metrics[0]]
+    return [f"{top.option.label}: {metrics[0]} {score.value:.1f}{_mark(score)}, {top.usd_per_month:,.0f} USD a month"]
 
 
 def money(found: Assessment) -> list[str]:
     """What the choice costs, in every unit."""
     figures = found.figures
     return [
-        f"{figures['usd_per_month'].value:,.0f} USD a month, {figures['usd_per_request'].value:.3g} a request, "
-        f"{figures['usd_per_mtok'].value:.3g} a million tokens",
-        f"{q.joules(figures['energy_j'].value)} a request, {figures['co2_kg_per_month'].value:,.3g} kg CO2 a month",
+        f"{figures['usd_per_month'].value:,.0f} USD a month, {short(figures['usd_per_request'].value)} USD a request, "
+        f"{short(figures['usd_per_mtok'].value)} USD a million tokens in and out",
+        f"{q.joules(figures['energy_j'].value)} a request, {short(figures['co2_kg_per_month'].value)} kg CO2 a month "
+        f"({figures['energy_j'].source.split(';')[0]})",
     ]
 
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import re
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from rich.console import Console
@@ -14,6 +17,8 @@ from hasten.plan.sizing.hardware import read_devices
 from hasten.plan.sizing.prices import read_prices
 from hasten.plan.sizing.shapes import read_models
 from hasten.plan.sizing.spec import make_request
+from hasten.records import InputError
+from hasten.report.atomic import write_atomically
 from hasten.report.size_page import render_sizing
 from hasten.report.size_terminal import show_sizing
 
@@ -82,3 +87,18 @@ def test_nothing_holding_is_shown_as_well() -> None:
     )
     assert "NOTHING HOLDS" in printed(found)
     assert "Nothing holds" in render_sizing(found)
+
+
+def test_a_page_never_takes_the_place_of_a_device(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with pytest.raises(InputError, match="is no file"):
+        write_atomically(pipe, "text")
+    assert pipe.is_fifo()
+
+
+def test_control_characters_do_not_reach_the_page(sizing: Sizing) -> None:
+    hostile = replace(sizing, warnings=("a\x1b[31m b\u202e c",))
+    page = render_sizing(hostile)
+    assert "\x1b" not in page
+    assert "\u202e" not in page

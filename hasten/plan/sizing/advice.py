@@ -10,7 +10,7 @@ import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from hasten.plan.sizing import economics
+from hasten.plan.sizing import economics, scores
 from hasten.plan.sizing.hardware import Device
 from hasten.plan.sizing.judge import Assessment
 from hasten.plan.sizing.options import Option, options_of
@@ -20,6 +20,7 @@ from hasten.plan.sizing.shapes import ModelShape
 from hasten.plan.sizing.spec import SizingRequest, relaxed
 
 _CHANGED = 0.05  # a cost that changes by less is no news
+_SHARED = 2
 _ESCALATED = (0.1, 0.3, 0.5)  # shares of requests that go on to the large model
 _MONTH_S = economics.HOURS_A_MONTH * 3600
 
@@ -73,6 +74,9 @@ def _variations(request: SizingRequest) -> Iterator[tuple[str, SizingRequest]]:
             value = bound.value + step
             if 0.0 < value < 100.0:
                 yield f"if {bound.metric} were {value:g}", relaxed(request, bound.metric, value)
+    if request.draft is not None:
+        for acceptance in (0.5, 0.9):
+            yield f"if {acceptance:.0%} of the drafted tokens were right", replace(request, acceptance=acceptance)
     for factor in (2.0, 0.5):
         rate = request.requests_per_s * factor
         yield f"at {rate:g} requests a second", replace(request, requests_per_s=rate)
@@ -94,9 +98,10 @@ def _change(what: str, other: Assessment | None, best: Assessment | None) -> Cha
     same = other.option == best.option
     if abs(ratio - 1.0) < _CHANGED and same:
         return None
-    machines = f"{other.machines} machine{'s' * (other.machines != 1)} instead of {best.machines}"
+    machines = f"{other.machines} {other.option.device.noun}{'s' * (other.machines != 1)} instead of {best.machines}"
     choice = "" if same else f"{other.option.label}, "
-    return Change(what, other, ratio, f"{what}: {choice}{machines}, {ratio:.2g}x the cost")
+    cost = f"{ratio:.2g}x the cost" if abs(ratio - 1.0) >= _CHANGED else "the same cost"
+    return Change(what, other, ratio, f"{what}: {choice}{machines}, {cost}")
 
 
 # ------------------------------------------------------------------ cascades, APIs, edge
@@ -121,14 +126,15 @@ def cascade_advice(
     """The cheapest model of half the choice's size or less before it, on the same hardware; ``None`` where none is
     cheaper."""
     best = found.best
-    if best is None or best.option.device.kind == "edge":
-        return None
+    if best is None or best.option.device.kind == "edge" or best.replicas < _SHARED:
+        return None  # a machine that is needed anyhow is not saved
     request = replace(
         found.request, quality=(), models=(), parameters=(), draft=None, hardware=(best.option.device.name,)
     )
     small = [
         o for o in options_of(request, models=models, devices=devices)
         if o.shape.total <= best.option.shape.total / 2 and o.precision == best.option.precision and o.devices == 1
+        and all(b.metric in scores.of(o, found.request) for b in found.request.quality)
     ]  # fmt: skip
     first = ranked_among(small, request, rows=1).best
     if first is None or _marginal_usd(first) >= _marginal_usd(best):
@@ -149,8 +155,9 @@ def _cascade(first: Assessment, best: Assessment, request: SizingRequest) -> Cas
     usual = _ESCALATED[1]
     sentence = (
         f"{first.option.shape.title} first pays while fewer than {limit:.0%} of the requests go on to "
-        f"{best.option.shape.title}; with {usual:.0%} a request costs {made[usual].cost / dear:.0%} of the large one "
-        f"alone and takes {made[usual].latency_s:.2g} s on average, {near + far:.2g} s for those that go on{late}"
+        f"{best.option.shape.title}; were it {usual:.0%} (assumed), a request would cost "
+        f"{made[usual].cost / dear:.0%} of the large one alone and take {made[usual].latency_s:.2g} s on average, "
+        f"{near + far:.2g} s for those that go on{late}"
     )
     return CascadeAdvice(
         first, best, limit, {r: c.cost for r, c in made.items()}, {r: c.latency_s for r, c in made.items()}, sentence
@@ -182,12 +189,12 @@ def api_advice(found: Recommendation, prices: Sequence[ApiPrice]) -> tuple[ApiAd
 def _against(price: ApiPrice, found: Recommendation) -> ApiAdvice:
     request, best = found.request, found.best
     each = price.request_usd(request.input_tokens, request.output_tokens)
-    month = each * request.requests_per_s * _MONTH_S
+    mean_per_s = request.requests_per_s * request.mean_share
+    month = each * mean_per_s * _MONTH_S
     said = f"{price.name} (prices of {price.date}): {month:,.0f} USD a month"
-    if request.privacy:
-        said += ", but the data may not leave"
-    if request.offline:
-        said += ", but there is no network"
+    if request.privacy or request.offline:
+        barred = "the data may not leave" if request.privacy else "there is no network"
+        return ApiAdvice(price, month, None, f"{said}, but {barred}")
     if best is None:
         return ApiAdvice(price, month, None, f"{said}; nothing of your own holds")
     even = economics.break_even_per_month(best.usd_per_month, each)
@@ -207,7 +214,7 @@ def edge_advice(found: Recommendation) -> tuple[str, ...]:
     cloud = [a for a in found.ranked if a.option.device.kind != "edge"]
     said = []
     if request.privacy:
-        said.append("the data may not leave: APIs are out, and rented machines only under your own keys")
+        said.append("the data may not leave: APIs are out; for machines of your own a rental price stands in")
     if edge and cloud:
         near, far = (min(a.figures["latency_ms"].value for a in side) for side in (edge, cloud))
         where = "on the device" if economics.edge_is_sooner(near, far) else "from the cloud"
@@ -245,14 +252,18 @@ _OPTIMIZED = {
 
 def commands(found: Assessment, request: SizingRequest) -> tuple[str, ...]:
     """How to make the choice with hasten; a comment where it cannot be made yet."""
-    shape = found.option.shape
-    task = _OPTIMIZED.get(request.task)
-    if task is None or not shape.hub or shape.kind != "encoder":
+    shape, task = found.option.shape, _OPTIMIZED.get(request.task)
+    if task is None or shape.kind != "encoder":
         return (f"# hasten optimize and serve do not take {request.task} with {shape.title} yet",)
+    if found.option.device.kind == "gpu":
+        return (f"# hasten optimize measures on CPUs so far: {found.option.device.name} has to be tried by hand",)
     latency = next((b.value for b in request.bounds if b.metric == "latency_ms"), None)
     bounds = ["quality_drop<=1%"]
     if latency is not None and request.percentile in (50, 90, 95, 99):
-        bounds.append(f"p{request.percentile:g}_ms<={latency:g}")
-    bounds.append(f"memory<={found.memory.total / 1e9:.1f}GB")
-    words = ["hasten", "optimize", shape.hub, "--task", task, "--data", "YOUR_ROWS.csv", "--budget", ", ".join(bounds)]
-    return (shlex.join(words), "hasten run out/bundle --data YOUR_ROWS.csv   # a server comes with hasten serve")
+        way = 0.0 if found.option.device.kind == "edge" else request.round_trip_ms
+        bounds.append(f"p{request.percentile:g}_ms<={latency - way:g}")  # waiting comes on top
+    own = shape.hub and not shape.source.startswith("http")
+    model = shape.hub if own else f"YOUR_{shape.name.upper().replace('-', '_')}"
+    words = ["hasten", "optimize", model, "--task", task, "--data", "YOUR_ROWS.csv", "--budget", ", ".join(bounds)]
+    note = "" if own else f"   # your checkpoint for the task, fine-tuned from {shape.hub}"
+    return (shlex.join(words) + note, "hasten run out/bundle --data YOUR_ROWS.csv   # a server comes with hasten serve")

@@ -14,7 +14,7 @@ from hasten.ledger import plain
 from hasten.plan.sizing import advice, curves, economics, laws, roofline, scores
 from hasten.plan.sizing.advice import ApiAdvice, CascadeAdvice, Change
 from hasten.plan.sizing.curves import Line
-from hasten.plan.sizing.figures import Figure, assumed
+from hasten.plan.sizing.figures import Figure, assumed, short
 from hasten.plan.sizing.hardware import Device
 from hasten.plan.sizing.judge import Assessment
 from hasten.plan.sizing.options import Ruling
@@ -88,7 +88,7 @@ class Sizing:
             return f"NOTHING HOLDS all bounds ({self.recommendation.considered} options judged){why}"
         money = f"{best.usd_per_month:,.0f} USD a month"
         own = " (one a user)" if best.option.device.kind == "edge" else ""
-        many = f"{best.machines} machine{'s' * (best.machines != 1)}{own}"
+        many = f"{best.machines:,} {best.option.device.noun}{'s' * (best.machines != 1)}{own}"
         return f"DEPLOY {best.option.label}: {many}, {money}, {best.used:.0%} of the capacity in use (predicted)"
 
     def to_dict(self) -> dict[str, Any]:
@@ -97,6 +97,7 @@ class Sizing:
         return {
             "sentence": self.sentence, "request": plain(self.request), "considered": found.considered,
             "ranked": [{**_assessment(a), "why": advice.why(a, self.request)} for a in found.ranked],
+            "best_score": None if found.best_score is None else _assessment(found.best_score),
             "ruled_out": [_ruling(r) for r in found.ruled_out],
             "sensitivity": [{"what": c.what, "usd_ratio": c.usd_ratio, "sentence": c.sentence} for c in self.changes],
             "cascade": None if self.cascade is None else {
@@ -182,13 +183,19 @@ def _assumptions(best: Assessment, request: SizingRequest) -> Iterator[tuple[str
         yield "seconds of a small all-reduce", roofline.LINK_LATENCY_S
     yield "share of the memory that is used", device.usable_share
     yield f"points that {option.precision} costs", scores.bits_cost(option, request)
-    given = {
-        "headroom": (request.headroom, economics.HEADROOM), "PUE": (request.pue, economics.PUE),
-        "g CO2 a kWh": (request.carbon_g_kwh, economics.CARBON_G_KWH),
-        "power of an idle machine": (request.idle_share, economics.IDLE_SHARE),
-    }  # fmt: skip
+    edge = device.kind == "edge"
+    given = {"g CO2 a kWh": (request.carbon_g_kwh, economics.CARBON_G_KWH)}
+    if not edge:
+        given |= {
+            "headroom": (request.headroom, economics.HEADROOM), "PUE": (request.pue, economics.PUE),
+            "power of an idle machine": (request.idle_share, economics.IDLE_SHARE),
+        }  # fmt: skip
     for name, (value, usual) in given.items():
         yield name, usual if value == usual.value else Figure(value, "assumed", "given by you")
+    yield "mean load as a share of the rate", assumed(request.mean_share, "1: this load runs all month")
+    if option.draft:
+        yield "chance that a drafted token is right", assumed(request.acceptance, "depends on draft and texts: measure")
+        yield "tokens drafted at a time", assumed(float(request.drafted), "given, or usual")
     yield "squared variation of lengths", assumed(request.length_scv, "0: all alike, 1: as an exponential distribution")
     if device.kind != "edge":
         yield "round trip of the network, ms", assumed(request.round_trip_ms, "25 to a near cloud, 1 within a house")
@@ -204,8 +211,8 @@ def _doubts(found: Recommendation) -> list[str]:
         said.append("no score was asked for, so the smallest model that is fast enough wins: give --quality")
     if not (device.fits and best.option.shape.kind == "encoder"):
         said.append(
-            "latencies are predicted from a roofline with assumed shares of the peaks: expect them within a factor of "
-            "1.5, and measure before buying (hasten optimize, or --this-host)"
+            "latencies are predicted from a roofline with assumed shares of the peaks: expect them within 50 % "
+            "either way, and measure before buying (hasten optimize, or --this-host)"
         )
     for name, figure in (("price", device.usd_per_h), ("bandwidth", device.bandwidth_bytes_s)):
         if figure.kind == "assumed":
@@ -214,6 +221,15 @@ def _doubts(found: Recommendation) -> list[str]:
         figure = best.quality[bound.metric]
         if figure.kind != "published":
             said.append(f"{bound.metric} {figure.value:.1f} is {figure.kind}: {figure.source}")
+        unsure = max((figure.error or 0.0) * figure.value, scores.bits_cost(best.option, found.request).value)
+        if abs(figure.value - bound.value) < unsure:
+            said.append(
+                f"{bound.text} holds by {abs(figure.value - bound.value):.1f} points, less than what is assumed"
+            )
+    for bound in found.request.bounds:
+        timed = best.figures.get(bound.metric)
+        if timed is not None and timed.error and timed.value * (1 + timed.error) > bound.value:
+            said.append(f"{bound.text} holds with {short(timed.value)}, which is within the error of the prediction")
     tokens = best.option.shape.tokens_trained or found.request.tokens_trained
     if best.option.shape.kind == "decoder" and tokens:
         stretched = laws.outside(laws.LOSS_RANGE, parameters=best.option.shape.total, tokens=tokens)

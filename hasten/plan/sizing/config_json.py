@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from hasten.plan.sizing.shapes import ModelShape, ShapeKind
+from hasten.plan.sizing.shapes import LARGEST, ModelShape, ShapeKind
 from hasten.records import InputError
 
 # Names that families have given to the same number; the first that is there counts.
@@ -45,7 +44,7 @@ def shape_of_folder(folder: str | Path) -> ModelShape:
     path = path / "config.json" if path.is_dir() else path
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(
             f"{path}: {error}", expected="a checkpoint's config.json", remedy="give the folder that holds it"
         ) from error
@@ -68,6 +67,17 @@ def shape_of_config(config: Mapping[str, Any], *, name: str, source: str = "conf
             expected="a Transformer's config.json (as transformers writes it)",
             remedy="describe the model in a file and give --models-file",
         )
+    if found["experts_used"] and not found["experts"]:
+        found["experts_used"] = 0
+    try:
+        return _shape(data, found, family, name=name, source=source)
+    except (ValueError, OverflowError) as error:
+        raise InputError(
+            f"{source} of {name}: {error}", expected="a Transformer's config.json", remedy="correct its numbers"
+        ) from error
+
+
+def _shape(data: Mapping[str, Any], found: dict[str, int], family: str, *, name: str, source: str) -> ModelShape:
     kind = _kind(data, family)
     shape = ModelShape(
         name=name.lower(), title=name, kind=kind, layers=found["layers"], hidden=found["hidden"],
@@ -82,7 +92,7 @@ def shape_of_config(config: Mapping[str, Any], *, name: str, source: str = "conf
 
 def _number(data: Mapping[str, Any], key: str) -> int:
     value = next((data[n] for n in _NAMES[key] if isinstance(data.get(n), int | float)), 0)
-    if isinstance(value, bool) or not math.isfinite(value) or value < 0 or value != int(value):
+    if isinstance(value, bool) or not 0 <= value <= LARGEST or value != int(value):
         raise InputError(f"{key} is {value!r}", expected="a whole number", remedy="correct config.json")
     return int(value)
 

@@ -39,9 +39,9 @@ def energy_j(watts: float, *, busy_s: float, load: float, idle_share: float) -> 
     return watts * (busy_s + idle_share * idle_s)
 
 
-def carbon_g(joules: float, *, pue: float, g_per_kwh: float) -> float:
+def carbon_g(joules: float, *, g_per_kwh: float) -> float:
     """Grams of CO2."""
-    return joules * pue / 3.6e6 * g_per_kwh
+    return joules / 3.6e6 * g_per_kwh
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,11 @@ class Figure:
     error: float | None = None
 
 
+def short(value: float) -> str:
+    """Three digits, and no exponent where people read on: 0.0224, 12.5, 2,530."""
+    return f"{value:,.0f}" if 100 <= abs(value) < 1e15 else f"{value:.3g}"
+
+
 def assumed(value: float, why: str) -> Figure:
     """A figure that the user should replace by their own."""
     return Figure(value, "assumed", why)

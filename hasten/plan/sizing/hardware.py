@@ -5,7 +5,6 @@ Takes the catalogue beside this file and the user's own of the same form; gives 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,6 +25,7 @@ _COMPUTES: Mapping[str, tuple[str, ...]] = {
     "int4": ("bf16", "fp16", "int8", "fp32"),
 }
 PRECISIONS = tuple(_COMPUTES)
+_LEAST, _MOST = 1e3, 1e18
 _FORBID: dict[str, str] = {"extra": "forbid"}
 
 
@@ -94,14 +94,32 @@ class Device:
     memory_fits: Mapping[str, MemoryFit] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
-        positive = (self.memory_bytes, self.bandwidth_bytes_s, self.usable_share, *self.ops_per_s.values())
-        require(all(0 < f.value < math.inf for f in positive), "memory, bandwidth and operations must be above zero")
-        require(all(0 <= f.value < math.inf for f in (self.watts, self.usd_per_h)), "watts and price: zero or more")
+        rates = (self.memory_bytes, self.bandwidth_bytes_s, *self.ops_per_s.values(), self.link_bytes_s)
+        inside = all(f is None or _LEAST <= f.value <= _MOST for f in rates)
+        require(inside, f"memory, bandwidth, link and operations must be above zero, from {_LEAST:g} to {_MOST:g}")
+        require(0 < self.usable_share.value <= 1, "usable_share must be above 0, and at most 1")
+        others = (self.watts, self.usd_per_h, self.runtime)
+        require(all(0 <= f.value <= _MOST for f in others), "watts, price and runtime_bytes must be zero or more")
+        reach = self.reached
+        shares = (reach.compute.value, reach.bandwidth.value)
+        require(all(0 < share <= 1 for share in shares), "shares of the peaks must be above 0, and at most 1")
+        require(all(0 <= f.value <= 60 for f in (reach.pass_s, reach.layer_s)), "pass_s and layer_s: 0 to 60 seconds")
         require("fp32" in self.ops_per_s, "ops_per_s needs fp32: everything can fall back to it")
 
     def supports(self, precision: str) -> bool:
         """Has it units for ``precision``, or for one that can stand in for it?"""
         return any(kind in self.ops_per_s for kind in _COMPUTES[precision])
+
+    def stored_as(self, precision: str) -> str:
+        """What 16 bits are here: bf16, or fp16 on what has no other."""
+        return (
+            "fp16" if precision == "bf16" and "bf16" not in self.ops_per_s and "fp16" in self.ops_per_s else precision
+        )
+
+    @property
+    def noun(self) -> str:
+        """What one of it is called."""
+        return {"gpu": "GPU", "cpu": "machine", "edge": "device"}[self.kind]
 
     def ops(self, precision: str) -> Figure:
         """Peak operations a second for matrices in ``precision``."""

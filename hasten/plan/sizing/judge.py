@@ -13,13 +13,14 @@ from dataclasses import dataclass, replace
 
 from hasten.plan.sizing import economics, scores
 from hasten.plan.sizing.batching import Flow
-from hasten.plan.sizing.figures import Figure, predicted
-from hasten.plan.sizing.load import Replica, bare_latency_ms, replica_of
+from hasten.plan.sizing.figures import Figure, predicted, short
+from hasten.plan.sizing.load import LATENCIES, Replica, bare_latency_ms, replica_of
 from hasten.plan.sizing.memory import Memory
 from hasten.plan.sizing.options import LOAD, REACH, SIZE, SPEED, WHOLE, Option, Ruling
 from hasten.plan.sizing.spec import SizingRequest
 
 _MOST_MACHINES = 10_000_000
+_TOGETHER = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +59,7 @@ class Assessment:
 @dataclass(frozen=True)
 class Prospect:
     """An option that breaks no bound by itself. ``at_least`` is what it must cost or take at the least, in the unit
-    that the setting orders by (US dollars a month; milliseconds on the edge): known before any queue is solved."""
+    that the setting orders by (US dollars a month, machines, or milliseconds): known before any queue is solved."""
 
     option: Option
     request: SizingRequest
@@ -75,10 +76,11 @@ def looked_at(option: Option, request: SizingRequest) -> Prospect | Ruling:
     if ruling is not None:
         return ruling
     replica = replica_of(option, request)
-    if request.setting == "edge":
-        at_least = bare_latency_ms(option, request)["latency_ms"]
-    else:
-        at_least = _usd_per_month(option, _replicas_at(option, request, replica.ceiling_per_s))
+    least = _replicas_at(option, request, replica.ceiling_per_s)
+    at_least = {
+        "edge": bare_latency_ms(option, request)["latency_ms"], "enterprise": float(least * option.devices),
+        "cloud": _usd_per_month(option, least),
+    }[request.setting]  # fmt: skip
     return Prospect(option, request, replica, quality, at_least)
 
 
@@ -135,6 +137,10 @@ def _out_of_reach(option: Option, request: SizingRequest) -> Ruling | None:
     if not device.supports(option.precision):
         reason = f"{device.name} has no {option.precision}"
         return Ruling(option, "precision", reason, math.inf, "another precision", REACH)
+    silent = [b for b in request.bounds if b.metric in LATENCIES[:2] and option.shape.kind == "encoder"]
+    if silent:
+        reason = f"{option.shape.title} gives no tokens, so it has no {silent[0].metric}"
+        return Ruling(option, silent[0].metric, reason, math.inf, "a bound on latency_ms", REACH)
     if request.offline and device.kind != "edge" and request.setting != "enterprise":
         remedy = "an edge device, or --setting enterprise for machines in the house"
         return Ruling(option, "offline", f"there is no network to reach {device.name}", math.inf, remedy, REACH)
@@ -167,9 +173,10 @@ def _what_fits(option: Option, request: SizingRequest, held: float) -> str:
     if few <= place.room_bytes < held and option.precision != "int4":
         return "weights in int4"
     bounded = place.room_bytes < option.device.usable_bytes * option.devices
-    if option.device.kind == "gpu" and not bounded:
-        return f"{math.ceil(few / option.device.usable_bytes)} of them together with weights in int4"
-    return f"a model of {place.room_bytes / few:.0%} of its size"
+    count = math.ceil(few / option.device.usable_bytes)
+    if option.device.kind == "gpu" and not bounded and count <= _TOGETHER:
+        return f"{count} of them together with weights in int4"
+    return f"a shorter context, or a model of {place.room_bytes / few:.2g} times its size"
 
 
 def _too_slow(option: Option, request: SizingRequest) -> Ruling | None:
@@ -179,18 +186,24 @@ def _too_slow(option: Option, request: SizingRequest) -> Ruling | None:
         if bound.metric not in bare or bound.holds(bare[bound.metric]):
             continue
         value = bare[bound.metric]
-        reason = f"{bound.metric} is {value:.3g} ms for one request alone and {bound.text} is asked"
-        if option.draft is None:
-            reason += "; " + _physics(bare_latency_ms(option, request, physical=True)[bound.metric], bound.value)
+        way = 0.0 if option.device.kind == "edge" or bound.metric == "tpot_ms" else request.round_trip_ms
+        reason = f"{bound.metric} is {short(value)} ms for one request alone and {bound.text} is asked"
         remedy = "a smaller model, fewer bits, or more bandwidth"
+        if way >= bound.value:
+            reason += f"; the network alone takes {way:g} ms"
+            remedy = "a shorter way (--network-ms), or a device at the user's place,"
+        elif option.draft is None:
+            reason += "; " + _physics(bare_latency_ms(option, request, physical=True)[bound.metric], bound.value, way)
         return Ruling(option, bound.metric, reason, value / bound.value - 1, remedy, SPEED)
     return None
 
 
-def _physics(floor_ms: float, bound_ms: float) -> str:
+def _physics(floor_ms: float, bound_ms: float, way_ms: float) -> str:
+    """What no runtime can pass: the hardware's peaks, and the way to the user."""
+    way = f", {way_ms:g} ms of it the network" if way_ms else ""
     if floor_ms > bound_ms:
-        return f"even at its peak the hardware takes {floor_ms:.3g} ms"
-    return f"its peaks would allow {floor_ms:.3g} ms"
+        return f"even at its peak the hardware takes {short(floor_ms)} ms{way}"
+    return f"its peaks would allow {short(floor_ms)} ms{way}"
 
 
 def _busy(option: Option, replica: Replica) -> Ruling:
@@ -203,7 +216,7 @@ def _busy(option: Option, replica: Replica) -> Ruling:
     if bound is None:
         return Ruling(option, "load", "requests pile up at any load", math.inf, "a smaller model", LOAD)
     reason = (
-        f"{bound.metric} is {times[bound.metric].value:.3g} ms at p{request.percentile:g} even at a small load, "
+        f"{bound.metric} is {short(times[bound.metric].value)} ms at p{request.percentile:g} even at a small load, "
         f"{bound.text} is asked"
     )
     remedy = "a looser bound, a lower percentile, or more speed"
@@ -237,7 +250,9 @@ def _assessed(prospect: Prospect, replicas: int) -> Assessment:
         **_costs(option, request, replicas=replicas, own=own, flow=flow),
         "memory_bytes": predicted(memory.total, "weights, cache, activations and runtime at the usual peak"),
     }
-    missed = tuple(b.text for b in request.preferred if b.metric in figures and not b.holds(figures[b.metric].value))
+    known = {**figures, **prospect.quality}
+    # What nobody knows is missed, too.
+    missed = tuple(b.text for b in request.preferred if b.metric not in known or not b.holds(known[b.metric].value))
     capacity = predicted(
         own / flow.load if pooled else replica.most_per_s(), replica.source, error=replica.engine.error
     )
@@ -254,24 +269,24 @@ def _usd_per_month(option: Option, replicas: int) -> float:
 
 
 def _costs(option: Option, request: SizingRequest, *, replicas: int, own: float, flow: Flow) -> dict[str, Figure]:
-    """Money, energy and carbon of all machines. A user's own device is paid for, and idles, whatever is asked of it: it
-    costs its price and the energy of its work."""
-    device, rate, month = option.device, request.requests_per_s, _usd_per_month(option, replicas)
+    """Money, energy and carbon of all machines, at the mean load. A user's own device is paid for, and idles, whatever
+    is asked of it: it costs its price and the energy of its work."""
+    device, rate, month = option.device, request.requests_per_s * request.mean_share, _usd_per_month(option, replicas)
     month_s = economics.HOURS_A_MONTH * 3600
     edge = device.kind == "edge"
     tokens = request.input_tokens + (0.0 if option.shape.kind == "encoder" else request.output_tokens)
-    joules = economics.energy_j(
-        device.watts.value * option.devices, busy_s=flow.load / own, load=flow.load,
+    pue = 1.0 if edge else request.pue
+    joules = pue * economics.energy_j(
+        device.watts.value * option.devices, busy_s=flow.load / own, load=flow.load * request.mean_share,
         idle_share=0.0 if edge else request.idle_share,
     )  # fmt: skip
-    pue = 1.0 if edge else request.pue
-    carbon_kg = economics.carbon_g(joules, pue=pue, g_per_kwh=request.carbon_g_kwh) * rate * month_s / 1000
+    carbon_kg = economics.carbon_g(joules, g_per_kwh=request.carbon_g_kwh) * rate * month_s / 1000
     priced, powered = device.usd_per_h.source, device.watts.source
     return {
         "machines": predicted(replicas * option.devices, "replicas x devices, with headroom"),
         "usd_per_month": predicted(month, f"730 hours; {priced}"),
         "usd_per_request": predicted(month / (rate * month_s), priced),
-        "usd_per_mtok": predicted(month / (rate * tokens * month_s) * 1e6, priced),
-        "energy_j": predicted(joules, f"{powered}; idle share {0.0 if edge else request.idle_share:g}"),
+        "usd_per_mtok": predicted(month / (rate * tokens * month_s) * 1e6, f"tokens in and out; {priced}"),
+        "energy_j": predicted(joules, f"of the device alone, with PUE {pue:g}; {powered}"),
         "co2_kg_per_month": predicted(carbon_kg, f"{request.carbon_g_kwh:g} g/kWh, PUE {pue:g}"),
     }

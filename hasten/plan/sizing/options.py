@@ -36,7 +36,12 @@ class Option:
     def label(self) -> str:
         many = f"{self.devices} x " if self.devices > 1 else ""
         drafted = f" with {self.draft.title} drafting" if self.draft else ""
-        return f"{self.shape.title} in {self.precision}{drafted} on {many}{self.device.name}"
+        return f"{self.shape.title} in {self.numbers}{drafted} on {many}{self.device.name}"
+
+    @property
+    def numbers(self) -> str:
+        """The precision, as this device has it."""
+        return self.device.stored_as(self.precision)
 
     def place(self, request: SizingRequest) -> Place:
         """Where it lies, with the user's own bound on memory."""

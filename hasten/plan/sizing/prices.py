@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from hasten.plan.sizing.figures import Figure
-from hasten.plan.sizing.tables import find_entry, read_catalogue
+from hasten.plan.sizing.tables import find_entry, read_catalogue, require
 
 FILE = Path(__file__).with_name("prices.toml")
 
@@ -23,6 +23,9 @@ class ApiPrice:
     date: str
     input_usd: Figure
     output_usd: Figure
+
+    def __post_init__(self) -> None:
+        require(all(0 <= f.value <= 1e6 for f in (self.input_usd, self.output_usd)), "prices: from 0 to 1e6 USD")
 
     def request_usd(self, input_tokens: float, output_tokens: float) -> float:
         return (input_tokens * self.input_usd.value + output_tokens * self.output_usd.value) / 1e6

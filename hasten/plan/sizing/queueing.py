@@ -22,6 +22,7 @@ from hasten.records import InputError
 Vector = npt.NDArray[Any]
 
 MIX = 64  # quantiles of a service that a response is mixed from
+_NEVER = 1e-12  # so small a chance to wait is none
 _CAP = 0.24  # of Cosmetatos' correction at low loads (Whitt 1993)
 
 
@@ -88,6 +89,8 @@ def wait_of(rate: float, service: Service, servers: int = 1) -> Wait:
     if rho <= 0.0:
         return Wait(0.0, 0.0, 1.0)
     chance, scv = erlang_c(servers, offered), service.scv
+    if chance < _NEVER:
+        return Wait(0.0, 0.0, 1.0)
     exponential = chance * service.mean_s / (servers * (1.0 - rho))
     constant = 0.5 * exponential * (1.0 + min(_CAP, _cosmetatos(servers, rho)))
     mean = (1.0 + scv) / (2.0 * scv / exponential + (1.0 - scv) / constant)

@@ -16,16 +16,19 @@ from hasten.plan.sizing.shapes import ModelShape
 from hasten.plan.sizing.spec import SizingRequest
 
 SHOWN = 8
+_TRIED = 40
 _A_MODEL = 2  # rows that one model may take in the list
 
 
 @dataclass(frozen=True, slots=True)
 class Recommendation:
-    """``ranked`` best first, one for a model on a device; ``ruled_out`` the closest miss of every device and every
-    model on which or with which nothing holds; ``considered`` how many options were judged."""
+    """``ranked`` best first, one for a model on a device; ``best_score`` the best that holds in the first score asked
+    for, whatever it costs; ``ruled_out`` the closest miss of every device and every model on which or with which
+    nothing holds; ``considered`` how many options were judged."""
 
     request: SizingRequest
     ranked: tuple[Assessment, ...]
+    best_score: Assessment | None
     ruled_out: tuple[Ruling, ...]
     considered: int
 
@@ -58,22 +61,31 @@ def ranked_among(
             tell(number, len(options))
     for prospect in sorted(prospects, key=lambda p: p.at_least):
         best = _few(sorted(held, key=lambda a: _order(a, request)), rows)
-        if len(best) == rows and _ordered_by_bound(request) and prospect.at_least > _measure(best[-1], request):
+        settled = len(best) == rows and not any(a.missed for a in best)  # wishes come before the order
+        if settled and prospect.at_least > _measure(best[-1], request):
             break
         found = judged(prospect)
         rulings.append(found) if isinstance(found, Ruling) else held.append(found)
     ranked = _few(sorted(held, key=lambda a: _order(a, request)), rows)
-    return Recommendation(request, ranked, _closest(rulings, [p.option for p in prospects]), len(options))
+    top = _best_score(prospects, request) if rows > 1 else None
+    return Recommendation(request, ranked, top, _closest(rulings, [p.option for p in prospects]), len(options))
 
 
-def _ordered_by_bound(request: SizingRequest) -> bool:
-    """Is the order that of ``Prospect.at_least``? Wishes and numbers of machines come in another one."""
-    return not request.preferred and request.setting != "enterprise"
+def _best_score(prospects: Sequence[Prospect], request: SizingRequest) -> Assessment | None:
+    """Tried from the best score down, and among equals from the cheapest up."""
+    if not request.quality:
+        return None
+    bound = request.quality[0]
+    sign = 1.0 if bound.op == "<=" else -1.0
+    tried = sorted(prospects, key=lambda p: (sign * p.quality[bound.metric].value, p.at_least))[:_TRIED]
+    return next((a for p in tried if isinstance(a := judged(p), Assessment)), None)
 
 
 def _measure(found: Assessment, request: SizingRequest) -> float:
     """What ``at_least`` bounds from below."""
-    return found.figures["latency_ms"].value if request.setting == "edge" else found.usd_per_month
+    return {
+        "edge": found.figures["latency_ms"].value, "enterprise": float(found.machines), "cloud": found.usd_per_month
+    }[request.setting]  # fmt: skip
 
 
 def _order(found: Assessment, request: SizingRequest) -> tuple[float, ...]:

@@ -65,9 +65,8 @@ def broken(option: Option, request: SizingRequest, quality: Mapping[str, Figure]
         figure = quality.get(bound.metric)
         if figure is None:
             unknown = f"no {bound.metric} of {option.shape.title} is published"
-            return Ruling(
-                option, bound.metric, unknown, math.inf, "a measurement, or --tokens-trained for MMLU by law,", SCORE
-            )
+            remedy = "a measurement" + (", or --tokens-trained for the law," if bound.metric == "mmlu" else "")
+            return Ruling(option, bound.metric, unknown, math.inf, remedy, SCORE)
         if not bound.holds(figure.value):
             reason = f"{bound.metric} is {figure.value:.1f} ({figure.kind}), {bound.text} is asked"
             miss = abs(figure.value - bound.value) / max(bound.value, 1e-9)

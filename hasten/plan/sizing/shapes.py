@@ -21,11 +21,17 @@ FILE = Path(__file__).with_name("models.toml")
 ShapeKind = Literal["decoder", "encoder", "encoder-decoder"]
 
 
+LARGEST = 1_000_000_000  # a count beyond it is a slip
+
+
 @dataclass(frozen=True, slots=True)
 class ModelQuality(Figure):
-    """A published score; ``setting`` says how it was had."""
+    """A published score from 0 to 100; ``setting`` says how it was had."""
 
     setting: str = ""
+
+    def __post_init__(self) -> None:
+        require(0 <= self.value <= 100, "a score must be from 0 to 100")
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,10 +70,16 @@ class ModelShape:
     def __post_init__(self) -> None:
         counts = (self.layers, self.hidden, self.heads, self.ffn, self.vocab)
         require(min(counts) >= 1, "layers, hidden, heads, ffn and vocab must be one or more")
-        rest = (self.kv_heads, self.head_dim, self.max_context, self.window, self.experts, self.encoder_layers)
-        require(min(rest) >= 0 and self.parameters >= 0, "no count may be negative")
+        rest = (
+            self.kv_heads, self.head_dim, self.max_context, self.window, self.full_every, self.experts,
+            self.experts_used, self.expert_ffn, self.encoder_layers,
+        )  # fmt: skip
+        require(min(rest) >= 0 and max(*counts, *rest) <= LARGEST, f"counts must be from 0 to {LARGEST:,}")
+        require(0 <= self.parameters <= 1e15, "parameters must be from 0 to 1e15")
         require(self.experts_used <= self.experts, "experts_used may not be more than experts")
-        require(self.tokens_trained is None or self.tokens_trained > 0, "tokens_trained must be above zero")
+        require(self.key_heads <= self.heads, "kv_heads may not be more than heads")
+        require(self.width >= 1, "hidden is too small for so many heads")
+        require(self.tokens_trained is None or 0 < self.tokens_trained <= 1e18, "tokens_trained: above 0, to 1e18")
 
     # ------------------------------------------------------------------ counts
 
@@ -151,8 +163,11 @@ def read_models(own: str | Path | None = None) -> dict[str, ModelShape]:
 
 def find_model(name: str, catalogue: Mapping[str, ModelShape]) -> ModelShape:
     """By name or hub id. Raises InputError with the nearest names."""
-    names = {key: m for m in catalogue.values() for key in (m.name.lower(), m.hub.lower()) if key}
-    return find_entry(name, names, what="model", remedy="give its folder with config.json, or --params 7B")
+    keys = {m.name.lower(): m for m in catalogue.values()}
+    names = {**{key: m for m in catalogue.values() for key in (m.hub.lower(), m.title.lower()) if key}, **keys}
+    return find_entry(
+        name, names, what="model", remedy="give its folder with config.json, an entry in --models-file, or --params 7B"
+    )
 
 
 def of_parameters(count: float) -> ModelShape:

@@ -56,6 +56,9 @@ _QUALITY = Metrics(
     },
     {}, title="quality", example="mmlu>=60",
 )  # fmt: skip
+_PREFER = Metrics(
+    {**_SLO.kinds, **_QUALITY.kinds}, {**_SLO.names, **_QUALITY.names}, title="prefer", example="tpot_ms<=20"
+)
 FILES = ("hardware_file", "models_file", "prices_file", "trials")
 _COUNT = re.compile(r"\s*([\d.]+(?:[eE][+-]?\d+)?)\s*([kKmMbBgGtT]?)\s*")
 _FACTORS = {"": 1.0, "k": 1e3, "m": 1e6, "b": 1e9, "g": 1e9, "t": 1e12}
@@ -64,7 +67,9 @@ _FACTORS = {"": 1.0, "k": 1e3, "m": 1e6, "b": 1e9, "g": 1e9, "t": 1e12}
 @dataclass(frozen=True, slots=True)
 class SizingRequest:
     """Rates in requests a second, lengths in tokens. ``models`` and ``parameters`` name what may be deployed (neither:
-    the catalogue), ``setting`` orders the answers, ``percentile`` is the share of requests that a latency bound is for.
+    the catalogue), ``mean_share`` of the rate is asked on average (machines are for the rate, a request's money and
+    energy for the mean), ``setting`` orders the answers, ``percentile`` is the share of requests that a latency bound
+    is for.
     ``length_scv`` is the squared coefficient of variation of the lengths, 0 when all are alike. ``network_ms`` is the
     round trip to what is not on the user's own device: without it 25, 1 within an enterprise. On an edge device one
     user asks, ``edge_requests_per_h`` times an hour. ``bits_cost`` are points that a precision costs."""
@@ -86,6 +91,7 @@ class SizingRequest:
     privacy: bool = False
     offline: bool = False
     percentile: float = 95.0
+    mean_share: float = 1.0
     headroom: float = HEADROOM.value
     length_scv: float = 0.5
     network_ms: float | None = None
@@ -142,7 +148,7 @@ def make_request(
     if TASKS[task][0] == _E:
         given.setdefault("precisions", ("fp32", "bf16", "int8"))
     data = {
-        **given, "task": task, "bounds": read_bounds(slo, _SLO), "preferred": read_bounds(prefer, _SLO),
+        **given, "task": task, "bounds": read_bounds(slo, _SLO), "preferred": read_bounds(prefer, _PREFER),
         "quality": read_bounds(quality, _QUALITY),
         "tokens_trained": None if tokens_trained is None else read_count(tokens_trained, "tokens_trained"),
         "parameters": tuple(read_count(one, "params") for one in _several(params)),
@@ -155,7 +161,11 @@ def make_request(
 
 def read_spec(path: str | Path) -> dict[str, Any]:
     """A TOML file whose keys are the options' names, with ``-`` or ``_``. Raises InputError for unknown keys."""
-    found = {key.replace("-", "_"): value for key, value in read_tables(Path(path)).items()}
+    tables = read_tables(Path(path))
+    found = {key.replace("-", "_"): value for key, value in tables.items()}
+    if len(found) < len(tables):
+        twice = next(key for key in found if key.replace("_", "-") in tables and key in tables)
+        raise InputError(f"{path}: {twice!r} is there twice", expected="each key once", remedy="remove one of them")
     known = {f.name for f in fields(SizingRequest)} - {"bounds", "preferred", "parameters"}
     known |= {"slo", "prefer", "params", *FILES}
     for key in found:
@@ -171,7 +181,7 @@ def read_spec(path: str | Path) -> dict[str, Any]:
 def read_count(text: str | float, name: str) -> float:
     """7B, 350M, 15T, 1e9: a number above zero. Raises InputError."""
     if isinstance(text, int | float) and not isinstance(text, bool):
-        value = float(text)
+        value = float(min(text, 10**30))
     else:
         match = _COUNT.fullmatch(str(text))
         try:
@@ -200,6 +210,10 @@ def _several(value: Any) -> tuple[Any, ...]:
     return tuple(value) if isinstance(value, list | tuple) else (value,)
 
 
+def _is_bool(value: Any) -> bool:
+    return any(isinstance(one, bool) for one in (value if isinstance(value, list | tuple) else (value,)))
+
+
 _LISTS = ("hardware", "models", "precisions", "devices", "api")
 _TEXTS = ("bounds", "preferred", "quality", "parameters")  # given by other names, as texts
 
@@ -210,9 +224,15 @@ def _checked(data: Mapping[str, Any], given: Mapping[str, Any]) -> SizingRequest
     if unknown:
         raise InputError(f"unknown option {unknown[0]!r}", expected="an option of hasten size", remedy="remove it")
     plain = {key: _several(value) if key in _LISTS else value for key, value in data.items()}
-    empty = [key for key in _LISTS if key in given and not plain[key]]
+    empty = [key for key in _LISTS if key in given and (not plain[key] or "" in plain[key])]
     if empty:
         raise InputError(f"{empty[0]} is empty", expected="at least one, or leave it out", remedy="name one")
+    plain["precisions"] = tuple(str(one).lower() for one in plain.get("precisions", ()))
+    if not plain["precisions"]:
+        del plain["precisions"]
+    numbers = [key for key, value in plain.items() if key not in ("privacy", "offline") and _is_bool(value)]
+    if numbers:
+        raise InputError(f"{numbers[0]} is {plain[numbers[0]]}", expected="a number or a text", remedy="correct it")
     try:
         return read_as(SizingRequest, plain)
     except ValueError as error:
@@ -221,7 +241,8 @@ def _checked(data: Mapping[str, Any], given: Mapping[str, Any]) -> SizingRequest
 
 _RANGES = {
     "requests_per_s": (1e-9, 1e7), "input_tokens": (1, 1e8), "output_tokens": (0, 1e7), "percentile": (50, 99.99),
-    "headroom": (0, 0.95), "network_ms": (0, 1e5), "drafted": (1, 64), "acceptance": (0, 1), "pue": (1, 5),
+    "headroom": (0, 0.95), "mean_share": (0.001, 1), "network_ms": (0, 1e5), "drafted": (1, 64), "acceptance": (0, 1),
+    "pue": (1, 5),
     "carbon_g_kwh": (0, 2000), "idle_share": (0, 1), "edge_requests_per_h": (1e-6, 1e6), "cache_bits": (2, 32),
     "length_scv": (0, 100),
 }  # fmt: skip
@@ -232,6 +253,8 @@ def _check_ranges(request: SizingRequest) -> None:
         value = getattr(request, name)
         if value is not None and not low <= value <= high:
             raise InputError(f"{name} is {value:g}", expected=f"from {low:g} to {high:g}", remedy="correct it")
+    if not all(0 <= cost <= 100 for cost in request.bits_cost.values()):
+        raise InputError(f"bits_cost {dict(request.bits_cost)}", expected="points from 0 to 100", remedy="correct it")
     for one in (*request.precisions, *request.bits_cost):
         if one not in PRECISIONS:
             raise InputError(

@@ -11,13 +11,14 @@ from typing import Any, TypeVar
 from hasten.records import InputError, read_as
 
 T = TypeVar("T")
+_LISTED = 30
 
 
 def read_tables(path: Path) -> dict[str, Any]:
     """A TOML file's tables. Raises InputError when it cannot be read."""
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
         raise InputError(f"{path}: {error}", expected="a TOML file", remedy="correct it") from error
 
 
@@ -35,7 +36,7 @@ def _entry(kind: type[T], name: str, table: Any, path: Path) -> T:
     if not isinstance(table, dict):
         raise InputError(f"{path}: {name!r} is no table", expected=form, remedy="correct the entry")
     try:
-        return read_as(kind, {"name": name, **table})
+        return read_as(kind, {**table, "name": name})
     except ValueError as error:
         raise InputError(f"{path}, {name}: {first_fault(error)}", expected=form, remedy="correct the entry") from error
 
@@ -47,9 +48,16 @@ def find_entry(name: str, names: Mapping[str, T], *, what: str, remedy: str) -> 
         return names[wanted]
     near = difflib.get_close_matches(wanted, names, n=3, cutoff=0.4)
     raise InputError(
-        f"no {what} is called {name!r}", expected=f"one of {', '.join(names)}",
+        f"no {what} is called {name[:80]!r}", expected=f"one of {_some(names)}",
         remedy=f"did you mean {' or '.join(near)}?" if near else remedy,
     )  # fmt: skip
+
+
+def _some(names: Mapping[str, Any]) -> str:
+    """All, or the first few of many."""
+    if len(names) <= _LISTED:
+        return ", ".join(names)
+    return f"{len(names)} names, such as {', '.join(list(names)[:_LISTED])}"
 
 
 def first_fault(error: ValueError) -> str:

@@ -27,7 +27,7 @@ def test_energy_counts_what_stands_idle() -> None:
     half = e.energy_j(100.0, busy_s=0.1, load=0.5, idle_share=0.3)
     assert full == pytest.approx(10.0)
     assert half == pytest.approx(13.0)
-    assert e.carbon_g(3.6e6, pue=1.5, g_per_kwh=400) == pytest.approx(600.0)
+    assert e.carbon_g(3.6e6, g_per_kwh=400) == pytest.approx(400.0)
 
 
 def test_a_cascade_costs_what_reaches_each_stage() -> None:

@@ -186,6 +186,9 @@ def test_what_is_preferred_comes_first_though_it_costs_more() -> None:
     assert soft.best is not None
     assert soft.best.figures["tpot_ms"].value <= 8
     assert soft.best.usd_per_month >= plain.best.usd_per_month
+    wished = found(quality="", prefer="mmlu>=75")
+    assert wished.best is not None
+    assert wished.best.quality["mmlu"].value >= 75
     kept = [len(a.missed) for a in soft.ranked]
     assert kept == sorted(kept)
 
@@ -312,3 +315,66 @@ def test_a_device_that_its_user_overloads_is_out() -> None:
     assert isinstance(ruling, Ruling)
     assert ruling.bound == "load"
     assert "its user sends 600" in ruling.reason
+
+
+def test_a_bound_that_a_model_cannot_have_is_not_passed_over() -> None:
+    request = make_request(task="text-classification", models="bert-base-uncased", slo="ttft_ms<=0.0001", hardware="t4")
+    found_one = recommend(request, models=MODELS, devices=DEVICES)
+    assert found_one.best is None
+    assert "gives no tokens" in found_one.ruled_out[0].reason
+    wished = make_request(
+        task="text-classification", models="bert-base-uncased", prefer="ttft_ms<=0.0001", hardware="t4"
+    )
+    best = recommend(wished, models=MODELS, devices=DEVICES).best
+    assert best is not None
+    assert best.missed == ("ttft_ms<=0.0001",)
+
+
+def test_very_many_servers_and_hardly_any_wait() -> None:
+    request = make_request(
+        task="text-classification", models="bert-base-uncased", hardware="cpu-vnni-16", precisions="int8",
+        requests_per_s=1e5, headroom=0.8,
+    )  # fmt: skip
+    best = recommend(request, models=MODELS, devices=DEVICES).best
+    assert best is not None
+    assert best.machines > 1000
+
+
+def test_the_network_is_not_blamed_on_the_hardware() -> None:
+    ruling = judge(option("llama-3.2-1b", "h200"), asked(quality="", slo="ttft_ms<=20"))
+    assert isinstance(ruling, Ruling)
+    assert "the network alone takes 25 ms" in ruling.reason
+    assert "--network-ms" in ruling.remedy
+
+
+def test_the_mean_load_pays_for_what_stands_there() -> None:
+    full, half = (judge(option("llama-3-8b", "h200"), asked(mean_share=share)) for share in (1.0, 0.5))
+    assert isinstance(full, Assessment)
+    assert isinstance(half, Assessment)
+    assert half.usd_per_month == full.usd_per_month
+    assert half.figures["usd_per_request"].value == pytest.approx(2 * full.figures["usd_per_request"].value)
+    assert half.figures["energy_j"].value > full.figures["energy_j"].value
+
+
+def test_the_best_score_that_holds_is_told() -> None:
+    result = found(hardware="h200,l4")
+    assert result.best is not None
+    assert result.best_score is not None
+    assert result.best_score.quality["mmlu"].value > result.best.quality["mmlu"].value
+
+
+def test_sixteen_bits_are_called_what_they_are() -> None:
+    assert option("llama-3.2-1b", "t4").numbers == "fp16"
+    assert option("llama-3.2-1b", "h200").numbers == "bf16"
+
+
+def test_commands_are_such_as_can_run() -> None:
+    request = make_request(
+        task="text-classification", hardware="cpu-vnni-16", models="distilbert-base", input_tokens=64,
+        slo="latency_ms<=90",
+    )  # fmt: skip
+    sizing = answer(request, models=MODELS, devices=DEVICES)
+    assert sizing.commands[0].startswith("hasten optimize YOUR_")
+    assert "p95_ms<=" in sizing.commands[0]
+    gpu = answer(replace(request, hardware=("t4",)), models=MODELS, devices=DEVICES)
+    assert gpu.commands[0].startswith("#")

@@ -53,6 +53,9 @@ def test_what_is_no_count(text: Any) -> None:
         ({"task": "chat", "acceptance": 0.9}, "without a draft"),
         ({"task": "chat", "bounds": ()}, "unknown option 'bounds'"),
         ({"task": "chat", "bits_cost": {"int3": 1.0}}, "unknown precision 'int3'"),
+        ({"task": "chat", "bits_cost": {"bf16": -float("inf")}}, "points from 0 to 100"),
+        ({"task": "chat", "requests_per_s": True}, "requests_per_s is True"),
+        ({"task": "chat", "models": [""]}, "models is empty"),
     ],
 )
 def test_what_is_not_understood_is_said(options: dict[str, Any], said: str) -> None:
@@ -84,6 +87,9 @@ def test_a_specification_file(tmp_path: Path) -> None:
     assert found.privacy
     path.write_text("request_per_s = 20\n")
     with pytest.raises(InputError, match="did you mean requests_per_s"):
+        read_spec(path)
+    path.write_text("input-tokens = 20\ninput_tokens = 30\n")
+    with pytest.raises(InputError, match="is there twice"):
         read_spec(path)
     path.write_text("task = \n")
     with pytest.raises(InputError, match="TOML"):
@@ -134,6 +140,7 @@ def test_own_hardware_joins_and_is_checked(tmp_path: Path) -> None:
     faults = {
         text.replace("watts", "wats"): "watts",
         text.replace("fp32", "fp16"): "needs fp32",
+        text.replace("[Mine.ops", f"usable_share = {figure}\n[Mine.ops"): "usable_share",
         text.replace("bandwidth_bytes_s = { value = 1e9", "bandwidth_bytes_s = { value = 0"): "above zero",
         "mine = 3": "is no table",
     }
@@ -189,9 +196,14 @@ def test_a_config_that_says_too_little_is_named(tmp_path: Path) -> None:
         shape_of_folder(tmp_path)
     with pytest.raises(InputError, match=r"config\.json"):
         shape_of_folder(tmp_path / "nowhere")
-    odd = {**CONFIGS["llama"][0], "num_hidden_layers": float("nan")}
-    with pytest.raises(InputError, match="layers is nan"):
-        shape_of_config(odd, name="odd")
+    for value in (float("nan"), 10**400, -1, True):
+        with pytest.raises(InputError, match="layers is"):
+            shape_of_config({**CONFIGS["llama"][0], "num_hidden_layers": value}, name="odd")
+    some = shape_of_config({**CONFIGS["llama"][0], "num_experts_per_tok": 2}, name="odd")
+    assert some.experts_used == 0
+    (tmp_path / "config.json").write_text("[" * 100_000)
+    with pytest.raises(InputError, match=r"config\.json"):
+        shape_of_folder(tmp_path)
 
 
 def test_windows_are_read_as_they_are_used() -> None:
