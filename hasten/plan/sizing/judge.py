@@ -59,13 +59,14 @@ class Assessment:
 @dataclass(frozen=True)
 class Prospect:
     """An option that breaks no bound by itself. ``at_least`` is what it must cost or take at the least, in the unit
-    that the setting orders by (US dollars a month, machines, or milliseconds): known before any queue is solved."""
+    that the setting orders by (US dollars a month; machines, then those; milliseconds): known before any queue is
+    solved."""
 
     option: Option
     request: SizingRequest
     replica: Replica
     quality: Mapping[str, Figure]
-    at_least: float
+    at_least: tuple[float, ...]
 
 
 def looked_at(option: Option, request: SizingRequest) -> Prospect | Ruling:
@@ -77,11 +78,12 @@ def looked_at(option: Option, request: SizingRequest) -> Prospect | Ruling:
         return ruling
     replica = replica_of(option, request)
     least = _replicas_at(option, request, replica.ceiling_per_s)
-    at_least = {
-        "edge": bare_latency_ms(option, request)["latency_ms"], "enterprise": float(least * option.devices),
-        "cloud": _usd_per_month(option, least),
-    }[request.setting]  # fmt: skip
-    return Prospect(option, request, replica, quality, at_least)
+    money = _usd_per_month(option, least)
+    at_least: dict[str, tuple[float, ...]] = {
+        "edge": (bare_latency_ms(option, request)["latency_ms"],), "cloud": (money,),
+        "enterprise": (float(least * option.devices), money),
+    }  # fmt: skip
+    return Prospect(option, request, replica, quality, at_least[request.setting])
 
 
 def judge(option: Option, request: SizingRequest) -> Assessment | Ruling:

@@ -81,21 +81,19 @@ def _best_score(prospects: Sequence[Prospect], request: SizingRequest) -> Assess
     return next((a for p in tried if isinstance(a := judged(p), Assessment)), None)
 
 
-def _measure(found: Assessment, request: SizingRequest) -> float:
+def _measure(found: Assessment, request: SizingRequest) -> tuple[float, ...]:
     """What ``at_least`` bounds from below."""
+    money: tuple[float, ...] = (found.usd_per_month,)
     return {
-        "edge": found.figures["latency_ms"].value, "enterprise": float(found.machines), "cloud": found.usd_per_month
+        "edge": (found.figures["latency_ms"].value,), "enterprise": (float(found.machines), *money), "cloud": money
     }[request.setting]  # fmt: skip
 
 
 def _order(found: Assessment, request: SizingRequest) -> tuple[float, ...]:
     """Smaller is better; ties go to the better model, then to the smaller one."""
     asked = [found.quality[b.metric].value * (1.0 if b.op == "<=" else -1.0) for b in request.quality[:1]]
-    money, energy = found.usd_per_month, found.figures["energy_j"].value
-    by: tuple[float, ...] = {
-        "cloud": (money,), "enterprise": (float(found.machines), money), "edge": (_measure(found, request), energy)
-    }[request.setting]  # fmt: skip
-    return (len(found.missed), *by, *asked, found.option.shape.total)
+    energy = [found.figures["energy_j"].value] if request.setting == "edge" else []
+    return (len(found.missed), *_measure(found, request), *energy, *asked, found.option.shape.total)
 
 
 def _few(ordered: Iterable[Assessment], most: int) -> tuple[Assessment, ...]:
