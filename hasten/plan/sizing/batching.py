@@ -133,7 +133,9 @@ def _token_s(share: float, rate: float, server: Batching, chances: Vector, load:
     centre = float(met @ times)
     last = min(len(steps) - 1, math.ceil(running) + 1)
     crowd = min(1.0, rate * tokens * float(steps[last] - steps[max(0, last - 1)]) / (1.0 - load))
-    by_crowd = math.sqrt((2.0 + crowd) / 3.0) * (float(np.interp(share, np.cumsum(met), times)) - centre)
+    # Who comes also stops the others for a prefill: a burst weighs by so much more than its number.
+    spread = (1.0 + load) * math.sqrt((2.0 + crowd) / 3.0)
+    by_crowd = spread * (float(np.interp(share, np.cumsum(met), times)) - centre)
     # A life meets a Poisson number of prefills; who meets more of them also meets a larger crowd, so both are added.
     prefills, varied = rate * tokens * mean, 1.0 + server.prefill.scv
     stalls = gamma_quantiles(prefills * server.prefill.mean_s / tokens, varied / max(prefills, 1e-9))

@@ -41,7 +41,8 @@ def recommend(
     request: SizingRequest, *, models: Mapping[str, ModelShape], devices: Mapping[str, Device],
     tell: Callable[[int, int], None] | None = None,
 ) -> Recommendation:  # fmt: skip
-    """Judge what the request leaves. ``tell`` hears how many of how many options have had their first look."""
+    """Judge what the request leaves. ``tell`` hears how many of how many options have had their first look,
+    then how many of what is left were judged."""
     return ranked_among(options_of(request, models=models, devices=devices), request, tell=tell)
 
 
@@ -59,7 +60,9 @@ def ranked_among(
         rulings.append(first) if isinstance(first, Ruling) else prospects.append(first)
         if tell is not None:
             tell(number, len(options))
-    for prospect in sorted(prospects, key=lambda p: p.at_least):
+    for number, prospect in enumerate(sorted(prospects, key=lambda p: p.at_least), start=1):
+        if tell is not None:
+            tell(number, len(prospects))
         best = _few(sorted(held, key=lambda a: _order(a, request)), rows)
         settled = len(best) == rows and not any(a.missed for a in best)  # wishes come before the order
         if settled and prospect.at_least > _measure(best[-1], request):
