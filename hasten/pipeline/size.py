@@ -22,7 +22,7 @@ from hasten.plan.sizing.shapes import ModelShape, read_models
 from hasten.plan.sizing.spec import FILES, SizingRequest, make_request, read_spec
 from hasten.records import InputError, MissingDependency, Trial
 
-HOST, _USUAL_HOST = "this-host", "cpu-vnni-4"
+_USUAL_HOST = "cpu-vnni-4"
 
 
 def size(
@@ -47,12 +47,14 @@ def size(
         raise InputError("no task", expected="--task, or task in the specification", remedy="name one, such as chat")
     request, models = _with_own_models(make_request(**given), read_models(files["models_file"]))
     devices = read_devices(files["hardware_file"])
+    own_host: Device = devices[_USUAL_HOST]
     checked: tuple[Checked, ...] = ()
     if this_host:
-        device, checked = _this_host(again=again, say=say)
-        devices = {**devices, device.name: device}
-        request = replace(request, hardware=(*request.hardware, device.name))
-    prices = [find_price(name, read_prices(files["prices_file"])) for name in request.api]
+        own_host, checked = _this_host(again=again, say=say)
+        devices = {**devices, own_host.name: own_host}
+        request = replace(request, hardware=(*request.hardware, own_host.name))
+    known = read_prices(files["prices_file"])
+    prices = [find_price(name, known) for name in request.api]
     trials = _trials(paths)
     latency_ms = next((b.value for b in request.bounds if b.metric == "latency_ms"), None)
     found = answer(
@@ -65,7 +67,7 @@ def size(
     ms, quality, trial = own
     more = specialist_advice(
         found.recommendation, name=trial.label, score=f"quality {quality:.1f}", latency_ms=ms,
-        device=devices.get(HOST, devices[_USUAL_HOST]), prices=prices,
+        device=own_host, prices=prices,
     )  # fmt: skip
     return replace(found, measured_notes=(*found.measured_notes, *more))
 

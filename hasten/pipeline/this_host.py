@@ -22,7 +22,7 @@ import numpy as np
 from hasten.ledger import plain
 from hasten.measure.host import describe_host, total_memory_bytes, usable_cores
 from hasten.measure.peaks import bandwidth_bytes_s, matmul_ops_s
-from hasten.measure.worker import OpenFacts, Worker
+from hasten.measure.worker import Worker
 from hasten.plan.sizing.figures import Figure, assumed
 from hasten.plan.sizing.fit import Work, fit_layers, fit_memory
 from hasten.plan.sizing.hardware import REACH, Device, Reach
@@ -137,19 +137,19 @@ def timed(
             "hasten.pipeline.synthetic:export_encoder", proportions=proportions, vocab=vocab, runtime=runtime,
             folder=folder,
         )  # fmt: skip
-    for number, (rows, tokens) in enumerate(requests):
-        # The first request of a process tells its memory; more processes than one cost more than they tell.
-        if number == 0 or alone:
-            worker, facts = _opened(folder / "model", runtime, cores)
-        times = _steady_ms(worker, partial(_random, rows, tokens, vocab, names=facts.input_names))
-        held = worker.stats().peak_rss_bytes
-        if alone or number == len(requests) - 1:
-            worker.close()
-        yield {
-            "proportions": proportions, "vocab": vocab, "precision": precision, "rows": rows, "tokens": tokens,
-            "ms": statistics.median(times), "bytes": size, "peak_rss_bytes": held,
-            "memory": alone or number in (0, len(requests) - 1),
-        }  # fmt: skip
+    for group in [[one] for one in requests] if alone else [requests]:
+        with Worker.start(cores=cores, threads=len(cores)) as worker:
+            facts = worker.open(
+                "hasten.pipeline.jobs:open_artifact", folder=folder / "model", config=runtime, threads=len(cores),
+                cores=cores,
+            )  # fmt: skip
+            for number, (rows, tokens) in enumerate(group):
+                times = _steady_ms(worker, partial(_random, rows, tokens, vocab, names=facts.input_names))
+                yield {
+                    "proportions": proportions, "vocab": vocab, "precision": precision, "rows": rows,
+                    "tokens": tokens, "ms": statistics.median(times), "bytes": size,
+                    "peak_rss_bytes": worker.stats().peak_rss_bytes, "memory": number in (0, len(group) - 1),
+                }  # fmt: skip
 
 
 def _steady_ms(worker: Worker, request: Callable[[int], dict[str, Any]]) -> list[float]:
@@ -158,18 +158,6 @@ def _steady_ms(worker: Worker, request: Callable[[int], dict[str, Any]]) -> list
     warm, timed = (min(_MOST, max(_FEWEST, round(seconds / one))) for seconds in (_WARM_S, _TIMED_S))
     worker.time([request(n) for n in range(warm)])
     return worker.time([request(n) for n in range(timed)])
-
-
-def _opened(folder: Path, runtime: dict[str, Any], cores: tuple[int, ...]) -> tuple[Worker, OpenFacts]:
-    worker = Worker.start(cores=cores, threads=len(cores))
-    try:
-        facts = worker.open(
-            "hasten.pipeline.jobs:open_artifact", folder=folder, config=runtime, threads=len(cores), cores=cores
-        )
-    except BaseException:
-        worker.close()
-        raise
-    return worker, facts
 
 
 def _random(rows: int, tokens: int, vocab: int, seed: int, *, names: Sequence[str]) -> dict[str, Any]:

@@ -19,7 +19,7 @@ WORTH = 1.05
 # A drop this far above the bound, in points, says that nothing smaller will do.
 _FAR_PT = 1.0
 _NEAR_SHARE = 0.75
-# A drop this little above the bound is mended by more training more often than not.
+# So little above the bound, more training is tried before another shape: it costs as much, and is nearer.
 _HAIR_PT = 0.5
 _QUALITY = ("quality_drop", "quality")
 _KNOWN_BEFORE = ("p50_ms", "p90_ms", "bytes", "peak_rss_bytes")

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from hasten.plan.sizing import economics, scores
 from hasten.plan.sizing.batching import Flow
 from hasten.plan.sizing.figures import Figure, predicted, short
-from hasten.plan.sizing.load import LATENCIES, Replica, bare_latency_ms, replica_of
+from hasten.plan.sizing.load import LATENCIES, Replica, replica_of
 from hasten.plan.sizing.memory import Memory
 from hasten.plan.sizing.options import LOAD, REACH, SIZE, SPEED, WHOLE, Option, Ruling
 from hasten.plan.sizing.spec import SizingRequest
@@ -73,14 +73,18 @@ def looked_at(option: Option, request: SizingRequest) -> Prospect | Ruling:
     """A first look: reach, scores, memory, and one request alone."""
     quality = scores.of(option, request)
     ruling = _out_of_reach(option, request) or scores.broken(option, request, quality)
-    ruling = ruling or _too_large(option, request) or _too_slow(option, request)
+    ruling = ruling or _too_large(option, request)
     if ruling is not None:
         return ruling
     replica = replica_of(option, request)
+    bare = replica.bare_ms()
+    ruling = _too_slow(replica, bare)
+    if ruling is not None:
+        return ruling
     least = _replicas_at(option, request, replica.ceiling_per_s)
     money = _usd_per_month(option, least)
     at_least: dict[str, tuple[float, ...]] = {
-        "edge": (bare_latency_ms(option, request)["latency_ms"],), "cloud": (money,),
+        "edge": (bare["latency_ms"],), "cloud": (money,),
         "enterprise": (float(least * option.devices), money),
     }  # fmt: skip
     return Prospect(option, request, replica, quality, at_least[request.setting])
@@ -120,7 +124,7 @@ def _replicas(option: Option, request: SizingRequest, replica: Replica) -> int |
     if option.device.kind != "edge":
         found = replica.fewest(request.requests_per_s, request.headroom)
         return _busy(option, replica) if found is None else found
-    bears = replica.most_per_s() * 3600
+    bears = replica.most_per_s * 3600
     if bears == 0.0:
         return _busy(option, replica)
     if bears < request.edge_requests_per_h:
@@ -181,21 +185,21 @@ def _what_fits(option: Option, request: SizingRequest, held: float) -> str:
     return f"a shorter context, or a model of {place.room_bytes / few:.2g} times its size"
 
 
-def _too_slow(option: Option, request: SizingRequest) -> Ruling | None:
+def _too_slow(replica: Replica, bare: Mapping[str, float]) -> Ruling | None:
     """Bounds that one request alone breaks, with nothing else on the device."""
-    bare = bare_latency_ms(option, request)
+    option, request = replica.option, replica.request
     for bound in request.bounds:
         if bound.metric not in bare or bound.holds(bare[bound.metric]):
             continue
         value = bare[bound.metric]
-        way = 0.0 if option.device.kind == "edge" or bound.metric == "tpot_ms" else request.round_trip_ms
+        way = 0.0 if bound.metric == "tpot_ms" else 1e3 * replica.network_s
         reason = f"{bound.metric} is {short(value)} ms for one request alone and {bound.text} is asked"
         remedy = "a smaller model, fewer bits, or more bandwidth"
         if way >= bound.value:
             reason += f"; the network alone takes {way:g} ms"
             remedy = "a shorter way (--network-ms), or a device at the user's place,"
         elif option.draft is None:
-            reason += "; " + _physics(bare_latency_ms(option, request, physical=True)[bound.metric], bound.value, way)
+            reason += "; " + _physics(replica.at_the_peaks().bare_ms()[bound.metric], bound.value, way)
         return Ruling(option, bound.metric, reason, value / bound.value - 1, remedy, SPEED)
     return None
 
@@ -242,8 +246,7 @@ def _beyond_bounds(found: Assessment, request: SizingRequest) -> Ruling | None:
 def _assessed(prospect: Prospect, replicas: int) -> Assessment:
     option, request, replica = prospect.option, prospect.request, prospect.replica
     own = request.edge_requests_per_h / 3600 if option.device.kind == "edge" else request.requests_per_s / replicas
-    pooled = replica.encodes and not replica.gathers and option.device.kind != "edge"
-    flow = replica.flow(request.requests_per_s, replicas) if pooled else replica.flow(own)
+    flow = replica.flow(request.requests_per_s, replicas) if replica.pooled else replica.flow(own)
     assert flow is not None
     place = option.place(request)
     memory = place.needed(context=request.context, sequences=max(1.0, flow.crowd))
@@ -256,7 +259,7 @@ def _assessed(prospect: Prospect, replicas: int) -> Assessment:
     # What nobody knows is missed, too.
     missed = tuple(b.text for b in request.preferred if b.metric not in known or not b.holds(known[b.metric].value))
     capacity = predicted(
-        own / flow.load if pooled else replica.most_per_s(), replica.source, error=replica.engine.error
+        own / flow.load if replica.pooled else replica.most_per_s, replica.source, error=replica.engine.error
     )
     return Assessment(
         option=option, replicas=replicas, capacity_per_s=capacity,
@@ -288,7 +291,9 @@ def _costs(option: Option, request: SizingRequest, *, replicas: int, own: float,
         "machines": predicted(replicas * option.devices, "replicas x devices, with headroom"),
         "usd_per_month": predicted(month, f"730 hours; {priced}"),
         "usd_per_request": predicted(month / (rate * month_s), priced),
-        "usd_per_mtok": predicted(month / (rate * tokens * month_s) * 1e6, f"tokens in and out; {priced}"),
+        "usd_per_mtok": predicted(
+            economics.usd_per_million(month / economics.HOURS_A_MONTH, rate * tokens), f"tokens in and out; {priced}"
+        ),
         "energy_j": predicted(joules, f"of the device alone, with PUE {pue:g}; {powered}"),
         "co2_kg_per_month": predicted(carbon_kg, f"{request.carbon_g_kwh:g} g/kWh, PUE {pue:g}"),
     }

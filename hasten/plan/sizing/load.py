@@ -14,6 +14,7 @@ from functools import cached_property
 
 from hasten.plan.bounds import Bound
 from hasten.plan.sizing.batching import Batching, Flow, flow_of, gathering_of, single_of, steps_of
+from hasten.plan.sizing.economics import machines_for
 from hasten.plan.sizing.figures import Figure, predicted
 from hasten.plan.sizing.options import Option
 from hasten.plan.sizing.queueing import Service, Vector, gamma_quantile
@@ -56,6 +57,11 @@ class Replica:
         return self.encodes and self.option.device.kind == "gpu" and self.most > 1
 
     @property
+    def pooled(self) -> bool:
+        """Do all replicas work on one queue, a request after the other?"""
+        return self.encodes and not self.gathers and self.option.device.kind != "edge"
+
+    @property
     def network_s(self) -> float:
         return 0.0 if self.option.device.kind == "edge" else self.request.round_trip_ms / 1e3
 
@@ -89,6 +95,19 @@ class Replica:
         """Seconds for so many requests of an encoder together, all padded to the longest."""
         longest = gamma_quantile(self.request.input_tokens, self.request.length_scv, count / (count + 1.0))
         return self.engine.prefill_s(max(self.request.input_tokens, longest), sequences=count)
+
+    def bare_ms(self) -> dict[str, float]:
+        """Of one request of mean length with nothing else on the device."""
+        first = self.network_s + self.prefill_s
+        if self.encodes:
+            return {"latency_ms": 1e3 * first}
+        token = self.step_s(1.0)
+        whole = first + max(0.0, self.request.output_tokens - 1) * token
+        return {"ttft_ms": 1e3 * first, "tpot_ms": 1e3 * token, "latency_ms": 1e3 * whole}
+
+    def at_the_peaks(self) -> Replica:
+        """The same at what the hardware could do, which no runtime passes."""
+        return replace(self, engine=replace(self.engine, ideal=True), draft=None)
 
     # ------------------------------------------------------------------ under load
 
@@ -127,20 +146,24 @@ class Replica:
 
     # ------------------------------------------------------------------ capacity
 
+    @cached_property
     def most_per_s(self) -> float:
         """The largest rate within memory and the latency bounds; 0 when there is none."""
-        return _largest(self.ceiling_per_s, lambda rate: self._bears(rate))
+        return _largest(self.ceiling_per_s, self._bears)
 
     def fewest(self, rate: float, headroom: float) -> int | None:
         """Replicas for ``rate``, each at most 1 - headroom of its capacity. Encoders that take one request after the
         other share one queue, which takes fewer than as many queues of their own; ``None`` when no number does."""
-        if self.encodes and not self.gathers:
-            offered = rate * self.prefill_s
-            least = max(1, math.ceil(offered / (1.0 - headroom) - 1e-9))
-            most = max(16, 4 * least)
-            return next((c for c in range(least, most) if self._bears(rate, c)), None)
-        capacity = self.most_per_s()
-        return max(1, math.ceil(rate / (capacity * (1.0 - headroom)) - 1e-9)) if capacity > 0 else None
+        if not self.pooled:
+            return machines_for(rate, self.most_per_s, headroom) if self.most_per_s > 0 else None
+        low = machines_for(rate, 1.0 / self.prefill_s, headroom)
+        high = max(16, 4 * low)
+        if not self._bears(rate, high):
+            return None
+        while low < high:  # more servers never make it slower
+            middle = (low + high) // 2
+            low, high = (low, middle) if self._bears(rate, middle) else (middle + 1, high)
+        return low
 
     @cached_property
     def ceiling_per_s(self) -> float:
@@ -174,20 +197,6 @@ def replica_of(option: Option, request: SizingRequest) -> Replica:
     engine = Engine(place)
     draft = Engine(replace(place, shape=option.draft, draft=None)) if option.draft else None
     return Replica(option, request, engine, draft, place.largest_batch(context=request.context))
-
-
-def bare_latency_ms(option: Option, request: SizingRequest, *, physical: bool = False) -> dict[str, float]:
-    """Of one request of mean length with nothing else on the device; ``physical``: at the peaks of the hardware, which
-    no runtime passes."""
-    replica = replica_of(option, request)
-    if physical:
-        replica = replace(replica, engine=replace(replica.engine, ideal=True), draft=None)
-    first = replica.network_s + replica.prefill_s
-    if replica.encodes:
-        return {"latency_ms": 1e3 * first}
-    token = replica.step_s(1.0)
-    whole = first + max(0.0, request.output_tokens - 1) * token
-    return {"ttft_ms": 1e3 * first, "tpot_ms": 1e3 * token, "latency_ms": 1e3 * whole}
 
 
 def _largest(ceiling: float, bears: Callable[[float], bool]) -> float:

@@ -227,9 +227,8 @@ def _checked(data: Mapping[str, Any], given: Mapping[str, Any]) -> SizingRequest
     empty = [key for key in _LISTS if key in given and (not plain[key] or "" in plain[key])]
     if empty:
         raise InputError(f"{empty[0]} is empty", expected="at least one, or leave it out", remedy="name one")
-    plain["precisions"] = tuple(str(one).lower() for one in plain.get("precisions", ()))
-    if not plain["precisions"]:
-        del plain["precisions"]
+    if "precisions" in plain:
+        plain["precisions"] = tuple(str(one).lower() for one in plain["precisions"])
     numbers = [key for key, value in plain.items() if key not in ("privacy", "offline") and _is_bool(value)]
     if numbers:
         raise InputError(f"{numbers[0]} is {plain[numbers[0]]}", expected="a number or a text", remedy="correct it")

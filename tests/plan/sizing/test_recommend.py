@@ -12,7 +12,7 @@ from hasten.plan.sizing.answer import answer
 from hasten.plan.sizing.figures import Figure
 from hasten.plan.sizing.hardware import read_devices
 from hasten.plan.sizing.judge import Assessment, judge
-from hasten.plan.sizing.load import bare_latency_ms, replica_of
+from hasten.plan.sizing.load import replica_of
 from hasten.plan.sizing.options import Option, Ruling, options_of
 from hasten.plan.sizing.prices import read_prices
 from hasten.plan.sizing.recommend import Recommendation, ranked_among, recommend
@@ -87,7 +87,7 @@ def test_an_impossible_bound_says_the_physical_one() -> None:
     assert result.best is None
     texts = " ".join(r.reason for r in result.ruled_out)
     assert "even at its peak the hardware takes" in texts
-    alone = bare_latency_ms(option("llama-3.1-70b", "h200", devices=2), request, physical=True)["tpot_ms"]
+    alone = replica_of(option("llama-3.1-70b", "h200", devices=2), request).at_the_peaks().bare_ms()["tpot_ms"]
     assert alone == pytest.approx(1e3 * 2 * 69.5e9 / (2 * 4.8e12), rel=0.05)
 
 
@@ -141,7 +141,7 @@ def test_few_places_make_a_queue_and_no_cliff() -> None:
     request = asked(quality="", slo="", input_tokens=20_000, output_tokens=200, requests_per_s=0.01)
     replica = replica_of(option("qwen2.5-7b", "l4"), request)
     assert 1 <= replica.most <= 8
-    assert replica.most_per_s() > 0.5 * replica.ceiling_per_s
+    assert replica.most_per_s > 0.5 * replica.ceiling_per_s
 
 
 def test_few_bits_cost_points_and_say_so() -> None:
@@ -161,7 +161,7 @@ def test_more_load_needs_more_machines_and_tighter_bounds_bear_less() -> None:
     assert machines == sorted(machines)
     assert machines[0] < machines[-1]
     rates = [
-        replica_of(option("llama-3-8b", "h200"), asked(slo=f"tpot_ms<={limit}")).most_per_s() for limit in (8, 15, 40)
+        replica_of(option("llama-3-8b", "h200"), asked(slo=f"tpot_ms<={limit}")).most_per_s for limit in (8, 15, 40)
     ]
     assert rates == sorted(rates)
     assert rates[0] < rates[-1]
@@ -378,3 +378,24 @@ def test_commands_are_such_as_can_run() -> None:
     assert "p95_ms<=" in sizing.commands[0]
     gpu = answer(replace(request, hardware=("t4",)), models=MODELS, devices=DEVICES)
     assert gpu.commands[0].startswith("#")
+
+
+def test_the_fewest_servers_are_found_without_trying_every_number() -> None:
+    request = make_request(
+        task="text-classification", models="bert-base-uncased", hardware="cpu-vnni-16", precisions="int8",
+        requests_per_s=2e5, slo="latency_ms<=120",
+    )  # fmt: skip
+    replica = replica_of(Option(MODELS["bert-base-uncased"], DEVICES["cpu-vnni-16"], "int8", 1), request)
+    tried: list[int] = []
+    flow = type(replica).flow
+
+    def counted(self: Any, rate: float, servers: int = 1) -> Any:
+        tried.append(servers)
+        return flow(self, rate, servers)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(type(replica), "flow", counted)
+        replica.fewest(2e5, 0.3)
+        assert len(tried) <= 24
+        tight = replace(request, bounds=tuple(replace(b, value=26.0) for b in request.bounds))
+        assert replica_of(replica.option, tight).fewest(2e5, 0.3) is None
