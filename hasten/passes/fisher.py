@@ -36,7 +36,7 @@ _CANDIDATES = 256
 class FisherConfig:
     """Keep the share ``keep`` of the encoder layers' MACs, or of their milliseconds when ``unit_costs`` gives the
     measured time of one head and one neuron. FFN widths are multiples of ``round_to``. ``batch`` rows share one
-    gradient g_b (32 in the paper; fewer estimate the same thing with less noise and more memory)."""
+    gradient g_b: 32 in the paper; 1 estimates the same thing with less noise, for more memory."""
 
     kind: ClassVar[str] = "fisher"
     keep: float = 0.6
@@ -45,7 +45,7 @@ class FisherConfig:
     unit_costs: tuple[float, float] | None = None
     round_to: int = 32
     rows: int = 2048
-    batch: int = 32
+    batch: int = 1
 
     def __post_init__(self) -> None:
         check_settings(keep=self.keep, round_to=self.round_to, rows=self.rows)

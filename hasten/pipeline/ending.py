@@ -20,7 +20,7 @@ from hasten.plan.sentences import relaxations, verdict_sentence
 from hasten.records import Host, Measured, Recipe, Rejected, Trial, Verdict
 from hasten.report.steps import bought, steps
 from hasten.report.verdict_json import FILE_NAME, write_verdict
-from hasten.runtimes import read_recipe
+from hasten.runtimes import configs, read_recipe
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,13 +76,16 @@ class Ending:
         self.space.trained.update(passes_id(passes[:count]) for count in range(1, len(passes) + 1))
 
     def _measure_steps(self, finalist: Finalist | None) -> None:
-        """The chosen passes one by one on the original's runtime: what each bought. Their training is done already."""
+        """The chosen passes one by one on the original's runtime, then all on the chosen runtime in fp32: what each
+        bought. Their training is done already."""
         if finalist is None or self.interrupted:
             return
-        passes = read_recipe(finalist.trial.recipe).passes
+        chosen = read_recipe(finalist.trial.recipe)
         known = {t.recipe_id for t in self.space.ledger.trials() if t.stage == "screen"}
-        for count in range(1, len(passes) + 1):
-            recipe = Recipe(passes=passes[:count], runtime=self.runner.baseline.runtime)
+        path = [Recipe(chosen.passes[:n], self.runner.baseline.runtime) for n in range(1, len(chosen.passes) + 1)]
+        if chosen.passes:
+            path.append(Recipe(chosen.passes, configs()[chosen.runtime.kind]()))
+        for recipe in path:
             if recipe.id not in known:
                 self.space.ledger.append_trial(self.runner.run(recipe, "screen"))
 

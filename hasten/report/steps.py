@@ -80,11 +80,11 @@ def bought(path: Sequence[Step]) -> list[str]:
 
 
 def _runtime_in_fp32(chosen: Measured, trials: Sequence[Trial]) -> Trial | None:
-    """The fastest fp32 form of the chosen runtime: what the runtime alone bought."""
-    kind = chosen.recipe["runtime"]["kind"]
+    """The fastest fp32 form of the chosen shape on the chosen runtime: what the runtime alone bought."""
+    kind, passes = chosen.recipe["runtime"]["kind"], json.dumps(chosen.recipe["passes"])
     for trial in view.reached(trials):
         runtime = trial.recipe["runtime"]
-        fp32 = runtime.get("precision") == "fp32" and not trial.recipe["passes"]
+        fp32 = runtime.get("precision") == "fp32" and json.dumps(trial.recipe["passes"]) == passes
         if fp32 and runtime["kind"] == kind != "torch" and trial.recipe_id != chosen.recipe_id:
             return trial
     return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -41,6 +42,13 @@ class Timed:
             recipe=recipe.to_dict(), recipe_id=recipe.id, label=recipe.label, stage=stage, status="ok", elapsed_s=1.0,
             figures=Figures(latency_ms=Latency(p50=p50, p90=p50, p95=p50, p99=p50, n=50)),
         )  # fmt: skip
+
+
+def test_a_setting_read_back_is_the_same_recipe() -> None:
+    """12 epochs and 12.0: two ids would train twice and lose the step in the report."""
+    made = [Recipe(passes=(configs()["distill"](epochs=e),), runtime=TorchConfig()) for e in (12, 12.0)]
+    assert made[0].id == made[1].id
+    assert json.dumps(made[0].to_dict()) == json.dumps(made[1].to_dict())
 
 
 def test_the_slope_is_the_cost_and_is_measured_once(tmp_path: Path) -> None:
