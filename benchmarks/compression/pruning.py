@@ -1,7 +1,8 @@
 """Banking77, heads and neurons pruned at 25, 40 and 50 % of the encoder's MACs: Fisher against simpler scores.
 
-Accuracy on rows that nothing has seen, as pruned and after a distillation of so many minutes (``pruning.py 5``). Every
-method prunes the same fine-tuned model with the same rows; random is drawn three times without distillation.
+Accuracy on rows that nothing has seen, as pruned and after a distillation of so many minutes (``pruning.py 5``; with
+``pruning.py 5 0.5`` at that budget alone, into a file of its own). Every method prunes the same fine-tuned model with
+the same rows; random is drawn three times without distillation.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ import sys
 import time
 from pathlib import Path
 from typing import Any
+
+import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from banking import Lesson, require_material
@@ -24,20 +27,20 @@ DISTILLED = ("fisher", "magnitude_units", "random_units", "entropy")
 _MOST_EPOCHS = 20
 
 
-def main(minutes: str = "5") -> None:
+def main(minutes: str = "5", *budgets: str) -> None:
     require_material()
     lesson = Lesson()
-    rows = [row for removed in REMOVED for row in at(lesson, removed, minutes=float(minutes))]
-    draws = [
-        {"removed": removed, "draw": draw, "pruned": pruned(lesson, "random_units", removed, draw=draw)[1]}
-        for removed in REMOVED
-        for draw in (1, 2)
-    ]
-    write(
-        "compression/pruning",
-        "Fisher pruning against magnitude, random and entropy, before and after distillation",
-        {"original": lesson.accuracy(lesson.model()), "minutes": float(minutes), "rows": rows, "random_again": draws},
-    )
+    for removed in map(float, budgets or map(str, REMOVED)):
+        draws = [pruned(lesson, "random_units", removed, draw=draw)[1] for draw in (1, 2)]
+        write(
+            f"compression/pruning_{100 * removed:.0f}",
+            "Fisher pruning against magnitude, random and entropy, before and after distillation",
+            {
+                "original": lesson.accuracy(lesson.model()), "removed": removed, "minutes": float(minutes),
+                "threads": torch.get_num_threads(), "rows": at(lesson, removed, minutes=float(minutes)),
+                "random_again": draws,
+            },
+        )  # fmt: skip
 
 
 def at(lesson: Lesson, removed: float, *, minutes: float) -> list[dict[str, Any]]:
@@ -73,4 +76,4 @@ def distilled(lesson: Lesson, model: Any, *, minutes: float) -> dict[str, float]
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:2])
+    main(*sys.argv[1:])
