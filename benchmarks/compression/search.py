@@ -11,6 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -88,9 +89,15 @@ def exhausted(request: Request, pick: Recipe, *, epochs: int) -> dict[str, Any]:
             duel = speedup(runner.duel_rounds(read_recipe(best.recipe), pick, TIMINGS["final"]), seed=0)
     return {
         "recipes": len(trials), "grid_s": took_s, "best": best.label, "pick_is_best": best.recipe_id == pick.id,
-        "pick_against_best": duel,
-        "trials": [{"label": t.label, "speedup": gain(t), "drop": t.quality_drop_pt, "s": t.elapsed_s} for t in trials],
+        "pick_against_best": asdict(duel),
+        "trials": [told(t) for t in trials],
     }  # fmt: skip
+
+
+def told(trial: Trial) -> dict[str, Any]:
+    """What the file keeps of one recipe."""
+    drop = trial.quality_drop_pt and asdict(trial.quality_drop_pt)
+    return {"label": trial.label, "speedup": gain(trial), "drop": drop, "s": trial.elapsed_s}
 
 
 def tried(runner: TrialRunner, recipe: Recipe) -> Trial:
