@@ -21,6 +21,7 @@ from hasten.passes import configs, run_pass
 
 UNITS = ("fisher", "kprune", "gradient", "entropy", "magnitude_units", "random_units")
 SPARSE = ("magnitude", "taylor", "wanda", "sparsegpt")
+FEW_BITS = ("rtn", "hqq", "awq", "gptq")
 Way = tuple[str, dict[str, Any]]
 WAYS: list[Way] = [
     *(("layers", {"count": 3, "by": by}) for by in ("even", "influence", "loss")),
@@ -35,6 +36,11 @@ WAYS: list[Way] = [
     ("zeroquant", {"bits": 4, "group": 32}),
     ("gobo", {}),
     ("gobo", {"bits": 4, "embeddings": True}),
+    *((kind, {"bits": bits, "group": 32}) for kind in FEW_BITS for bits in (4, 3, 2)),
+    ("rtn", {"bits": 2, "group": 32, "symmetric": False, "clip": True}),
+    ("gptq", {"bits": 2, "group": 32, "symmetric": False, "act_order": True}),
+    ("rtn", {"bits": 4, "group": 32, "embeddings": True}),
+    ("llm_int8", {}),
     ("half", {}),
     ("half", {"dtype": "fp16"}),
 ]

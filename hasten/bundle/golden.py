@@ -7,15 +7,18 @@ another CPU sometimes do not, and nothing but running them can tell.
 
 from __future__ import annotations
 
+import base64
 import json
+import zlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from hasten.records import InputError, read_as
+from hasten.tasks.rows import Rows
 
 FILE_NAME = "golden.json"
 Arrays = Mapping[str, np.ndarray[Any, Any]]
@@ -24,34 +27,45 @@ Run = Callable[[Arrays], np.ndarray[Any, Any]]
 
 @dataclass(frozen=True, slots=True)
 class Golden:
-    """Texts (with pairs where the task has them), their token ids, and outputs [N, C]."""
+    """Texts (with pairs and images, encoded in base64, where the task has them), what the model was given, and all
+    its outputs to each row in one line."""
 
     texts: tuple[str, ...]
     pairs: tuple[str, ...] | None
     ids: tuple[tuple[int, ...], ...]
     outputs: tuple[tuple[float, ...], ...]
+    images: tuple[str, ...] | None = None
+
+    def items(self) -> list[dict[str, Any]]:
+        """The rows as they are given to ``predict``."""
+        pairs, images = self.pairs or (None,) * len(self.texts), self.images or (None,) * len(self.texts)
+        return [
+            {"text": text} | ({"text_pair": pair} if pair is not None else {})
+            | ({"image": base64.b64decode(image, validate=True)} if image is not None else {})
+            for text, pair, image in zip(self.texts, pairs, images, strict=True)
+        ]  # fmt: skip
 
 
-def make_golden(
-    run: Run,
-    *,
-    texts: Sequence[str],
-    pairs: Sequence[str] | None,
-    batches: Sequence[Arrays],
-) -> Golden:
-    """Run each one-row batch and keep what came out."""
-    outputs = [run(batch)[0] for batch in batches]
+def make_golden(rows: Rows, *, batches: Sequence[Arrays], outputs: Sequence[np.ndarray[Any, Any]]) -> Golden:
+    """``batches`` hold the examples of one row each, ``outputs`` what came out of each."""
     return Golden(
-        texts=tuple(texts),
-        pairs=None if pairs is None else tuple(pairs),
-        ids=tuple(tuple(int(i) for i in batch["input_ids"][0]) for batch in batches),
-        outputs=tuple(tuple(float(np.float32(x)) for x in row) for row in outputs),
+        texts=rows.texts,
+        pairs=rows.pairs,
+        ids=tuple(_given(batch) for batch in batches),
+        outputs=tuple(tuple(float(x) for x in np.float32(made).ravel()) for made in outputs),
+        images=None if rows.images is None else tuple(base64.b64encode(i).decode("ascii") for i in rows.images),
     )
 
 
+def _given(batch: Arrays) -> tuple[int, ...]:
+    """Token ids; of anything else a checksum, rounded so that the last bits of a mean do not matter."""
+    if "input_ids" in batch:
+        return tuple(int(i) for i in batch["input_ids"].ravel())
+    return tuple(zlib.crc32(np.round(batch[name] * 64.0).astype(np.int32).tobytes()) for name in sorted(batch))
+
+
 def write_golden(folder: Path, golden: Golden) -> None:
-    data = {"texts": golden.texts, "pairs": golden.pairs, "ids": golden.ids, "outputs": golden.outputs}
-    (folder / FILE_NAME).write_text(json.dumps(data), encoding="utf-8")
+    (folder / FILE_NAME).write_text(json.dumps(asdict(golden)), encoding="utf-8")
 
 
 def read_golden(folder: Path) -> Golden:
@@ -66,11 +80,12 @@ def read_golden(folder: Path) -> Golden:
         ) from error
 
 
-def check_shape(golden: Golden, *, labels: Sequence[str]) -> None:
-    """Raise InputError when there is no example, or not one output a label."""
+def check_shape(golden: Golden, *, labels: Sequence[str], per_token: bool = False) -> None:
+    """Raise InputError when there is no example, or not an output a label (of every token, where each has its own)."""
     widths = {len(row) for row in golden.outputs}
-    sound = len(golden.texts) == len(golden.ids) == len(golden.outputs) > 0 and len(widths) == 1
-    if not sound or (labels and widths != {len(labels)}):
+    counts = {len(column) for column in (golden.pairs, golden.images) if column is not None}
+    alike = {len(golden.texts), len(golden.ids), len(golden.outputs), *counts} == {len(golden.texts)}
+    if not golden.texts or not alike or 0 in widths or _misfit(widths, len(labels), per_token=per_token):
         raise InputError(
             f"the golden examples have {len(golden.outputs)} rows of {sorted(widths)} outputs for {len(labels)} labels",
             expected="the golden examples that hasten wrote",
@@ -78,14 +93,21 @@ def check_shape(golden: Golden, *, labels: Sequence[str]) -> None:
         )
 
 
+def _misfit(widths: set[int], labels: int, *, per_token: bool) -> bool:
+    """Can rows of so many outputs not be those of a model with so many labels?"""
+    if not labels:
+        return False
+    return any(width % labels for width in widths) if per_token else widths != {labels}
+
+
 def largest_difference(golden: Golden, outputs: Sequence[np.ndarray[Any, Any]]) -> float:
     """Largest absolute difference, as a share of the golden outputs' largest magnitude."""
-    expected = np.asarray(golden.outputs, dtype=np.float64)
-    got = np.stack([np.asarray(o, dtype=np.float64) for o in outputs])
-    if got.shape != expected.shape or not np.isfinite(got).all():
+    expected = [np.asarray(row, dtype=np.float64) for row in golden.outputs]
+    got = [np.asarray(o, dtype=np.float64).ravel() for o in outputs]
+    if any(a.shape != b.shape or not np.isfinite(a).all() for a, b in zip(got, expected, strict=True)):
         return float("inf")
-    scale = float(np.abs(expected).max()) or 1.0
-    return float(np.abs(got - expected).max()) / scale
+    scale = max(float(np.abs(row).max()) for row in expected) or 1.0
+    return max(float(np.abs(a - b).max()) for a, b in zip(got, expected, strict=True)) / scale
 
 
 def check_golden(golden: Golden, run: Run, *, batches: Sequence[Arrays], tolerance: float) -> float:
@@ -95,10 +117,10 @@ def check_golden(golden: Golden, run: Run, *, batches: Sequence[Arrays], toleran
     libraries or its CPU compute something else than what was verified.
     """
     for text, expected, batch in zip(golden.texts, golden.ids, batches, strict=True):
-        got = tuple(int(i) for i in batch["input_ids"][0])
+        got = _given(batch)
         if got != expected:
-            raise _differs(f"the tokenizer gives other ids for {text[:40]!r}: {got[:8]} instead of {expected[:8]}")
-    difference = largest_difference(golden, [run(batch)[0] for batch in batches])
+            raise _differs(f"the model is given other numbers for {text[:40]!r}: {got[:8]} instead of {expected[:8]}")
+    difference = largest_difference(golden, [run(batch) for batch in batches])
     if difference > tolerance:
         raise _differs(
             f"the golden outputs differ by {difference:.2%} of their scale, more than the {tolerance:.2%} allowed"

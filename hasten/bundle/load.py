@@ -7,6 +7,7 @@ runtime is torch).
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -17,20 +18,23 @@ import numpy as np
 from hasten.bundle.golden import check_golden, check_shape, read_golden
 from hasten.bundle.manifest import Manifest, check_instructions, read_manifest, verify_files
 from hasten.records import InputError, config_from_dict
-from hasten.tasks.tokenize import Encoded, Tokenizer, encode_rows, pad_batch
+from hasten.tasks import get_task
+from hasten.tasks.examples import Example, collate, unbatched
+from hasten.tasks.processor import PROCESSOR_FOLDER, open_processor
+from hasten.tasks.rows import of_items
+from hasten.tasks.task import Item
 
 Row = str | tuple[str, str] | Mapping[str, Any]
 Prediction = dict[str, Any] | list[float]
+_PARTS = {"text": str, "text_pair": str, "image": object}
 
 
 class Model:
     """An opened bundle. Thread-safe as far as its runtime is; use one per worker for torch bundles."""
 
-    def __init__(self, manifest: Manifest, *, session: Any, tokenizer: Tokenizer, folder: Path) -> None:
-        from hasten.tasks import get_task
-
+    def __init__(self, manifest: Manifest, *, session: Any, processor: Any, folder: Path) -> None:
         self.manifest, self.folder = manifest, folder
-        self._session, self._tokenizer = session, tokenizer
+        self._session, self._processor = session, processor
         self._task = get_task(manifest.task)
 
     @property
@@ -44,13 +48,13 @@ class Model:
         return self.manifest.input_names
 
     def run(self, arrays: Mapping[str, np.ndarray[Any, Any]]) -> np.ndarray[Any, Any]:
-        """Tokenized input (int64 [B, L] by name) to raw outputs (float32 [B, C])."""
+        """Encoded input (token ids int64 [B, L], pixels float32 [B, 3, H, W]) to raw outputs (float32 [B, ...])."""
         missing = set(self.manifest.input_names) - set(arrays)
         if missing:
             raise InputError(
                 f"no array named {', '.join(sorted(missing))} (got {', '.join(sorted(arrays))})",
-                expected=f"arrays {', '.join(self.manifest.input_names)}, int64 [batch, length]",
-                remedy="pass every input, or use predict(rows) with text",
+                expected=f"arrays {', '.join(self.manifest.input_names)}, as encode gives them",
+                remedy="pass every input, or use predict(rows)",
             )
         outputs: np.ndarray[Any, Any] = self._session.run({n: arrays[n] for n in self.manifest.input_names})
         return outputs
@@ -58,31 +62,32 @@ class Model:
     def predict(self, rows: Iterable[Row], *, batch: int | None = None) -> list[Prediction]:
         """One record per row, in input order.
 
-        ``rows`` are texts, (text, pair) tuples or mappings with ``text`` (and ``text_pair``). Rows of like
-        length share a batch of at most ``batch`` (default: the batch the bundle was measured at, since
-        dynamically quantized models may round a little differently in other company).
-        Returns ``{"label", "score", "scores"}`` for classification, a list of floats for embeddings; for a pair of
-        texts to embed ``{"similarity", "vectors"}`` with both vectors and their cosine.
+        ``rows`` are texts, (text, pair) tuples or mappings with ``text`` (and ``text_pair``) or ``image`` (a file's
+        bytes, a path, a Pillow image). Examples of like length share a batch of at most ``batch`` (default: the batch
+        the bundle was measured at, since dynamically quantized models may round a little differently in other
+        company). What a record holds is the task's: see its ``decode``.
         """
         if isinstance(rows, (str, bytes, Mapping)):
             raise InputError(
                 f"predict got one {type(rows).__name__}", expected="a list of rows", remedy="wrap it: [row]"
             )
-        sequences = [self._encode(row, number) for number, row in enumerate(rows)]
-        if not sequences:
-            return []
-        decoded = iter(
-            self._task.decode(self._outputs([e for own in sequences for e in own], batch=batch), self.manifest.labels)
-        )
-        return [_one_or_pair([next(decoded) for _ in own]) for own in sequences]
+        items = [self._item(row, number) for number, row in enumerate(rows)]
+        encoded = [self._encode(item, number) for number, item in enumerate(items)]
+        made = iter(self._run_all([example for own in encoded for example in own], batch=batch))
+        found: list[Prediction] = []
+        for item, own in zip(items, encoded, strict=True):
+            outputs = self._task.outputs([next(made) for _ in own], [own])
+            found += self._task.decode(outputs, of_items([item]), self.manifest.labels)
+        return found
 
     def truncated(self, rows: Iterable[Row]) -> int:
         """How many rows are longer than the model and would be cut."""
-        return sum(any(e.truncated for e in self._encode(row, number)) for number, row in enumerate(rows))
+        encoded = (self._encode(self._item(row, number), number) for number, row in enumerate(rows))
+        return sum(any(e.truncated for e in own) for own in encoded)
 
     def encode(self, row: Row) -> dict[str, np.ndarray[Any, Any]]:
-        """One row as arrays [1, L], or [2, L] for a pair of texts to embed."""
-        return pad_batch(self._encode(row, 0), self.manifest.input_names)
+        """One row as arrays [1, ...]; more than one where the task needs several (a pair to embed, a long context)."""
+        return collate(self._encode(self._item(row, 0), 0), self.manifest.input_names)
 
     def close(self) -> None:
         self._session.close()
@@ -101,45 +106,46 @@ class Model:
         speed = f", p50 {p50.p50:.2f} ms when built" if p50 else ""
         return f"<hasten bundle {m.task}, {m.recipe_label} ({self.precision}){speed}, from {m.source}>"
 
-    def _encode(self, row: Row, number: int) -> list[Encoded]:
-        """The row's sequences: one, or two where the task embeds the texts of a pair apart."""
+    def _encode(self, item: Item, number: int) -> tuple[Example, ...]:
+        """The row's examples. Raises InputError when the task needs a part that the row has not."""
+        try:
+            return self._task.encode(self._processor, item)
+        except KeyError as error:
+            raise InputError(
+                f"row {number} has {', '.join(item) or 'nothing'}, and no {error.args[0]!r}",
+                expected=f"what {self.manifest.task} is about",
+                remedy=f"give rows with {error.args[0]!r}",
+            ) from error
+
+    def _item(self, row: Row, number: int) -> Item:
+        """A row in the one form that tasks know; a list among its parts becomes JSON."""
         if isinstance(row, str):
-            return self._sequences(row, None)
+            return {"text": row}
         if isinstance(row, tuple) and len(row) == 2 and all(isinstance(text, str) for text in row):
-            return self._sequences(row[0], row[1])
-        if isinstance(row, Mapping) and isinstance(row.get("text"), str):
-            pair = row.get("text_pair")
-            if pair is None or isinstance(pair, str):
-                return self._sequences(row["text"], pair)
+            return {"text": row[0], "text_pair": row[1]}
+        if isinstance(row, Mapping):
+            named = {self._task.aliases.get(str(name), str(name)): value for name, value in row.items()}
+            given = {name: named[name] for name in _PARTS if named.get(name) is not None}
+            item = {name: json.dumps(value) if isinstance(value, list) else value for name, value in given.items()}
+            if item.keys() - {"text_pair"} and all(isinstance(value, _PARTS[name]) for name, value in item.items()):
+                return item
         raise InputError(
             f"row {number} is {type(row).__name__}: {str(row)[:60]!r}",
-            expected='a text, a (text, pair) tuple, or {"text": ..., "text_pair": ...}',
+            expected='a text, a (text, pair) tuple, {"text": ..., "text_pair": ...} or {"image": ...}',
             remedy="convert the row before calling predict",
         )
 
-    def _sequences(self, text: str, pair: str | None) -> list[Encoded]:
-        return encode_rows(self._tokenizer, [text], [pair], apart=self._task.pairs_apart)
-
-    def _outputs(self, encoded: Sequence[Encoded], *, batch: int | None) -> np.ndarray[Any, Any]:
+    def _run_all(self, examples: Sequence[Example], *, batch: int | None) -> list[np.ndarray[Any, Any]]:
+        """One array an example, in their order; examples of like length run together."""
         size = batch or self.manifest.workload.batch
-        order = sorted(range(len(encoded)), key=lambda i: len(encoded[i].ids))
-        outputs: list[np.ndarray[Any, Any] | None] = [None] * len(encoded)
+        order = sorted(range(len(examples)), key=lambda i: examples[i].length)
+        made: dict[int, np.ndarray[Any, Any]] = {}
         for start in range(0, len(order), size):
-            chosen = order[start : start + size]
-            made = self._session.run(pad_batch([encoded[i] for i in chosen], self.manifest.input_names))
-            for i, row in zip(chosen, made, strict=True):
-                outputs[i] = row
-        return np.stack([o for o in outputs if o is not None])
-
-
-def _one_or_pair(records: list[Any]) -> Prediction:
-    """A sequence's own record, or what the vectors of a pair say together."""
-    if len(records) == 1:
-        only: Prediction = records[0]
-        return only
-    a, b = (np.asarray(vector, dtype=np.float64) for vector in records)
-    cosine = float(a @ b / max(float(np.linalg.norm(a) * np.linalg.norm(b)), 1e-12))
-    return {"similarity": cosine, "vectors": records}
+            some = order[start : start + size]
+            chosen = [examples[i] for i in some]
+            outputs = self._session.run(collate(chosen, self.manifest.input_names))
+            made |= dict(zip(some, unbatched([outputs], chosen), strict=True))
+        return [made[i] for i in range(len(examples))]
 
 
 def load(
@@ -180,10 +186,9 @@ def open_model(folder: Path, manifest: Manifest, *, threads: int | None, cores: 
     wanted = manifest.workload.threads if threads is None else threads
     used = tuple(cores) if cores is not None else usable[: max(1, min(wanted, len(usable)))]
     session = open_session(folder, manifest, threads=min(wanted, len(used)), cores=used)
-    tokenizer = Tokenizer(
-        (folder / "tokenizer" / "tokenizer.json").read_text(encoding="utf-8"), max_length=manifest.max_length
-    )
-    return Model(manifest, session=session, tokenizer=tokenizer, folder=folder)
+    files = {path.name: path.read_bytes() for path in (folder / PROCESSOR_FOLDER).iterdir()}
+    processor = open_processor(files, max_length=manifest.max_length)
+    return Model(manifest, session=session, processor=processor, folder=folder)
 
 
 def open_session(folder: Path, manifest: Manifest, *, threads: int, cores: tuple[int, ...]) -> Any:
@@ -197,7 +202,8 @@ def open_session(folder: Path, manifest: Manifest, *, threads: int, cores: tuple
 def verify_golden(model: Model) -> float:
     """Re-run the golden examples on this host; returns the largest relative difference."""
     golden = read_golden(model.folder)
-    check_shape(golden, labels=model.manifest.labels)
-    pairs: Sequence[str | None] = golden.pairs or [None] * len(golden.texts)
-    batches = [model.encode({"text": t, "text_pair": p}) for t, p in zip(golden.texts, pairs, strict=True)]
-    return check_golden(golden, model.run, batches=batches, tolerance=model.manifest.golden_tolerance)
+    task = get_task(model.manifest.task)
+    check_shape(golden, labels=model.manifest.labels, per_token=task.per_token)
+    batches = [model.encode(item) for item in golden.items()]
+    same, tolerance = task.comparable, model.manifest.golden_tolerance
+    return check_golden(golden, lambda b: same(model.run(b)), batches=batches, tolerance=tolerance)

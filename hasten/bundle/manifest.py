@@ -14,10 +14,11 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from hasten.records import Figures, Host, InputError, Interval, Workload, read_as
+from hasten.tasks import TASKS, get_task
 
 FORMAT_VERSION = 1
 FILE_NAME = "manifest.json"
-_INPUTS = {"input_ids", "attention_mask", "token_type_ids"}
+_INPUTS = {"input_ids", "attention_mask", "token_type_ids", "pixel_values"}
 _REBUILD = "rebuild it with 'hasten optimize', or copy it again from where it was made"
 
 
@@ -172,13 +173,14 @@ def _check_version(data: Mapping[str, Any]) -> None:
 
 def _check_values(path: Path, manifest: Manifest) -> None:
     """Values that no run writes would fail far from here, or switch a check off."""
-    labelled = manifest.task == "text-classification"
+    labelled = manifest.task in TASKS and get_task(manifest.task).labelled
     sound = {
         "max_length": manifest.max_length >= 1,
         "workload": manifest.workload.batch >= 1 and manifest.workload.threads >= 1,
         "golden_tolerance": 0 < manifest.golden_tolerance <= 1,
         "labels": bool(manifest.labels) == labelled and len(set(manifest.labels)) == len(manifest.labels),
-        "input_names": {"input_ids", "attention_mask"} <= set(manifest.input_names) <= _INPUTS,
+        "task": manifest.task in TASKS,
+        "input_names": bool(manifest.input_names) and set(manifest.input_names) <= _INPUTS,
         "recipe": isinstance(manifest.recipe.get("runtime"), dict),
     }
     wrong = [name for name, fine in sound.items() if not fine]

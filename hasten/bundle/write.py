@@ -30,7 +30,7 @@ def write_bundle(
     target: Path,
     *,
     model_folder: Path,
-    tokenizer_files: Mapping[str, bytes],
+    processor_files: Mapping[str, bytes],
     golden: Golden,
     manifest: Manifest,
 ) -> Manifest:
@@ -44,7 +44,7 @@ def write_bundle(
     try:
         shutil.copytree(model_folder, staging / "model", copy_function=shutil.copyfile)
         (staging / "tokenizer").mkdir()
-        for name, content in tokenizer_files.items():
+        for name, content in processor_files.items():
             (staging / "tokenizer" / name).write_bytes(content)
         write_golden(staging, golden)
         written = write_manifest(staging, stamped(manifest))

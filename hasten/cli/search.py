@@ -8,12 +8,13 @@ import click
 
 from hasten.cli.options import DATA, HARDWARE, JSON, TRUST, with_options
 from hasten.cli.output import names, reporter, show_result
+from hasten.tasks import TASKS
 
 
 @click.command()
 @click.argument("model")
-@click.option("--task", required=True, help="text-classification or feature-extraction.")
-@click.option("--data", help="CSV, TSV, JSONL or Parquet file, or a dataset id; split for you.")
+@click.option("--task", required=True, help=f"One of {', '.join(TASKS)}.")
+@click.option("--data", help="Rows (CSV, TSV, JSONL, Parquet, or the task's own form), or a dataset id; split for you.")
 @click.option("--calibration-data", help="Your own split, with the next two, instead of --data.")
 @click.option("--selection-data", help="Rows that candidates are compared on.")
 @click.option("--test-data", help="Rows that only the final verdict sees.")

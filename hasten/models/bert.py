@@ -11,11 +11,11 @@ from typing import Any
 
 from torch import nn
 
-from hasten.models.adapter import AttentionParts, FeedForward
+from hasten.models.adapter import Adapter, AttentionParts, FeedForward
 
 
 @dataclass(frozen=True, slots=True)
-class BertLike:
+class BertLike(Adapter):
     """Adapter for encoders whose body is ``model.<body>`` (or the model itself) with BERT's layer layout."""
 
     family: str

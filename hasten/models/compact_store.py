@@ -1,7 +1,7 @@
-"""A safetensors file in which matrices of many zeros, few values or 16-bit values take less room, bit for bit the same.
+"""A safetensors file in which some matrices take less room: on grids, of many zeros, few values, or 16-bit values.
 
-Takes and gives plain state dicts. What can be stored smaller is seen in the weights themselves; every other tensor lies
-in the file as it is. A part is named ``hasten.<format>.<part>:<tensor>``.
+Takes and gives plain state dicts, bit for bit the same. What can be stored smaller is seen in the weights themselves;
+every other tensor lies in the file as it is. A part is named ``hasten.<format>.<part>:<tensor>``.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from hasten.models import codebook_store, half_store, sparse_store
+from hasten.models import codebook_store, grid_store, half_store, sparse_store
 from hasten.records import InputError
 
 _PREFIX = "hasten."
@@ -25,10 +25,13 @@ class Format:
     pack: Callable[[Tensor], dict[str, Tensor] | None]
     unpack: Callable[[Mapping[str, Tensor]], Tensor]
     parts: frozenset[str]
+    optional: frozenset[str] = frozenset()
 
 
-# In the order in which they are tried: codes are smaller than a mask with values where both fit.
+# In the order in which they are tried: codes of a grid are numbers that kernels can compute with, and codes are smaller
+# than a mask with values where both fit.
 FORMATS: Mapping[str, Format] = {
+    "grid": Format(grid_store.pack, grid_store.unpack, grid_store.PARTS, grid_store.OPTIONAL),
     "codebook": Format(codebook_store.pack, codebook_store.unpack, codebook_store.PARTS),
     "sparse": Format(sparse_store.pack, sparse_store.unpack, sparse_store.PARTS),
     "half": Format(half_store.pack, half_store.unpack, half_store.PARTS),
@@ -57,7 +60,7 @@ def unpacked(stored: Mapping[str, Tensor], *, where: str) -> dict[str, Tensor]:
             weights[key] = tensor
             continue
         kind, _, part = head.removeprefix(_PREFIX).partition(".")
-        if kind not in FORMATS or part not in FORMATS[kind].parts:
+        if kind not in FORMATS or part not in FORMATS[kind].parts | FORMATS[kind].optional:
             raise _broken(where, f"{key} is of no known format")
         groups.setdefault((name, kind), {})[part] = tensor
     for (name, kind), parts in groups.items():

@@ -7,11 +7,11 @@ from typing import Any
 
 from torch import nn
 
-from hasten.models.adapter import AttentionParts, FeedForward
+from hasten.models.adapter import Adapter, AttentionParts, FeedForward
 
 
 @dataclass(frozen=True, slots=True)
-class DistilBert:
+class DistilBert(Adapter):
     """Adapter for ``model.distilbert.transformer.layer[i]`` with q_lin, k_lin, v_lin, out_lin, lin1, lin2."""
 
     family: str = "distilbert"

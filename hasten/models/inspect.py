@@ -13,21 +13,23 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from hasten.models import FAMILIES
 from hasten.records import InputError, MissingDependency, ModelRef
 
 _PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
 _HUB_FILES = ["*.json", "*.txt", "*.safetensors", "*.model", "README.md", "LICENSE*", "1_Pooling/*"]
-_HEADED = {"text-classification": "ForSequenceClassification"}
-_FOREIGN_HEADS = (
-    "ForCausalLM",
-    "LMHeadModel",
-    "ForConditionalGeneration",
-    "ForTokenClassification",
-    "ForQuestionAnswering",
-)
+# What each head of transformers is for; the name is the end of the class.
+_HEADS = {
+    "ForSequenceClassification": "text-classification (text-regression for a single output)",
+    "ForTokenClassification": "token-classification",
+    "ForQuestionAnswering": "question-answering",
+    "ForImageClassification": "image-classification",
+    "ForCausalLM": "language-modeling or multiple-choice",
+    "LMHeadModel": "language-modeling or multiple-choice",
+    "ForConditionalGeneration": "generating text from text, which has no task here yet",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +41,7 @@ class CheckpointFiles:
     family: str
     weights: tuple[Path, ...]
     pickled: bool
+    gguf: bool = False
 
     @property
     def weights_bytes(self) -> int:
@@ -47,7 +50,10 @@ class CheckpointFiles:
     def source_hash(self) -> str:
         """SHA-256 over names and contents of weights, config and tokenizer files."""
         digest = hashlib.sha256()
-        names = {"config.json", "tokenizer.json", "tokenizer_config.json", "vocab.txt", "modules.json"}
+        names = {
+            "config.json", "tokenizer.json", "tokenizer_config.json", "vocab.txt", "modules.json",
+            "preprocessor_config.json",
+        }  # fmt: skip
         wanted = {*self.weights, *(self.folder / n for n in names if (self.folder / n).is_file())}
         for path in sorted(wanted):
             with path.open("rb") as stream:
@@ -55,22 +61,53 @@ class CheckpointFiles:
         return digest.hexdigest()
 
 
-def inspect_checkpoint(ref: ModelRef, *, task: str) -> CheckpointFiles:
+class Purpose(Protocol):
+    """What loading must know of a task (see :class:`hasten.tasks.task.Task`)."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def head(self) -> str | tuple[str, ...]: ...
+    @property
+    def auto(self) -> str: ...
+    @property
+    def labelled(self) -> bool: ...
+
+
+def inspect_checkpoint(ref: ModelRef, *, task: Purpose) -> CheckpointFiles:
     """Find, read and check a checkpoint's small files.
 
-    Raises InputError for: no such path, hub offline, not a transformers folder, unknown architecture, a head
-    of another task, pickled weights only, truncated safetensors, remote code.
+    A family without an adapter passes: what needs none can still be done.
+
+    Raises InputError for: no such path, hub offline, not a transformers folder, a head of another task, pickled
+    weights only, truncated safetensors, remote code, a broken GGUF file.
     """
+    if ref.source.endswith(".gguf") and Path(ref.source).expanduser().is_file():
+        return _inspect_gguf(Path(ref.source).expanduser(), task=task)
     folder = _local_folder(ref)
     config = _read_config(folder)
-    family = _family(config, folder)
+    family = str(config["model_type"])
     _check_code(config, ref)
-    _check_head(config, folder=folder, task=task)
+    _check_head(config, folder=folder, head=task.head, task=task.name)
     weights, pickled = _find_weights(folder, ref)
     if not pickled:
         for path in weights:
             _check_safetensors(path)
     return CheckpointFiles(folder=folder, config=config, family=family, weights=weights, pickled=pickled)
+
+
+def _inspect_gguf(path: Path, *, task: Purpose) -> CheckpointFiles:
+    """One file with everything in it; what it holds is a model with a text head."""
+    from hasten.models.gguf_header import read_header
+
+    header = read_header(path)
+    if "ForCausalLM" not in task.head:
+        raise InputError(
+            f"{path} is a GGUF file, which holds a model that generates text",
+            expected=f"a checkpoint for --task {task.name}",
+            remedy="use --task language-modeling or multiple-choice with it",
+        )
+    return CheckpointFiles(path.parent, {"model_type": header.architecture}, header.architecture, (path,), False, True)
 
 
 def license_of(folder: Path) -> str | None:
@@ -93,7 +130,7 @@ def _local_folder(ref: ModelRef) -> Path:
     if path.is_file():
         raise InputError(
             f"{ref.source} is a file",
-            expected="a checkpoint folder or hub id",
+            expected="a checkpoint folder, a .gguf file or a hub id",
             remedy="give the folder that holds it",
         )
     if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", ref.source) or ref.source.startswith("."):
@@ -142,17 +179,6 @@ def _read_config(folder: Path) -> dict[str, Any]:
     return config
 
 
-def _family(config: Mapping[str, Any], folder: Path) -> str:
-    family = str(config["model_type"])
-    if family not in FAMILIES:
-        raise InputError(
-            f"{folder} is of the architecture {family!r}, which hasten does not know",
-            expected=f"one of {', '.join(FAMILIES)}",
-            remedy="use a checkpoint of one of these families",
-        )
-    return family
-
-
 def _check_code(config: Mapping[str, Any], ref: ModelRef) -> None:
     if config.get("auto_map") and not ref.trust_remote_code:
         raise InputError(
@@ -162,20 +188,21 @@ def _check_code(config: Mapping[str, Any], ref: ModelRef) -> None:
         )
 
 
-def _check_head(config: Mapping[str, Any], *, folder: Path, task: str) -> None:
-    heads = [str(a) for a in config.get("architectures") or []]
-    wanted = _HEADED.get(task)
-    if wanted and not any(wanted in head for head in heads):
+def _check_head(config: Mapping[str, Any], *, folder: Path, head: str | tuple[str, ...], task: str) -> None:
+    saved = [str(a) for a in config.get("architectures") or []]
+    own = next((known for known in _HEADS if any(name.endswith(known) for name in saved)), None)
+    fits = f"this one is for {_HEADS[own]}" if own else "fine-tune it with a head first"
+    if head and not any(name.endswith(head) for name in saved):
         raise InputError(
-            f"{folder} is saved as {', '.join(heads) or 'no class'}, without a classification head",
-            expected=f"a ...{wanted} checkpoint for --task {task}",
-            remedy="fine-tune it with a head first, or use --task feature-extraction for embeddings",
+            f"{folder} is saved as {', '.join(saved) or 'no class'}, without the head of {task}",
+            expected=f"a ...{head if isinstance(head, str) else head[0]} checkpoint for --task {task}",
+            remedy=f"{fits}; --task feature-extraction takes any encoder for its embeddings",
         )
-    if not wanted and any(head.endswith(_FOREIGN_HEADS) for head in heads):
+    if not head and own is not None and own != "ForSequenceClassification":
         raise InputError(
-            f"{folder} is saved as {', '.join(heads)}",
+            f"{folder} is saved as {', '.join(saved)}",
             expected=f"an encoder for --task {task}",
-            remedy="give the encoder's own checkpoint",
+            remedy=f"{fits}; for embeddings give the encoder's own checkpoint",
         )
 
 

@@ -7,42 +7,32 @@ it. A weight that transformers would fill at random is an error, not a warning.
 
 from __future__ import annotations
 
+import inspect
 import json
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from hasten.models.inspect import CheckpointFiles, inspect_checkpoint, license_of
+from hasten.models.inspect import CheckpointFiles, Purpose, inspect_checkpoint, license_of
 from hasten.models.pooling import pooling_of
-from hasten.models.reshape import is_ours, open_model
+from hasten.models.processors import NO_LIMIT, image_files, tokenizer_files
+from hasten.models.reshape import is_ours, open_model, prepared
 from hasten.records import InputError, ModelRef
 
-_TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt")
-_VOCABULARIES = (
-    "tokenizer.json",
-    "vocab.txt",
-    "vocab.json",
-    "sentencepiece.bpe.model",
-    "spiece.model",
-    "tokenizer.model",
-)
-# transformers writes this for "no limit"
-_NO_LIMIT = 100_000
-# RoBERTa's positions start after the padding index
-_POSITION_OFFSET = {"roberta": 2, "xlm-roberta": 2}
-# Buffers, and without a head the pooler, which our own pooling never uses.
-_MAY_BE_MISSING = {
-    "text-classification": ("position_ids", "token_type_ids"),
-    "feature-extraction": ("position_ids", "token_type_ids", "pooler."),
-}
+_BUFFERS = ("position_ids", "token_type_ids")
+# Without a head of classes nobody uses it; our own pooling does not either.
+_POOLER = "pooler."
 
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """A loaded checkpoint. ``model`` is in eval mode and fp32; ``labels`` are in id order (empty: none)."""
+    """A loaded checkpoint. ``model`` is in eval mode and fp32; ``labels`` are in id order (empty: none).
+
+    ``processor_files`` are the tokenizer's or the image processor's, ``input_names`` the arrays that the model takes;
+    ``max_length`` is in tokens, 1 for images.
+    """
 
     model: nn.Module
     family: str
@@ -51,46 +41,84 @@ class Checkpoint:
     pooling: str
     normalize: bool
     tokenizer_json: str
-    tokenizer_files: dict[str, bytes]
+    processor_files: dict[str, bytes]
+    input_names: tuple[str, ...]
     max_length: int
     source_hash: str
     license: str | None
 
 
-def load_checkpoint(ref: ModelRef, *, task: str) -> Checkpoint:
+def load_checkpoint(ref: ModelRef, *, task: Purpose) -> Checkpoint:
     """Load everything. Raises InputError as :func:`inspect_checkpoint`, and for weights that do not fit."""
     files = inspect_checkpoint(ref, task=task)
-    model = _load_model(files, ref, task=task)
-    tokenizer_files, limit = _tokenizer(files, ref)
-    pooling, normalize = pooling_of(files.folder) if task == "feature-extraction" else ("mean", False)
-    positions = int(model.config.max_position_embeddings) - _POSITION_OFFSET.get(files.family, 0)
+    model, (processor_files, limit) = _load_both(files, ref, task=task)
+    pictured = "tokenizer.json" not in processor_files
+    pooling, normalize = pooling_of(files.folder) if not (task.head or pictured) else ("mean", False)
     return Checkpoint(
         model=model,
-        family=files.family,
+        family=str(model.config.model_type),
         config=model.config,
-        labels=_labels(model.config, files.folder) if task == "text-classification" else (),
+        labels=_labels(model, files.folder) if task.labelled else (),
         pooling=pooling,
         normalize=normalize,
-        tokenizer_json=tokenizer_files["tokenizer.json"].decode("utf-8"),
-        tokenizer_files=tokenizer_files,
-        max_length=min(positions, limit),
+        tokenizer_json=processor_files.get("tokenizer.json", b"").decode("utf-8"),
+        processor_files=processor_files,
+        input_names=_input_names(model),
+        max_length=min(_positions(model), limit),
         source_hash=files.source_hash(),
-        license=license_of(files.folder),
+        license=None if files.gguf else license_of(files.folder),
     )
 
 
-def _load_model(files: CheckpointFiles, ref: ModelRef, *, task: str) -> Any:
+def _load_both(files: CheckpointFiles, ref: ModelRef, *, task: Purpose) -> tuple[Any, tuple[dict[str, bytes], int]]:
+    """The model, and its processor's files with the limit in tokens."""
+    if files.gguf:
+        from hasten.models.gguf import load_gguf
+
+        model, found = load_gguf(files.weights[0])
+        return model, (found, NO_LIMIT)
+    model = prepared(_load_model(files, ref, task=task))
+    if model.main_input_name == "pixel_values":
+        return model, (image_files(files), 1)
+    return model, tokenizer_files(files, ref)
+
+
+def _positions(model: Any) -> int:
+    """Tokens that the model has positions for; families that need none say so by leaving it out.
+
+    Positions of RoBERTa and its kin start after the padding index, which their table then knows.
+    """
+    found = getattr(model.config, "max_position_embeddings", None)
+    tables = (m for name, m in model.named_modules() if name.endswith("position_embeddings"))
+    padding = next((p for table in tables if (p := getattr(table, "padding_idx", None)) is not None), None)
+    return NO_LIMIT if not found else int(found) - (0 if padding is None else int(padding) + 1)
+
+
+def _input_names(model: Any) -> tuple[str, ...]:
+    """The arrays that the model's forward takes: token types only where the checkpoint embeds more than one."""
+    if model.main_input_name != "input_ids":
+        return (str(model.main_input_name),)
+    taken = inspect.signature(model.forward).parameters
+    if "attention_mask" not in taken:
+        raise InputError(
+            f"{type(model).__name__} takes no attention mask", expected="a model that can be told what is padding",
+            remedy="use a checkpoint of another architecture",
+        )  # fmt: skip
+    typed = "token_type_ids" in taken
+    several = int(getattr(model.config, "type_vocab_size", 0) or 0) > 1
+    return ("input_ids", "attention_mask", *(("token_type_ids",) if typed and several else ()))
+
+
+def _load_model(files: CheckpointFiles, ref: ModelRef, *, task: Purpose) -> Any:
     import torch
     import transformers
 
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
-    headed = task == "text-classification"
     if is_ours(files.folder):
-        return _reshaped(files.folder, headed=headed)
-    loader = transformers.AutoModelForSequenceClassification if headed else transformers.AutoModel
+        return _reshaped(files.folder, head=task.head)
     try:
-        model, info = loader.from_pretrained(
+        model, info = getattr(transformers, task.auto).from_pretrained(
             files.folder,
             dtype=torch.float32,
             use_safetensors=not files.pickled,
@@ -104,7 +132,8 @@ def _load_model(files: CheckpointFiles, ref: ModelRef, *, task: str) -> Any:
             expected="weights that fit the config.json beside them",
             remedy="load it with transformers alone to see more, then save it again",
         ) from error
-    missing = [k for k in info["missing_keys"] if not any(part in k for part in _MAY_BE_MISSING[task])]
+    needless = _BUFFERS if task.head else (*_BUFFERS, _POOLER)
+    missing = [k for k in info["missing_keys"] if not any(part in k for part in needless)]
     if missing or info.get("mismatched_keys"):
         bad = [*missing, *map(str, info.get("mismatched_keys", []))]
         raise InputError(
@@ -115,23 +144,28 @@ def _load_model(files: CheckpointFiles, ref: ModelRef, *, task: str) -> Any:
     return model.eval()
 
 
-def _reshaped(folder: Path, *, headed: bool) -> Any:
+def _reshaped(folder: Path, *, head: str | tuple[str, ...]) -> Any:
     """A folder that only hasten can read: shapes that the config does not say, or matrices in parts."""
     import torch
     import transformers
 
     name = (json.loads((folder / "config.json").read_text()).get("architectures") or ["none"])[0]
     cls = getattr(transformers, name, None)
-    if cls is None or headed != name.endswith("ForSequenceClassification"):
+    if cls is None or not (name.endswith(head) if head else "For" not in name):
         raise InputError(
             f"{folder} holds a {name}", expected="a model of the task, saved by hasten", remedy="give its own task"
         )
     return open_model(cls, folder, attention="sdpa", dtype=torch.float32)
 
 
-def _labels(config: Any, folder: Path) -> tuple[str, ...]:
+def _labels(model: Any, folder: Path) -> tuple[str, ...]:
     """The label names in the order of the outputs."""
-    names = config.id2label or {}
+    names = model.config.id2label or {}
+    if len(names) == 1:
+        raise InputError(
+            f"{folder} has a single output: it gives a number, not a class", expected="two labels or more",
+            remedy="use --task text-regression",
+        )  # fmt: skip
     if sorted(names) != list(range(len(names))):
         raise InputError(
             f"{folder / 'config.json'} numbers its labels {', '.join(map(str, sorted(names)[:5]))}",
@@ -139,47 +173,3 @@ def _labels(config: Any, folder: Path) -> tuple[str, ...]:
             remedy="correct id2label and label2id",
         )
     return tuple(str(names[i]) for i in range(len(names)))
-
-
-def _tokenizer(files: CheckpointFiles, ref: ModelRef) -> tuple[dict[str, bytes], int]:
-    """The tokenizer's files as transformers would use them, and its own length limit.
-
-    ``tokenizer.json`` as it lies in the folder is not enough: transformers lets ``tokenizer_config.json``
-    overrule it (lower-casing, accents, special tokens, the side that is cut), and converts old vocabularies.
-    """
-    folder = files.folder
-    if not any((folder / name).is_file() for name in _VOCABULARIES):
-        # transformers would make a tokenizer without words out of nothing
-        raise InputError(
-            f"{folder} has no tokenizer files",
-            expected=f"one of {', '.join(_VOCABULARIES)}",
-            remedy="save the tokenizer into the folder with save_pretrained",
-        )
-    from transformers import AutoTokenizer
-
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(
-            folder, trust_remote_code=ref.trust_remote_code, local_files_only=True
-        )
-        limit = int(min(tokenizer.model_max_length or _NO_LIMIT, _NO_LIMIT))
-        if tokenizer.is_fast:
-            tokenizer.backend_tokenizer.enable_truncation(limit, direction=tokenizer.truncation_side)
-        with tempfile.TemporaryDirectory() as scratch:
-            tokenizer.save_pretrained(scratch)
-            found = {
-                name: (Path(scratch) / name).read_bytes()
-                for name in _TOKENIZER_FILES
-                if (Path(scratch) / name).is_file()
-            }
-    except Exception as error:  # broken JSON, a missing vocabulary, an unknown class: all of them the checkpoint's
-        raise InputError(
-            f"{folder} has no usable tokenizer ({str(error).strip()[:200]})",
-            expected="tokenizer.json or a vocabulary, and a tokenizer_config.json, that transformers can read",
-            remedy="save the tokenizer into the folder with save_pretrained",
-        ) from error
-    if "tokenizer.json" not in found:
-        raise InputError(
-            f"the tokenizer of {folder} has no fast form", expected="tokenizer.json",
-            remedy="save a fast tokenizer into the folder",
-        )  # fmt: skip
-    return found, limit

@@ -1,9 +1,15 @@
-"""Which matrices of a model must stay in fp32: a pass writes it into the config, every quantizing exporter reads it."""
+"""Which matrices of a model must stay in fp32: a pass writes it into the config, every quantizing exporter reads it.
+
+Routers of experts are always among them: a small error there does not blur a token's states, it sends the token to
+another expert.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 from typing import Any
+
+from hasten.models import adapter_for
 
 KEEP = "hasten_keep_fp32"
 
@@ -14,8 +20,17 @@ def keep_fp32(model: Any, names: Iterable[str]) -> None:
 
 
 def kept_fp32(model: Any) -> tuple[str, ...]:
-    """The names, none for a model that no pass looked at."""
-    return tuple(getattr(model.config, KEEP, ()))
+    """The names; of a model that no pass looked at, the routers alone."""
+    return tuple(sorted({*getattr(model.config, KEEP, ()), *routers(model)}))
+
+
+def routers(model: Any) -> tuple[str, ...]:
+    """The dotted names of the modules that choose experts; none for a family without them."""
+    adapter = adapter_for(model.config.model_type)
+    if adapter is None:
+        return ()
+    found = {id(r) for stack in adapter.stacks(model) for layer in stack.layers for r in adapter.routers(layer)}
+    return tuple(name for name, module in model.named_modules() if id(module) in found)
 
 
 def belongs_to(node: str, names: Collection[str]) -> bool:

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from hasten.models import adapter_for
 from hasten.models.compact_store import compact_form, load_compact, write_stored
 from hasten.models.prefix import attach_stored
 from hasten.models.surgery import LowRankLinear, replace_module
@@ -32,7 +33,8 @@ def save_model(model: Any, folder: Path) -> None:
         setattr(model.config, MARK, True)
     if hasattr(model.config, COMPACT):  # of the folder that it came from
         delattr(model.config, COMPACT)
-    model.save_pretrained(folder)
+    # The names of the model's own modules: transformers would write older ones for some families.
+    model.save_pretrained(folder, save_original_format=False)
     path = folder / _WEIGHTS
     smaller = compact_form(path) if path.is_file() else None  # a model in shards stays as transformers wrote it
     if smaller is not None:
@@ -50,17 +52,32 @@ def open_model(cls: Any, folder: Path, *, attention: str, dtype: Any) -> Any:
     from transformers import AutoConfig
 
     config = AutoConfig.from_pretrained(folder, local_files_only=True)
+    if attention == "sdpa" and not getattr(cls, "_supports_sdpa", True):
+        attention = "eager"  # Gemma 2 caps its scores, which the fused kernel cannot
     if not getattr(config, MARK, False) and not getattr(config, COMPACT, False):
-        return cls.from_pretrained(
+        plain = cls.from_pretrained(
             folder, attn_implementation=attention, dtype=dtype, use_safetensors=True, local_files_only=True
-        ).eval()
+        )
+        return prepared(plain).eval()
     config._attn_implementation = attention
-    model = cls(config)
+    model = prepared(cls(config))
     weights = load_compact(folder / _WEIGHTS)
     fit_to_weights(model, weights)
     attach_stored(model, weights)
     _load(model, weights, folder)
+    adapter = adapter_for(config.model_type)
+    if adapter is not None:
+        adapter.settle(model)
     return model.to(dtype).eval()
+
+
+def prepared(model: Any) -> Any:
+    """The model in the form that adapters describe and this file writes: every matrix an ``nn.Linear`` (a GPT-2's are
+    not, nor are experts). Every loaded model has to pass here once; twice changes nothing."""
+    adapter = adapter_for(model.config.model_type)
+    if adapter is not None:
+        adapter.prepare(model)
+    return model
 
 
 def is_ours(folder: Path) -> bool:
@@ -79,17 +96,20 @@ def differs_from_config(model: Any) -> bool:
 
 
 def fit_to_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
-    """Give every linear layer the size (or the two factors) that its stored weights have."""
+    """Give every linear layer the size (or the two factors) that its stored weights have, and every table its own."""
     for name, module in list(model.named_modules()):
-        if not isinstance(module, nn.Linear):
-            continue
         whole, first, second = (weights.get(f"{name}.{part}weight") for part in ("", "first.", "second."))
-        bias = module.bias is not None
-        if whole is not None and whole.ndim == 2 and whole.shape != module.weight.shape:
-            replace_module(model, name, nn.Linear(whole.shape[1], whole.shape[0], bias=bias))
-        elif first is not None and second is not None and first.ndim == second.ndim == 2:
-            thin = LowRankLinear(first.shape[1], second.shape[0], rank=first.shape[0], bias=bias)
-            replace_module(model, name, thin)
+        if isinstance(module, nn.Embedding) and whole is not None and whole.ndim == 2:
+            if whole.shape != module.weight.shape:
+                module.weight = nn.Parameter(torch.empty(whole.shape))
+                module.num_embeddings, module.embedding_dim = whole.shape
+        elif isinstance(module, nn.Linear):
+            bias = module.bias is not None
+            if whole is not None and whole.ndim == 2 and whole.shape != module.weight.shape:
+                replace_module(model, name, nn.Linear(whole.shape[1], whole.shape[0], bias=bias))
+            elif first is not None and second is not None and first.ndim == second.ndim == 2:
+                thin = LowRankLinear(first.shape[1], second.shape[0], rank=first.shape[0], bias=bias)
+                replace_module(model, name, thin)
 
 
 def _load(model: nn.Module, weights: Mapping[str, Tensor], folder: Path) -> None:
@@ -98,9 +118,10 @@ def _load(model: nn.Module, weights: Mapping[str, Tensor], folder: Path) -> None
     except RuntimeError as error:
         wrong = str(error).strip().splitlines()[-1].strip()[:200]
         raise _broken(folder, wrong) from error
-    # Tied weights are stored once; what is missing without being tied would be random.
-    tied = set(getattr(model, "all_tied_weights_keys", None) or ())
-    missing = [key for key in found.missing_keys if key not in tied]
+    # Tied weights are stored once, and computed ones (Marian's positions) never; anything else would be random.
+    known = set(getattr(model, "all_tied_weights_keys", None) or ())
+    known |= set(getattr(model, "_keys_to_ignore_on_save", None) or ())
+    missing = [key for key in found.missing_keys if key not in known]
     if missing or found.unexpected_keys:
         raise _broken(folder, f"missing {missing[:3]}, left over {list(found.unexpected_keys)[:3]}")
 

@@ -4,7 +4,7 @@ Takes a loaded model (or the parts that an adapter names) and indices to keep, c
 remains is dense and computes exactly what the whole model computes with the removed units held at zero.
 Knows nothing of which units deserve to stay.
 
-Legend: O outputs, I inputs of a linear layer, R rank.
+Legend: O outputs, I inputs of a linear layer, R rank, G groups of an attention (heads, where each has its own key).
 """
 
 from __future__ import annotations
@@ -16,7 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hasten.models.adapter import Adapter, AttentionParts, FeedForward
+from hasten.models.adapter import Adapter, AttentionParts, FeedForward, Stack
+from hasten.models.settling import configs_of, say
+from hasten.records import InputError, Rejected
 
 
 class LowRankLinear(nn.Module):
@@ -33,85 +35,194 @@ class LowRankLinear(nn.Module):
         return output
 
 
-def keep_layers(model: nn.Module, adapter: Adapter, keep: Sequence[int]) -> None:
-    """Leave only the layers ``keep`` (0 is the first), in this order; every config in the model follows."""
-    layers = adapter.layers(model)
-    chosen = [layers[i] for i in keep]
-    del layers[:]
-    layers.extend(chosen)
-    for config in _configs(model):
-        config.num_hidden_layers = len(chosen)  # families with another name for it map this one
+def keep_layers(model: nn.Module, adapter: Adapter, keep: Sequence[int], *, stack: str | None = None) -> None:
+    """Leave only the layers ``keep`` (0 is the first) of one stack, in this order; every config in the model follows.
+
+    Layers that share their weights cannot be told apart: there ``keep`` only says how many of them run. Raises
+    InputError for a stack that the model does not have, Rejected where the shared layers are several.
+    """
+    found = stack_of(model, adapter, stack)
+    if found.shared:
+        if len(found.layers) > 1:
+            raise Rejected("layers", f"the {len(found.layers)} shared layers of this {adapter.family} run in turn")
+        say(configs_of(model), num_hidden_layers=len(keep))
+        return
+    chosen = [found.layers[i] for i in keep]
+    if chosen and chosen[0] is not found.layers[0]:
+        adapter.lead(found.layers[0], chosen[0])
+    del found.layers[:]
+    found.layers.extend(chosen)
+    adapter.settle(model)
+
+
+def stack_of(model: nn.Module, adapter: Adapter, name: str | None) -> Stack:
+    """The stack of that name, or the first. Raises InputError."""
+    stacks = adapter.stacks(model)
+    found = next((stack for stack in stacks if name in (None, stack.name)), None)
+    if found is None:
+        raise InputError(
+            f"stack={name!r}", expected=f"one of {', '.join(stack.name for stack in stacks)}",
+            remedy=f"name a stack that a {adapter.family} has",
+        )  # fmt: skip
+    return found
 
 
 def shortened(model: nn.Module, adapter: Adapter, *, layers: int) -> Any:
     """A deep copy with only the first ``layers`` layers; more than there are keeps them all."""
     short = copy.deepcopy(model)
-    keep_layers(short, adapter, range(min(layers, len(adapter.layers(short)))))
+    keep_layers(short, adapter, range(min(layers, stack_of(short, adapter, None).depth)))
     return short
 
 
 def keep_heads(attention: AttentionParts, keep: Sequence[int]) -> None:
-    """Leave only the heads ``keep`` of one attention: rows of Q, K, V and columns of the output projection."""
-    units = torch.arange(attention.heads * attention.head_dim).view(attention.heads, attention.head_dim)
-    index = units[list(keep)].flatten()
-    for linear in (attention.query, attention.key, attention.value):
-        keep_outputs(linear, index)
-    keep_inputs(attention.output, index)
+    """Leave only the groups ``keep`` of one attention: a head each, or a key/value head with all its queries.
+
+    Raises Rejected where the family's heads cannot be taken out.
+    """
+    if attention.fixed is not None:
+        raise Rejected("family", attention.fixed)
+    index = torch.as_tensor(list(keep), dtype=torch.long)
+    for linear, blocks in unit_rows(attention):
+        keep_outputs(linear, torch.cat([block[index].flatten() for block in blocks]))
+    columns = torch.arange(attention.groups * attention.group_dim).view(attention.groups, -1)
+    keep_inputs(attention.output, columns[index].flatten())
+    if attention.table is not None:
+        heads = torch.arange(attention.heads).view(attention.groups, -1)
+        keep_columns(attention.table, heads[index].flatten())
+    if attention.settle is not None:
+        attention.settle()
+
+
+def unit_rows(attention: AttentionParts) -> list[tuple[nn.Linear, list[Tensor]]]:
+    """Which rows [G, n] of each matrix in front of the attention belong to its G groups.
+
+    One block of rows a matrix; three of the one where queries, keys and values are fused.
+    """
+    groups, wide, narrow = attention.groups, attention.group_dim, attention.head_dim
+    query = torch.arange(groups * wide).view(groups, wide)
+    key = torch.arange(groups * narrow).view(groups, narrow)
+    if attention.fused:
+        return [(attention.query, [query, groups * wide + key, groups * (wide + narrow) + key])]
+    return [(attention.query, [query]), (attention.key, [key]), (attention.value, [key])]
 
 
 def keep_neurons(ffn: FeedForward, keep: Sequence[int]) -> None:
     """Leave only the neurons ``keep`` of one feed-forward block."""
     index = torch.as_tensor(list(keep), dtype=torch.long)
-    keep_outputs(ffn.up, index)
+    for linear in ffn.inputs:
+        keep_outputs(linear, torch.cat([index, ffn.neurons + index]) if ffn.fused else index)
     keep_inputs(ffn.down, index)
 
 
 def keep_width(model: nn.Module, adapter: Adapter, keep: Sequence[int], *, head_dim: int) -> None:
-    """Leave only the coordinates ``keep`` of the hidden states, a multiple of ``head_dim``; heads stay as they are."""
+    """Leave only the coordinates ``keep`` of the hidden states, a multiple of ``head_dim``; heads stay as they are.
+
+    RMS norms then compute what they would with the other coordinates at zero. Raises Rejected for a family whose
+    width cannot change, and for one that its heads do not divide where the config wants that.
+    """
     index = torch.as_tensor(list(keep), dtype=torch.long)
-    hidden = int(_configs(model)[0].hidden_size)
+    configs = configs_of(model)
+    hidden = int(configs[0].hidden_size)
+    _check_width(adapter, configs[0], len(index))
     inner: set[int] = set()
-    for layer in adapter.layers(model):
-        attention, ffn = adapter.attention(layer), adapter.ffn(layer)
-        for linear in (attention.query, attention.key, attention.value, ffn.up):
+    for layer in [layer for stack in adapter.stacks(model) for layer in stack.layers]:
+        attention = adapter.attention(layer)
+        ffns = adapter.ffns(layer)
+        for linear in (*attention.inputs, *(linear for ffn in ffns for linear in ffn.inputs)):
             keep_inputs(linear, index)
-        for linear in (attention.output, ffn.down):
+        for linear in (attention.output, *(ffn.down for ffn in ffns)):
             keep_outputs(linear, index)
         for norm in adapter.norms(layer):
             _keep_norm(norm, index)
+        for module in layer.modules():
+            _keep_own(module, index, hidden=hidden)
         inner |= {id(module) for module in layer.modules()}
     for module in [m for m in model.modules() if id(m) not in inner]:
         _keep_outside(module, index, hidden=hidden)
-    for config in _configs(model):
+    for config in configs:
         config.hidden_size = len(index)
-        config.num_attention_heads = len(index) // head_dim
-        if getattr(config, "embedding_size", None) == hidden:
-            config.embedding_size = len(index)
+        if getattr(config, "head_dim", None) is None:
+            config.num_attention_heads = len(index) // head_dim
+        for name in ("embedding_size", "pooler_output_size"):
+            if getattr(config, name, None) == hidden:
+                setattr(config, name, len(index))
+    _tie_again(model)
+    adapter.settle(model)
+
+
+def _check_width(adapter: Adapter, config: Any, width: int) -> None:
+    if adapter.rigid is not None:
+        raise Rejected("narrow", adapter.rigid)
+    if getattr(config, "head_dim", None) is not None and width % int(config.num_attention_heads):
+        raise Rejected("narrow", f"a width of {width} is no multiple of the {config.num_attention_heads} heads")
+
+
+def _tie_again(model: Any) -> None:
+    """Weights that were one before are one again."""
+    if getattr(model, "all_tied_weights_keys", None):
+        model.tie_weights()
 
 
 def _keep_outside(module: nn.Module, index: Tensor, *, hidden: int) -> None:
     """Embeddings, their norm, pooler and head: whatever has the hidden size on either side."""
     if isinstance(module, nn.Embedding) and module.embedding_dim == hidden:
-        module.weight = nn.Parameter(module.weight.detach()[:, index].clone())
-        module.embedding_dim = len(index)
-    elif isinstance(module, nn.LayerNorm) and module.normalized_shape == (hidden,):
-        _keep_norm(module, index)
+        keep_columns(module, index)
     elif isinstance(module, nn.Linear):
-        if module.in_features == hidden:
-            keep_inputs(module, index)
+        if module.in_features in (hidden, 2 * hidden):
+            keep_inputs(module, side_by_side(index, module.in_features, hidden=hidden))
         if module.out_features == hidden:
             keep_outputs(module, index)
+    elif isinstance(module, nn.Conv2d) and module.out_channels == hidden:
+        _keep_channels(module, index)
+    elif (isinstance(module, nn.LayerNorm) or _is_rms(module)) and module.weight.shape == (hidden,):
+        _keep_norm(module, index)
+    else:
+        _keep_own(module, index, hidden=hidden)
 
 
-def _keep_norm(norm: nn.LayerNorm, index: Tensor) -> None:
-    norm.weight = nn.Parameter(norm.weight.detach()[index].clone())
+def side_by_side(index: Tensor, width: int, *, hidden: int) -> Tensor:
+    """``index`` into each of the hidden states that an input of ``width`` is made of: DINOv2's head reads two."""
+    return torch.cat([index + start for start in range(0, width, hidden)])
+
+
+def _keep_channels(patches: nn.Conv2d, index: Tensor) -> None:
+    """Outputs ``index`` of what makes states of an image's patches."""
+    patches.weight = nn.Parameter(patches.weight.detach()[index].clone())
+    if patches.bias is not None:
+        patches.bias = nn.Parameter(patches.bias.detach()[index].clone())
+    patches.out_channels = len(index)
+
+
+def _keep_own(module: nn.Module, index: Tensor, *, hidden: int) -> None:
+    """Bare parameters [..., H]: an image model's own tokens and positions, the scale of a sublayer."""
+    if isinstance(module, (nn.Linear, nn.Embedding, nn.Conv2d, nn.LayerNorm)) or _is_rms(module):
+        return
+    for name, own in list(module.named_parameters(recurse=False)):
+        if own.ndim and own.shape[-1] == hidden:
+            setattr(module, name, nn.Parameter(own.detach()[..., index].clone()))
+
+
+def _is_rms(module: nn.Module) -> bool:
+    """Only factors and no shift: a norm by the root of the mean square, under any of its names."""
+    return type(module).__name__.endswith(("RMSNorm", "T5LayerNorm"))
+
+
+def _keep_norm(norm: nn.Module, index: Tensor) -> None:
+    weight: Tensor = norm.weight  # type: ignore[assignment]
+    if _is_rms(norm):
+        # The mean is over fewer coordinates, so it is larger by this factor when the others are zero.
+        norm.weight = nn.Parameter(weight.detach()[index] * (len(weight) / len(index)) ** 0.5)
+        return
+    assert isinstance(norm, nn.LayerNorm)
+    norm.weight = nn.Parameter(weight.detach()[index].clone())
     norm.bias = nn.Parameter(norm.bias.detach()[index].clone())
     norm.normalized_shape = (len(index),)
 
 
-def _configs(model: nn.Module) -> list[Any]:
-    """Every config in the model, the outermost first; most often they are one."""
-    return list({id(m.config): m.config for m in model.modules() if hasattr(m, "config")}.values())
+def keep_columns(table: nn.Embedding, index: Tensor) -> None:
+    """Columns ``index`` of a table [rows, columns]."""
+    table.weight = nn.Parameter(table.weight.detach()[:, index].clone())
+    table.embedding_dim = len(index)
 
 
 def keep_outputs(linear: nn.Linear, index: Tensor) -> None:

@@ -90,6 +90,11 @@ PASSES: Mapping[str, Entry] = {
     "zeroquant": Entry("numbers", "hasten.passes.group_quant", "ZeroQuantConfig", "quantize_groupwise", _W),
     "half": Entry("numbers", "hasten.passes.half", "HalfConfig", "round_to_half", _W, stored=True),
     "gobo": Entry("numbers", "hasten.passes.gobo", "GoboConfig", "quantize_gobo", _W, stored=True),
+    "rtn": Entry("numbers", "hasten.passes.rtn", "RtnConfig", "quantize_rtn", _W, stored=True),
+    "hqq": Entry("numbers", "hasten.passes.hqq", "HqqConfig", "quantize_hqq", _W, stored=True),
+    "awq": Entry("numbers", "hasten.passes.awq", "AwqConfig", "quantize_awq", _W, stored=True),
+    "gptq": Entry("numbers", "hasten.passes.gptq", "GptqConfig", "quantize_gptq", _W, stored=True),
+    "llm_int8": Entry("numbers", "hasten.passes.llm_int8", "LlmInt8Config", "quantize_llm_int8", _W, stored=True),
     "mixed_precision": Entry("numbers", "hasten.passes.sensitivity", "PrecisionConfig", "choose_precision"),
 }
 

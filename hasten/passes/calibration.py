@@ -18,6 +18,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from hasten.tasks.examples import stacked
+from hasten.tasks.wrappers import IGNORED
+
 Array = np.ndarray[Any, Any]
 Row = Mapping[str, Array]
 Batch = dict[str, Tensor]
@@ -43,9 +46,9 @@ def unheard(progress: Progress) -> None:
 class Calibration:
     """Rows and helpers for passes.
 
-    ``rows`` are token arrays [1, L] each; ``labels`` class numbers [N] in their order, or ``None``; ``extra`` further
-    rows without labels, for distillation alone. ``original`` is the unchanged task wrapper (the teacher),
-    ``tokenizer_json`` its tokenizer.
+    ``rows`` are arrays [1, ...] each; ``targets`` what the wrapper's loss compares with, one array a row in their
+    order, or ``None``; ``extra`` further rows without targets, for distillation alone. ``original`` is the unchanged
+    task wrapper (the teacher), ``tokenizer_json`` its tokenizer.
     ``validate`` scores a wrapper on rows that a pass never sees, higher is better. A long pass keeps its state in
     ``state`` (a folder) so that a killed run goes on from there. With ``rehearse`` a training pass tells it how many
     seconds it would take, and trains nothing. A training ends with the best it has when ``time.monotonic()`` passes
@@ -53,7 +56,7 @@ class Calibration:
     """
 
     rows: Sequence[Row]
-    labels: Array | None = None
+    targets: Sequence[Array] | None = None
     extra: Sequence[Row] = ()
     original: Any = None
     tokenizer_json: str | None = None
@@ -72,40 +75,52 @@ class Calibration:
         return [as_tensors(row) for row in self.rows[:count]]
 
     def batches(self, *, batch: int, limit: int | None = None) -> Iterator[tuple[Batch, Tensor | None]]:
-        """The rows once, in order, ``batch`` at a time (padded), with their labels [B] where there are any."""
+        """The rows once, in order, ``batch`` at a time (padded), with their targets where there are any."""
         count = len(self.rows) if limit is None else min(limit, len(self.rows))
         for start in range(0, count, batch):
             index = range(start, min(start + batch, count))
-            yield padded([self.rows[i] for i in index]), self.labels_of(index)
+            yield padded([self.rows[i] for i in index]), self.targets_of(index)
 
-    def labels_of(self, index: Sequence[int]) -> Tensor | None:
-        return None if self.labels is None else torch.from_numpy(np.asarray(self.labels)[list(index)])
+    def targets_of(self, index: Sequence[int]) -> Tensor | None:
+        """[B] or [B, ...], padded on the right with what no loss looks at."""
+        if self.targets is None:
+            return None
+        return torch.from_numpy(stacked([np.asarray(self.targets[i]) for i in index], fill=IGNORED))
 
 
 def padded(rows: Sequence[Row]) -> Batch:
-    """int64 [B, L] tensors, padded with zeros on the right; the mask hides them."""
-    longest = max(next(iter(row.values())).shape[1] for row in rows)
-    batch = {}
-    for name in rows[0]:
-        tensor = torch.zeros(len(rows), longest, dtype=torch.int64)
-        for number, row in enumerate(rows):
-            tensor[number, : row[name].shape[1]] = torch.from_numpy(np.ascontiguousarray(row[name][0]))
-        batch[name] = tensor
-    return batch
+    """Tensors [B, ...], tokens padded with zeros on the right; the mask hides them."""
+    return {name: torch.from_numpy(stacked([row[name][0] for row in rows])) for name in rows[0]}
+
+
+def length_of(row: Row) -> int:
+    """Tokens of a row; images are all of one length."""
+    return int(row["input_ids"].shape[1]) if "input_ids" in row else 1
+
+
+def real(batch: Mapping[str, Tensor], states: Tensor) -> Tensor:
+    """bool [B, L]: which of ``states`` [B, L, ...] are of tokens, and not of padding. Images have none of that."""
+    mask = batch.get("attention_mask")
+    return torch.ones(states.shape[:2], dtype=torch.bool) if mask is None else mask.bool()
 
 
 def as_tensors(row: Row) -> Batch:
     return {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in row.items()}
 
 
-def task_loss(outputs: Tensor, labels: Tensor | None, *, generator: torch.Generator) -> Tensor:
-    """The loss whose gradient says what matters to the task, summed over the batch; outputs are [B, C].
+def task_loss(
+    model: Any, outputs: Tensor, targets: Tensor | None, *, batch: Mapping[str, Tensor], generator: torch.Generator
+) -> Tensor:
+    """The loss whose gradient says what matters to the task, summed over the batch: the wrapper's own with targets.
 
-    Class labels: cross entropy. Without labels the outputs are logits or embeddings whose own size cannot say what
-    is right, so each row is projected on a random direction: the mean of the squared gradients is then the
-    Gauss-Newton diagonal of the outputs themselves (what a change does to them, whatever they are used for).
+    Without targets the outputs are logits or embeddings whose own size cannot say what is right, so each row is
+    projected on a random direction: the mean of the squared gradients is then the Gauss-Newton diagonal of the
+    outputs themselves (what a change does to them, whatever they are used for).
     """
-    if labels is not None:
-        return nn.functional.cross_entropy(outputs, labels, reduction="sum")
-    direction = torch.randn(outputs.shape, generator=generator, dtype=outputs.dtype)
-    return (outputs * direction).sum()
+    if targets is not None:
+        loss: Tensor = model.loss(outputs, targets)
+        return loss
+    rows = model.rows(outputs, batch)
+    direction = torch.randn(rows.shape, generator=generator, dtype=rows.dtype)
+    projected: Tensor = (rows * direction).sum()
+    return projected

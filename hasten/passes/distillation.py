@@ -19,7 +19,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from hasten.passes.calibration import Calibration, padded
+from hasten.passes.calibration import Calibration, padded, real
 from hasten.passes.family import adapter_of
 from hasten.passes.relations import Relations
 from hasten.passes.targets import Targets
@@ -108,7 +108,7 @@ def distill(model: Any, config: DistillConfig, calibration: Calibration) -> Any:
     """
     if config.imitates and calibration.original is None and not config.teachers:
         raise Rejected("distill", "distillation needs a teacher: the original model or one named in the recipe")
-    if not config.imitates and calibration.labels is None:
+    if not config.imitates and calibration.targets is None:
         raise Rejected("distill", "there is nothing to learn from: no teacher is asked, and the rows have no labels")
     teachers = teachers_for(config.teachers, calibration) if config.imitates else []
     student = _Student(model, teachers, config, calibration)
@@ -130,7 +130,7 @@ class _Student(nn.Module):
         super().__init__()
         self.model, self.config = model, config
         self.rows = [*given.rows, *given.extra] if teachers else list(given.rows)
-        self.labels = given.labels_of(range(len(given.rows)))
+        self.given, self.labelled = given, 0 if given.targets is None else len(given.targets)
         self.targets: Targets | None = None
         self.relations: Relations | None = None
         self.project: nn.Module = nn.Identity()
@@ -170,15 +170,18 @@ class _Student(nn.Module):
         if self.targets is None:
             return self._label_loss(outputs, index)
         wanted, states_wanted = self.targets.of(index)
-        total = config.logits * output_loss(outputs, wanted, task=self.model.task, temperature=config.temperature)
+        total = config.logits * output_loss(
+            self.model.rows(outputs, batch), self.model.rows(wanted, batch), says=self.model.says,
+            temperature=config.temperature,
+        )  # fmt: skip
         if config.hidden:
-            total = total + config.hidden * self._hidden_loss(states, states_wanted, batch["attention_mask"])
+            total = total + config.hidden * self._hidden_loss(states, states_wanted, real(batch, states[0]))
         if self.relations is not None:
             total = total + config.relations * self.relations.loss(batch)
         return total + self._label_loss(outputs, index)
 
     def _forward(self, batch: dict[str, Tensor]) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """Outputs [B, C] and the states after every layer, [B, L, H] each, in one pass."""
+        """Outputs and the states after every layer, [B, L, H] each, in one pass."""
         caught: list[Tensor] = []
         layers = adapter_of(self.model, what="distillation").layers(self.model.hf)
         hooks = [layer.register_forward_hook(lambda _m, _i, out: caught.append(_tensor(out))) for layer in layers]
@@ -191,27 +194,28 @@ class _Student(nn.Module):
 
     def _hidden_loss(self, states: Sequence[Tensor], wanted: Tensor, mask: Tensor) -> Tensor:
         """Squared error over real tokens, in units of the teacher's own variance, mean over depths."""
-        real = mask.bool()
         errors = []
         for own, target in zip(states, wanted, strict=True):
-            goal = target[real]
-            errors.append((self.project(own)[real] - goal).square().mean() / goal.var().clamp(min=1e-6))
+            goal = target[mask]
+            errors.append((self.project(own)[mask] - goal).square().mean() / goal.var().clamp(min=1e-6))
         return torch.stack(errors).mean()
 
     def _label_loss(self, outputs: Tensor, index: Sequence[int]) -> Tensor:
-        """Cross entropy on the rows that have a label; extra rows have none."""
-        if not self.config.labels or self.labels is None:
+        """The task's own loss, a mean over the rows that have a target; extra rows have none."""
+        known = [n for n, i in enumerate(index) if i < self.labelled]
+        if not self.config.labels or not known:
             return outputs.new_zeros(())
-        known = [n for n, i in enumerate(index) if i < len(self.labels)]
-        if not known:
-            return outputs.new_zeros(())
-        goal = self.labels[[index[n] for n in known]]
-        return self.config.labels * nn.functional.cross_entropy(outputs[known], goal)
+        goal = self.given.targets_of([index[n] for n in known])
+        loss: Tensor = self.model.loss(outputs[known], goal) / len(known)
+        return self.config.labels * loss
 
 
-def output_loss(outputs: Tensor, wanted: Tensor, *, task: str, temperature: float) -> Tensor:
-    """T^2 KL(teacher || student) at temperature T for class logits [B, C]; 1 - cosine for embeddings."""
-    if task != "text-classification":
+def output_loss(outputs: Tensor, wanted: Tensor, *, says: str, temperature: float) -> Tensor:
+    """T^2 KL(teacher || student) at temperature T for rows of logits [R, K]; 1 - cosine for vectors, and the squared
+    error of single numbers."""
+    if outputs.shape[-1] == 1:
+        return (outputs - wanted).square().mean()
+    if says == "vectors":
         return (1.0 - nn.functional.cosine_similarity(outputs, wanted, dim=-1)).mean()
     own = nn.functional.log_softmax(outputs / temperature, dim=-1)
     theirs = nn.functional.log_softmax(wanted / temperature, dim=-1)

@@ -20,7 +20,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from hasten.passes.calibration import Batch, Calibration
+from hasten.passes.calibration import Batch, Calibration, real
+from hasten.passes.family import check_in_turn
 from hasten.passes.unit_budget import cut_evenly
 from hasten.passes.units import PerUnit, Units, batches_of, check_settings, real_tokens, share
 
@@ -48,6 +49,7 @@ def prune_entropy(model: Any, config: EntropyConfig, calibration: Calibration) -
     Raises Rejected for a family without an adapter, factorised layers, or too small a budget.
     """
     units = Units(model, kind=config.kind, what="entropy pruning")
+    check_in_turn(model, what="entropy pruning")
     scores = sharpness(units, batches_of(calibration, rows=config.rows))
     cut_evenly(units, scores, calibration, keep=config.keep, round_to=config.round_to, kind=config.kind)
     return model
@@ -64,7 +66,7 @@ def sharpness(units: Units, batches: list[Batch]) -> PerUnit:
         with eager_attention(units.model.hf):
             for batch in batches:
                 attentions = units.model.hf.base_model(**batch, output_attentions=True).attentions
-                mask = batch["attention_mask"]
+                mask = real(batch, attentions[0][:, 0]).long()
                 for layer, attention in enumerate(attentions):
                     sums.heads[layer] += normalised_entropy(attention, mask)
                     sums.neurons[layer] += real_tokens(caught[layer], batch).abs().sum(dim=0)

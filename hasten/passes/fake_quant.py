@@ -18,23 +18,21 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from hasten.passes.grid import Grid, GridSpec, grouped
+
 Range = Literal["token", "tensor"]
 
 
 def weight_steps(weight: Tensor, *, bits: int, group: int | None = None) -> Tensor:
     """The step s of every output row [O, 1], or of every group [O, ceil(I / G)]; zero where all weights are zero."""
-    largest: Tensor = _grouped(weight, group).abs().amax(dim=-1)
+    largest: Tensor = grouped(weight, group).abs().amax(dim=-1)
     steps: Tensor = largest / (2 ** (bits - 1) - 1)
     return steps
 
 
 def round_weight(weight: Tensor, *, bits: int, group: int | None = None) -> Tensor:
     """``weight`` [O, I] on its grid: no weight moves by more than half a step. The last group may be shorter."""
-    steps = weight_steps(weight, bits=bits, group=group).unsqueeze(-1)
-    highest = 2 ** (bits - 1) - 1
-    grouped = _grouped(weight, group)
-    codes = (grouped / torch.where(steps > 0, steps, 1.0)).round().clamp(-highest, highest)
-    return (codes * steps).flatten(start_dim=1)[:, : weight.shape[1]]
+    return Grid(GridSpec(bits, group), weight_steps(weight, bits=bits, group=group)).nearest(weight)
 
 
 def round_activations(states: Tensor, *, bits: int = 8, per: Range = "token") -> Tensor:
@@ -82,10 +80,3 @@ def rounding_inputs(per: Range) -> Callable[[nn.Module, tuple[Any, ...]], tuple[
         return (straight_through(inputs[0], round_activations(inputs[0].detach(), per=per)), *inputs[1:])
 
     return hook
-
-
-def _grouped(weight: Tensor, group: int | None) -> Tensor:
-    """[O, I] -> [O, groups, G], the last group filled with zeros, which change no largest weight."""
-    size = group or weight.shape[1]
-    padded: Tensor = nn.functional.pad(weight, (0, -weight.shape[1] % size))
-    return padded.reshape(len(weight), -1, size)

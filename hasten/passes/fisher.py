@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from hasten.passes.calibration import Calibration
-from hasten.passes.reconstruction import Walk, fold, moments, sublayers, tuned_masks
+from hasten.passes.reconstruction import Walk, fold, fold_scales, moments, sublayers, tuned_masks
 from hasten.passes.unit_budget import search
 from hasten.passes.units import Costs, PerUnit, Units, batches_of, by_length, check_settings, share
 from hasten.records import InputError
@@ -80,6 +80,7 @@ def prune_fisher(model: Any, config: FisherConfig, calibration: Calibration) -> 
         pairs = zip(masks.both(), gradients.both(), strict=True)
         swapped = [rearranged(mask, gradient) for mask, gradient in pairs]
         masks = PerUnit(swapped[: len(units.layers)], swapped[len(units.layers) :])
+    fold_scales(units.adapter, units.layers)
     dense = copy.deepcopy(units.layers) if config.tune else None
     units.keep(masks)
     if dense is not None:

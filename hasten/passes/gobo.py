@@ -19,11 +19,10 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from hasten.passes.calibration import Calibration, Progress
-from hasten.passes.family import adapter_of
-from hasten.passes.matrices import encoder_matrices
+from hasten.passes.tables import plain_weights
 from hasten.records import InputError
 
 _MOST_ROUNDS = 100
@@ -55,10 +54,7 @@ class GoboConfig:
 def quantize_gobo(model: Any, config: GoboConfig, calibration: Calibration) -> Any:
     """The wrapper with its matrices on centroids: seconds, and no data. Raises Rejected for a family without an
     adapter."""
-    weights = [matrix.linear.weight for matrix in encoder_matrices(model, what="GOBO")]
-    if config.embeddings:
-        block = adapter_of(model, what="GOBO").embeddings(model.hf)
-        weights += [table.weight for table in block.modules() if isinstance(table, nn.Embedding)]
+    weights = plain_weights(model, embeddings=config.embeddings, what="GOBO")
     exceptions = 0
     for number, weight in enumerate(weights):
         calibration.listen(Progress("gobo: matrix by matrix", number, len(weights)))

@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from hasten.passes.calibration import Calibration, Progress
+from hasten.passes.calibration import Calibration, Progress, real
 from hasten.passes.fake_quant import round_weight, rounding_inputs, straight_through
 from hasten.passes.family import adapter_of
 from hasten.passes.matrices import Matrix, encoder_matrices
@@ -162,7 +162,9 @@ class Lesson:
     def error(self) -> float:
         """Mean squared error of the rounded layer's outputs over all real tokens."""
         total = sum(float(self._squares(number)) for number in range(len(self.goals)))
-        return total / sum(int(batch["attention_mask"].sum()) for batch in self.walk.batches)
+        return total / sum(
+            int(real(batch, goal).sum()) for batch, goal in zip(self.walk.batches, self.goals, strict=True)
+        )
 
     def _step(self, optimizer: torch.optim.Optimizer, number: int) -> None:
         for parameter, gradient in zip(self.parameters, self._gradients(number), strict=True):

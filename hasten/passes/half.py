@@ -58,7 +58,7 @@ def round_to_half(model: Any, config: HalfConfig, calibration: Calibration) -> A
     if config.embeddings:  # first, so that the joint loss counts them
         for table in adapter_of(model, what="16-bit weights").embeddings(model.hf).modules():
             if isinstance(table, nn.Embedding):
-                table.weight = nn.Parameter(rounded(table.weight.detach(), dtype))
+                table.weight.data = rounded(table.weight.detach(), dtype)  # one with the tied output matrix
         tables_loss = trial.loss([])
     if tables_loss > config.bound:
         raise Rejected(

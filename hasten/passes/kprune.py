@@ -26,7 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from hasten.passes.calibration import Calibration, Progress
-from hasten.passes.reconstruction import Walk, moments, solved_weight, sublayers
+from hasten.passes.reconstruction import Walk, fold_scales, moments, solved_weight, sublayers
 from hasten.passes.unit_budget import search
 from hasten.passes.units import Costs, Loss, PerUnit, Units, batches_of, check_settings, real_tokens, share
 from hasten.records import InputError
@@ -68,6 +68,7 @@ def prune_kprune(model: Any, config: KPruneConfig, calibration: Calibration) -> 
     costs = units.costs(calibration)
     left = config.keep * costs.of(units.ones())
     batches = batches_of(calibration, rows=config.rows)
+    fold_scales(units.adapter, units.layers)
     dense = copy.deepcopy(units.layers)
     whole, pruned = (Walk(model, units.layers, batches) for _ in range(2))
     total = 2 * len(units.layers)
@@ -120,7 +121,7 @@ def knowledge(units: Units, config: KPruneConfig, calibration: Calibration, *, s
         for layer, part in enumerate(parts)
     ]
     try:
-        loss = output_knowledge(units.model.task, temperature=config.temperature, seed=calibration.seed)
+        loss = output_knowledge(units.model.says, temperature=config.temperature, seed=calibration.seed)
         gradients = units.gradients(calibration, rows=config.rows, loss=loss, first=first)
         for batch, gradient in zip(batches_of(calibration, rows=config.rows), gradients, strict=True):
             for total, found in zip(fisher.both(), gradient.both(), strict=True):
@@ -129,7 +130,7 @@ def knowledge(units: Units, config: KPruneConfig, calibration: Calibration, *, s
                 if layer < first:
                     continue
                 x, z = (real_tokens(caught[layer, which], batch) for which in (0, 1))
-                energies.heads[layer] += unit_energy(x, attention.output.weight.detach(), width=attention.head_dim)
+                energies.heads[layer] += unit_energy(x, attention.output.weight.detach(), width=attention.group_dim)
                 energies.neurons[layer] += unit_energy(z, ffn.down.weight.detach(), width=1)
     finally:
         for hook in hooks:
@@ -151,17 +152,17 @@ def unit_energy(x: Tensor, weight: Tensor, *, width: int) -> Tensor:
     return (x_gram * torch.einsum("hui,huj->uij", columns, columns)).sum(dim=(1, 2))
 
 
-def output_knowledge(task: str, *, temperature: float, seed: int) -> Loss:
-    """A sum whose gradient's squares are, in expectation, the curvature of what the outputs [B, C] know.
+def output_knowledge(says: str, *, temperature: float, seed: int) -> Loss:
+    """A sum whose gradient's squares are, in expectation, the curvature of what rows of outputs [R, K] know.
 
-    Class logits: E[v v^T] = diag(p) - p p^T, the Hessian of the KL, for v = sqrt(p) u - p (sqrt(p) u) with u normal.
-    Embeddings: v = u, the squared error.
+    Logits: E[v v^T] = diag(p) - p p^T, the Hessian of the KL, for v = sqrt(p) u - p (sqrt(p) u) with u normal.
+    Vectors: v = u, the squared error.
     """
     generator = torch.Generator().manual_seed(seed)
 
-    def loss(outputs: Tensor, _labels: Tensor | None) -> Tensor:
+    def loss(outputs: Tensor) -> Tensor:
         direction = torch.randn(outputs.shape, generator=generator, dtype=outputs.dtype)
-        if task != "text-classification":
+        if says == "vectors":
             return (outputs * direction).sum()
         p = nn.functional.softmax(outputs.detach() / temperature, dim=-1)
         direction = p.sqrt() * direction

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from hasten.models.surgery import keep_layers
-from hasten.passes.calibration import Batch, Calibration
+from hasten.passes.calibration import Batch, Calibration, real
 from hasten.passes.family import adapter_of
 from hasten.records import InputError, Rejected
 
@@ -96,28 +96,27 @@ def block_influence(model: Any, batches: Sequence[Batch]) -> list[float]:
     tokens = 0
     for batch in batches:
         states = model.hf.base_model(**batch, output_hidden_states=True).hidden_states
-        real = batch["attention_mask"].bool()
-        cosines = [nn.functional.cosine_similarity(a[real], b[real], dim=-1).sum() for a, b in pairwise(states)]
+        mask = real(batch, states[0])
+        cosines = [nn.functional.cosine_similarity(a[mask], b[mask], dim=-1).sum() for a, b in pairwise(states)]
         sums = torch.stack(cosines) if sums is None else sums + torch.stack(cosines)
-        tokens += int(real.sum())
+        tokens += int(mask.sum())
     assert sums is not None
     return [1.0 - float(s) / tokens for s in sums]
 
 
 @torch.inference_mode()
 def greedy(model: Any, batches: Sequence[Batch], *, count: int) -> list[int]:
-    """Remove one layer after the other, each time the one without which the outputs [B, C] move least (squared)."""
+    """Remove one layer after the other, each time the one without which the outputs move least (squared)."""
     layers = adapter_of(model, what="layer dropping").layers(model.hf)
     whole = list(layers)
-    targets = [model(**batch) for batch in batches]
+    targets = [model.rows(model(**batch), batch) for batch in batches]
     kept = list(range(len(whole)))
     while len(kept) > count:
         errors = {}
         for candidate in kept:
             _set(layers, [whole[i] for i in kept if i != candidate])
-            errors[candidate] = sum(
-                float((model(**batch) - target).square().sum()) for batch, target in zip(batches, targets, strict=True)
-            )
+            moved = (model.rows(model(**batch), batch) - target for batch, target in zip(batches, targets, strict=True))
+            errors[candidate] = sum(float(difference.square().sum()) for difference in moved)
         kept.remove(min(kept, key=lambda i: errors[i]))
     _set(layers, whole)
     return kept

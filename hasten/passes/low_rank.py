@@ -86,9 +86,12 @@ def _groups(adapter: Adapter, layer: nn.Module, which: str) -> list[list[nn.Line
     attention, ffn = adapter.attention(layer), adapter.ffn(layer)
     groups = []
     if which in ("attention", "all"):
-        groups += [[attention.query, attention.key, attention.value], [attention.output]]
+        by_read: dict[str, list[nn.Linear]] = {}
+        for read, linear in zip(attention.reads, attention.inputs, strict=False):
+            by_read.setdefault(read, []).append(linear)
+        groups += [*by_read.values(), [attention.output]]
     if which in ("ffn", "all"):
-        groups += [[ffn.up], [ffn.down]]
+        groups += [list(ffn.inputs), [ffn.down]]
     return groups
 
 
@@ -110,11 +113,11 @@ def input_moments(walk: Walk, layer: nn.Module, linears: Sequence[nn.Linear]) ->
     try:
         for number, batch in enumerate(walk.batches):
             walk.through(layer, number)
-            tokens += int(batch["attention_mask"].sum())
             for index in range(len(linears)):
                 x = real_tokens(caught[index], batch)
                 sums[index] += x.sum(dim=0)
                 squares[index] += x.T @ x
+            tokens += len(x)  # every matrix of a layer sees the same tokens
     finally:
         for hook in hooks:
             hook.remove()

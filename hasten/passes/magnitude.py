@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from hasten.models.adapter import AttentionParts, FeedForward
+from hasten.models.surgery import unit_rows
 from hasten.passes.calibration import Calibration
 from hasten.passes.unit_budget import cut_evenly
 from hasten.passes.units import PerUnit, Units, check_settings, share
@@ -50,13 +51,17 @@ def prune_magnitude_units(model: Any, config: MagnitudeUnitsConfig, calibration:
 
 @torch.no_grad()
 def head_norms(attention: AttentionParts) -> Tensor:
-    """[A]"""
-    rows = (attention.query.weight, attention.key.weight, attention.value.weight, attention.output.weight.T)
-    squares = torch.stack([weight.square().sum(dim=1) for weight in rows]).sum(dim=0)
-    return squares.view(attention.heads, attention.head_dim).sum(dim=1).sqrt()
+    """[G], one for each group of heads that can only go together (a head, where each has its own key)."""
+    columns = attention.output.weight.square().sum(dim=0)
+    squares = columns.view(attention.groups, attention.group_dim).sum(dim=1)
+    for linear, blocks in unit_rows(attention):
+        rows = linear.weight.square().sum(dim=1)
+        squares = squares + torch.stack([rows[block].sum(dim=1) for block in blocks]).sum(dim=0)
+    return squares.sqrt()
 
 
 @torch.no_grad()
 def neuron_norms(ffn: FeedForward) -> Tensor:
-    """[N]"""
-    return (ffn.up.weight.square().sum(dim=1) + ffn.down.weight.square().sum(dim=0)).sqrt()
+    """[N]; where the FFN has a gate, its row counts too."""
+    rows = torch.stack([linear.weight.square().sum(dim=1).view(-1, ffn.neurons) for linear in ffn.inputs])
+    return (rows.sum(dim=(0, 1)) + ffn.down.weight.square().sum(dim=0)).sqrt()

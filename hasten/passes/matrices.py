@@ -1,17 +1,19 @@
-"""The matrices of an encoder's layers, as the passes over sparsity and numbers see them.
+"""The matrices of a model's layers, as the passes over sparsity and numbers see them.
 
-Takes a wrapper, gives every linear map of its layers: query, key, value, output, up and down, and both factors where a
-matrix was factorised. Embeddings, norms, pooler and head are not among them. Knows nothing of what is done to them.
+Takes a wrapper, gives every linear map of its layers: query, key, value, output, up (and gate) and down, of all
+attentions, feed-forward blocks and experts, and both factors where a matrix was factorised. A fused matrix is one.
+Embeddings, norms, routers, pooler and head are not among them. Knows nothing of what is done to them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from torch import nn
 
+from hasten.models.adapter import Adapter
 from hasten.models.surgery import LowRankLinear
 from hasten.passes.family import adapter_of
 from hasten.records import Rejected
@@ -34,27 +36,35 @@ class Matrix:
 
 
 def encoder_matrices(model: Any, *, what: str) -> list[Matrix]:
-    """All of them, first layer first, in the order in which a layer uses them.
+    """All of them, first layer first, in the order in which a layer uses them; a decoder's layers follow its encoder's.
 
     Raises Rejected for a family without an adapter, and for a layer with a module that is no matrix.
     """
     adapter = adapter_of(model, what=what)
     names = {id(module): name for name, module in model.hf.named_modules()}
     found = []
-    for number, layer in enumerate(adapter.layers(model.hf)):
-        attention, ffn = adapter.attention(layer), adapter.ffn(layer)
-        roles: tuple[tuple[str, Part, nn.Module], ...] = (
-            ("hidden", "attention", attention.query), ("hidden", "attention", attention.key),
-            ("hidden", "attention", attention.value), ("context", "attention", attention.output),
-            ("mixed", "up", ffn.up), ("inner", "down", ffn.down),
-        )  # fmt: skip
-        for source, part, module in roles:
+    for number, layer in enumerate(layer for stack in adapter.stacks(model.hf) for layer in stack.layers):
+        for source, part, module in _roles(adapter, layer):
             name = names[id(module)]
             for suffix, linear in _linears(module, what=what, name=name):
                 # A second factor's inputs are its own first factor's outputs, and nobody else's.
                 own = f"{name}.first" if suffix == ".second" else source
                 found.append(Matrix(f"{name}{suffix}", linear, number, part, own))
     return found
+
+
+def _roles(adapter: Adapter, layer: nn.Module) -> Iterator[tuple[str, Part, nn.Module]]:
+    """Source, part and matrix. Experts of one layer take different tokens, and blocks in a row different states."""
+    for prefix, parts in (("", adapter.attention(layer)), ("cross ", adapter.cross_attention(layer))):
+        if parts is not None:
+            for source, matrix in zip(parts.reads, parts.inputs, strict=False):  # a fused matrix reads as queries do
+                yield source, "attention", matrix
+            yield f"{prefix}context", "attention", parts.output
+    for number, ffn in enumerate(adapter.ffns(layer)):
+        own = f" {number}" if number else ""
+        for matrix in ffn.inputs:
+            yield f"mixed{own}", "up", matrix
+        yield f"inner{own}", "down", ffn.down
 
 
 def _linears(module: nn.Module, *, what: str, name: str) -> list[tuple[str, nn.Linear]]:

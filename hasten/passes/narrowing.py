@@ -21,7 +21,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from hasten.models.surgery import keep_width
+from hasten.models.surgery import keep_width, side_by_side
 from hasten.passes.calibration import Calibration
 from hasten.passes.gradient import sensitivities
 from hasten.passes.unit_budget import best_of_layer
@@ -52,9 +52,11 @@ def narrow(model: Any, config: NarrowConfig, calibration: Calibration) -> Any:
     Raises Rejected for a family without an adapter, factorised layers, for embeddings (their size is what the user
     has stored), and when the model has as many classes as coordinates.
     """
-    if model.task != "text-classification":
+    if model.says == "vectors" and not getattr(model.hf.config, "num_labels", 0) == 1:
         raise Rejected(config.kind, "narrowing would change the size of the vectors; use layers, kprune or fisher")
     units = Units(model, kind=config.kind, what="narrowing")
+    if units.adapter.rigid is not None:
+        raise Rejected(config.kind, units.adapter.rigid)
     hidden, head_dim = int(model.hf.config.hidden_size), units.attention[0].head_dim
     width = max(1, round(config.keep * hidden / head_dim)) * head_dim
     if width == getattr(model.hf.config, "embedding_size", hidden) != hidden:
@@ -76,9 +78,10 @@ def narrow(model: Any, config: NarrowConfig, calibration: Calibration) -> Any:
 
 
 def _say_widths(config: Any, widths: set[int]) -> None:
-    """One FFN width for all layers belongs into the config; several can be read from the weights alone."""
-    name = "intermediate_size" if hasattr(config, "intermediate_size") else "hidden_dim"
-    if len(widths) == 1:
+    """One FFN width for all layers belongs into the config; several can be read from the weights alone, and so can
+    that of a family whose config says it by a ratio (DINOv2)."""
+    name = next((name for name in ("intermediate_size", "hidden_dim") if hasattr(config, name)), None)
+    if name is not None and len(widths) == 1:
         setattr(config, name, widths.pop())
 
 
@@ -122,7 +125,8 @@ class _Stream:
     def fold_into_biases(self, kept: Sequence[int]) -> None:
         """b + W m with m the mean [H] of the coordinates that go, zero elsewhere."""
         for reader in self.readers:
-            gone = self._seen[id(reader)].mean.index_fill(0, torch.as_tensor(kept), 0.0).float()
+            stays = side_by_side(torch.as_tensor(kept), reader.in_features, hidden=len(self.variance))
+            gone = self._seen[id(reader)].mean.index_fill(0, stays, 0.0).float()
             if reader.bias is not None:
                 reader.bias = nn.Parameter(reader.bias.detach() + reader.weight.detach() @ gone)
 
@@ -146,11 +150,14 @@ class _Stream:
 
 
 def _readers(model: Any, units: Units) -> list[nn.Linear]:
-    """The matrices whose inputs are hidden states: Q, K, V and FFN up of every layer, and those of the head."""
+    """The matrices whose inputs are hidden states: Q, K, V and FFN up (and gate) of every layer, and those of the
+    head."""
     hidden = int(model.hf.config.hidden_size)
-    found = [linear for parts in units.attention for linear in (parts.query, parts.key, parts.value)]
-    found += [parts.up for parts in units.ffn]
+    found = [linear for parts in units.attention for linear in parts.inputs]
+    found += [linear for parts in units.ffn for linear in parts.inputs]
     inner = {id(m) for block in (units.layers, units.adapter.embeddings(model.hf)) for m in block.modules()}
     outside = [m for m in model.hf.modules() if isinstance(m, nn.Linear) and id(m) not in inner]
-    # The first matrix of the head reads the states; the others read what it made of them.
+    if model.hf.main_input_name == "pixel_values":  # an image head reads states in all its matrices, one or two abreast
+        return found + [m for m in outside if m.in_features in (hidden, 2 * hidden)]
+    # The first matrix of a text head reads the states; the others read what it made of them.
     return found + [m for m in outside if m.in_features == hidden][:1]

@@ -11,6 +11,7 @@ Legend: P tokens of the prefix, A heads, D width of a head.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -51,17 +52,17 @@ def tune_prefix(model: Any, config: PrefixConfig, calibration: Calibration) -> A
     earlier keys, MissingDependency without peft."""
     adapter = adapter_of(model, what="prefix tuning")
     layers = adapter.layers(model.hf)
-    modules = [_self_attention(layer) for layer in layers]
+    modules = [_self_attention(layer, family=adapter.family) for layer in layers]
     shapes = [adapter.attention(layer) for layer in layers]
     with _learning(model, modules, shapes, config.tokens, seed=calibration.seed):
         distill(model, config.lesson(), calibration)
     return model
 
 
-def _self_attention(layer: Any) -> nn.Module:
+def _self_attention(layer: Any, *, family: str) -> nn.Module:
     found = getattr(getattr(layer, "attention", None), "self", None)
-    if not isinstance(found, nn.Module):
-        raise Rejected("prefix", "prefix tuning needs an attention that takes earlier keys; DistilBERT's does not")
+    if not isinstance(found, nn.Module) or "past_key_values" not in inspect.signature(found.forward).parameters:
+        raise Rejected("prefix", f"prefix tuning needs an attention that takes earlier keys; that of {family} does not")
     if hasattr(found, NAME):
         raise Rejected("prefix", "this model has a prefix already")
     return found

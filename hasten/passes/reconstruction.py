@@ -5,8 +5,9 @@ the linear map that ends a sublayer, its inputs' second moments and their produc
 is solved from these two matrices; no activations of more than one layer are held.
 
 The wanted output of a pruned sublayer is the dense residual sum less the pruned residual (r_dense - x), as in Kwon et
-al. 2022 and K-prune (Park et al. 2024): errors of earlier sublayers are mended here too. Post-norm layers only: the
-residual sum is what a sublayer's norm takes.
+al. 2022 and K-prune (Park et al. 2024): errors of earlier sublayers are mended here too. Where the norms stand behind
+the sums, a sum is what its norm takes; where they stand in front, the attention's sum is what the FFN's norm takes, and
+the FFN's is the layer's output.
 
 Legend: T real tokens, H hidden size, I inputs of the map, U units (U = I / width).
 """
@@ -22,7 +23,9 @@ from torch import Tensor, nn
 
 from hasten.models.adapter import Adapter
 from hasten.passes.calibration import Batch
+from hasten.passes.family import check_in_turn
 from hasten.passes.units import real_tokens
+from hasten.records import Rejected
 
 
 @dataclass(slots=True)
@@ -56,6 +59,7 @@ class Walk:
     """Rows on their way through an encoder: the hidden states in front of the next layer."""
 
     def __init__(self, model: Any, layers: nn.ModuleList, batches: Sequence[Batch]) -> None:
+        check_in_turn(model, what="a pass over layers")
         self.batches = batches
         self.states: list[Tensor] = []
         self._calls: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
@@ -94,7 +98,7 @@ class _Caught(Exception):
 
 @dataclass(slots=True)
 class _Seen:
-    """What hooks on a map and on the norm behind it saw in one forward pass."""
+    """What hooks on a map and on the norm behind its sum saw in one forward pass."""
 
     inputs: Tensor | None = None
     output: Tensor | None = None
@@ -107,7 +111,11 @@ class _Seen:
 
         self.hooks.append(linear.register_forward_hook(hook))
 
-    def watch_norm(self, norm: nn.Module) -> None:
+    def watch_norm(self, norm: nn.Module | None) -> None:
+        """The norm that takes the sum; without one the sum is what the layer gives."""
+        if norm is None:
+            return
+
         def hook(_module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
             self.total = inputs[0]
             raise _Caught
@@ -116,28 +124,45 @@ class _Seen:
 
     def run(self, walk: Walk, layer: nn.Module, number: int) -> None:
         try:
-            walk.through(layer, number)
+            self.total = walk.through(layer, number)
         except _Caught:
             return
 
 
 @dataclass(frozen=True, slots=True)
 class Sublayer:
-    """A layer, the linear map that ends one of its sublayers, the width of its units, and the norm behind the sum."""
+    """A layer, the linear map that ends one of its sublayers, the width of its units, and the norm that takes the
+    residual sum, ``None`` where the sum is the layer's output."""
 
     layer: nn.Module
     map: nn.Linear
-    norm: nn.Module
+    norm: nn.Module | None
     width: int
 
 
 def sublayers(adapter: Adapter, layer: nn.Module) -> tuple[Sublayer, Sublayer]:
-    """The attention and the FFN of one post-norm layer."""
+    """The attention and the FFN of one layer, whose scales are ones (:func:`fold_scales`)."""
+    if adapter.sandwiched:
+        raise Rejected("family", f"in a {adapter.family} a norm stands between what a sublayer's map gives and the sum")
     parts, norms = adapter.attention(layer), adapter.norms(layer)
+    behind = (norms[1], None) if adapter.norm_first else (norms[0], norms[1])
     return (
-        Sublayer(layer, parts.output, norms[0], parts.head_dim),
-        Sublayer(layer, adapter.ffn(layer).down, norms[1], 1),
+        Sublayer(layer, parts.output, behind[0], parts.group_dim),
+        Sublayer(layer, adapter.ffn(layer).down, behind[1], 1),
     )
+
+
+@torch.no_grad()
+def fold_scales(adapter: Adapter, layers: nn.ModuleList) -> None:
+    """Make the factors that stand behind sublayers (DINOv2) part of the maps that end these, and ones themselves: then
+    what a map gives is what is added. The layers compute what they did."""
+    for layer in layers:
+        for part, scale in zip(sublayers(adapter, layer), adapter.scales(layer), strict=False):
+            part.map.weight.mul_(scale[:, None])
+            bias: Tensor | None = part.map.bias
+            if bias is not None:
+                bias.mul_(scale)
+            scale.fill_(1.0)
 
 
 def moments(dense: Sublayer, pruned: Sublayer, dense_walk: Walk, walk: Walk) -> Moments:

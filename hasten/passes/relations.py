@@ -14,7 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from hasten.passes.calibration import real
 from hasten.passes.family import adapter_of
+from hasten.records import Rejected
 
 
 class Relations:
@@ -33,11 +35,11 @@ class Relations:
         with torch.inference_mode():
             wanted = [self._relation(x, batch) for x in _seen(self.teacher, self.theirs, batch)]
         found = [self._relation(x, batch) for x in _seen(self.student, self.own, batch)]
-        real = batch["attention_mask"].bool()
+        mask = real(batch, found[0][:, 0])
         losses = []
         for own, goal in zip(found, wanted, strict=True):
             kl = nn.functional.kl_div(own, goal.clone(), log_target=True, reduction="none").nan_to_num(0.0)
-            losses.append(kl.sum(-1).mean(1)[real].mean())
+            losses.append(kl.sum(-1).mean(1)[mask].mean())
         return torch.stack(losses).mean()
 
     def _relation(self, x: Tensor, batch: dict[str, Tensor]) -> Tensor:
@@ -45,13 +47,18 @@ class Relations:
         rows, length, width = x.shape
         parts = x.view(rows, length, self.heads, width // self.heads).transpose(1, 2)
         scores = parts @ parts.transpose(-1, -2) / math.sqrt(width // self.heads)
-        hidden = ~batch["attention_mask"].bool()[:, None, None, :]
+        hidden = ~real(batch, x)[:, None, None, :]
         return scores.masked_fill(hidden, -1e9).log_softmax(dim=-1).masked_fill(hidden, 0.0)
 
     @staticmethod
     def _projections(model: Any) -> tuple[nn.Linear, nn.Linear, nn.Linear]:
         adapter = adapter_of(model, what="distillation of relations")
         parts = adapter.attention(adapter.layers(model.hf)[-1])
+        if parts.fused or parts.groups != parts.heads:
+            raise Rejected(
+                "distill", f"relations need queries, keys and values of one size in matrices of their own, and this "
+                f"{adapter.family} has them fused or fewer keys than queries",
+            )  # fmt: skip
         return parts.query, parts.key, parts.value
 
 

@@ -30,7 +30,7 @@ import torch
 from torch import Tensor, nn
 
 from hasten.models.precision import keep_fp32
-from hasten.passes.calibration import Batch, Calibration, Progress, padded
+from hasten.passes.calibration import Batch, Calibration, Progress, length_of, padded
 from hasten.passes.fake_quant import Range, fake_quantized
 from hasten.passes.matrices import Matrix, encoder_matrices
 from hasten.records import InputError, Rejected
@@ -171,14 +171,15 @@ class Trial:
         """The loss with these parts in the other numbers together."""
         linears = [matrix.linear for i in chosen for matrix in self.parts[i].matrices]
         with self.numbers(linears):
-            found = divergence(self.reference, self._outputs(), classes=self.model.task == "text-classification")
+            found = divergence(self.reference, self._outputs(), says=self.model.says)
         if not np.isfinite(found):
             raise Rejected("numbers", f"{self.what}: the outputs are not numbers on the calibration rows")
         return found
 
     @torch.inference_mode()
-    def _outputs(self) -> Tensor:
-        return torch.cat([self.model(**batch) for batch in self.batches]).double()
+    def _outputs(self) -> list[Tensor]:
+        """Rows [R, K] of every batch."""
+        return [self.model.rows(self.model(**batch), batch).double() for batch in self.batches]
 
 
 def parts_of(model: Any, *, what: str = "mixed precision") -> list[LayerPart]:
@@ -189,19 +190,20 @@ def parts_of(model: Any, *, what: str = "mixed precision") -> list[LayerPart]:
     return [LayerPart(name, tuple(matrices)) for name, matrices in groups.items()]
 
 
-def divergence(reference: Tensor, found: Tensor, *, classes: bool) -> float:
-    """Mean KL(reference || found) over rows of logits [B, C], or relative squared error of embeddings [B, C]."""
-    if not classes or reference.shape[1] == 1:  # one output has no distribution
-        return float((found - reference).square().sum() / reference.square().sum())
-    own, other = reference.log_softmax(dim=1), found.log_softmax(dim=1)
-    return float((own.exp() * (own - other)).sum(dim=1).mean())
+def divergence(reference: Sequence[Tensor], found: Sequence[Tensor], *, says: str) -> float:
+    """Mean KL(reference || found) over rows of logits [R, K], or relative squared error of vectors [R, K]."""
+    both = list(zip(reference, found, strict=True))
+    if says == "vectors" or reference[0].shape[1] == 1:  # one output has no distribution
+        return sum(float((b - a).square().sum()) for a, b in both) / sum(float(a.square().sum()) for a, _ in both)
+    logs = [(a.log_softmax(dim=1), b.log_softmax(dim=1)) for a, b in both]
+    return sum(float((a.exp() * (a - b)).sum()) for a, b in logs) / sum(len(a) for a, _ in logs)
 
 
 def even_batches(calibration: Calibration, *, rows: int) -> list[Batch]:
     """The first ``rows`` rows in batches of one length each: padding would widen the ranges of activations."""
     groups: dict[int, list[int]] = {}
     for number, row in enumerate(calibration.rows[:rows]):
-        groups.setdefault(next(iter(row.values())).shape[1], []).append(number)
+        groups.setdefault(length_of(row), []).append(number)
     return [
         padded([calibration.rows[i] for i in numbers[start : start + _BATCH]])
         for _, numbers in sorted(groups.items())

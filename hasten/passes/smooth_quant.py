@@ -1,4 +1,4 @@
-"""SmoothQuant where a post-norm encoder allows it: activations that are hard to round pass their range on to weights.
+"""SmoothQuant where a model allows it: activations that are hard to round pass their range on to weights.
 
 Takes a wrapper, gives the wrapper with the same function in fp32 and with inputs of some of its matrices scaled channel
 by channel, so that int8 loses less of them.
@@ -6,15 +6,16 @@ by channel, so that int8 loses less of them.
 Source: Xiao et al. 2023, "SmoothQuant": input channel j of a matrix is divided by s_j = max|X_j|^a / max|W_j|^(1-a) and
 column j of the matrix multiplied by it. The division costs nothing when whatever made the channel can do it.
 
-Which foldings are exact in a post-norm layer, and hence done here:
+Which foldings are exact, and hence done here:
 
 * value -> output projection: attention mixes tokens and not channels, so row j of the value map (and of its bias) is
   divided by s_j. Rows have int8 scales of their own, so rounding the value map gets no harder.
-* up -> down for ReLU, which commutes with positive factors.
+* up -> down for ReLU, which commutes with positive factors, and in a gated FFN, where up is one side of a product.
+* norm -> query, key, value and norm -> up (and gate) where norms stand in front of sublayers: nobody else reads them.
 * first -> second factor of a factorised matrix.
 
-Not done, because they would change the function: LayerNorm -> query, key, value and LayerNorm -> up (the norm's output
-is also the residual, and the next norm takes the sum of all channels), and up -> down for GELU.
+Not done, because they would change the function: the norms of a post-norm layer (their output is also the residual, and
+the next norm takes the sum of all channels), and up -> down for GELU without a gate.
 
 Legend: I inputs of a matrix.
 """
@@ -60,21 +61,26 @@ class SmoothQuantConfig:
 
 @dataclass(frozen=True, slots=True)
 class Fold:
-    """Two maps; what lies between the first's outputs and the second's inputs commutes with factors of channels."""
+    """A map or norm, and those that take what it makes; what lies between commutes with factors of channels."""
 
-    maker: nn.Linear
-    taker: nn.Linear
+    maker: nn.Module
+    takers: tuple[nn.Linear, ...]
+
+    @property
+    def weight(self) -> Tensor:
+        """All rows [O, I] that take the channels."""
+        return torch.cat([taker.weight.detach() for taker in self.takers])
 
 
 def smooth(model: Any, config: SmoothQuantConfig, calibration: Calibration) -> Any:
     """The wrapper, computing what it did, with smoother inputs of the maps that :func:`folds` names: one forward pass a
     row. Raises Rejected for a family without an adapter, or inputs that are not numbers."""
     pairs = folds(model)
-    largest = input_maxima(model, [pair.taker for pair in pairs], batches_of(calibration, rows=config.rows))
+    largest = input_maxima(model, [pair.takers[0] for pair in pairs], batches_of(calibration, rows=config.rows))
     for pair, inputs in zip(pairs, largest, strict=True):
         if not bool(torch.isfinite(inputs).all()):
             raise Rejected(config.kind, "inputs of some matrices are not numbers on the calibration rows")
-        fold(pair, smoothing_scales(inputs, pair.taker.weight.detach(), alpha=config.alpha))
+        fold(pair, smoothing_scales(inputs, pair.weight, alpha=config.alpha))
     return model
 
 
@@ -87,11 +93,16 @@ def folds(model: Any) -> list[Fold]:
     relu = _activation(model.hf.config) == "relu"
     for layer in adapter.layers(model.hf):
         attention, ffn = adapter.attention(layer), adapter.ffn(layer)
-        parts = (attention.query, attention.key, attention.value, attention.output, ffn.up, ffn.down)
-        found += [Fold(part.first, part.second) for part in parts if isinstance(part, LowRankLinear)]
-        found.append(Fold(_last(attention.value), _first(attention.output)))
-        if relu:
-            found.append(Fold(_last(ffn.up), _first(ffn.down)))
+        norms = adapter.norms(layer)
+        if adapter.norm_first and len(norms) == 2 and all(isinstance(norm, nn.LayerNorm) for norm in norms):
+            readers = zip(norms, (attention.inputs, ffn.inputs), strict=True)
+            found += [Fold(norm, tuple(map(_first, linears))) for norm, linears in readers]
+        parts = (*attention.inputs, attention.output, *ffn.inputs, ffn.down)
+        found += [Fold(part.first, (part.second,)) for part in parts if isinstance(part, LowRankLinear)]
+        if not attention.fused and attention.groups == attention.heads:  # a channel of the value is one of the output
+            found.append(Fold(_last(attention.value), (_first(attention.output),)))
+        if (relu or ffn.gate is not None) and not ffn.fused:
+            found.append(Fold(_last(ffn.up), (_first(ffn.down),)))
     return found
 
 
@@ -104,12 +115,14 @@ def smoothing_scales(inputs: Tensor, weight: Tensor, *, alpha: float) -> Tensor:
 
 @torch.no_grad()
 def fold(pair: Fold, scales: Tensor) -> None:
-    """Divide the first map's outputs by ``scales`` and multiply the second map's columns by them."""
-    pair.maker.weight.div_(scales[:, None])
-    bias: Tensor | None = pair.maker.bias
+    """Divide the maker's outputs by ``scales`` and multiply the takers' columns by them."""
+    weight: Tensor = pair.maker.weight  # type: ignore[assignment]
+    weight.div_(scales[:, None] if weight.ndim == 2 else scales)
+    bias: Tensor | None = pair.maker.bias  # type: ignore[assignment]
     if bias is not None:
         bias.div_(scales)
-    pair.taker.weight.mul_(scales)
+    for taker in pair.takers:
+        taker.weight.mul_(scales)
 
 
 @torch.no_grad()

@@ -31,7 +31,8 @@ from hasten.passes.sparsity import (
     pattern_of,
     tell_zeros,
 )
-from hasten.records import InputError, Rejected
+from hasten.passes.surgeon import column_by_column, inverse_factor
+from hasten.records import InputError
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +71,7 @@ def prune_sparsegpt(model: Any, config: SparseGptConfig, calibration: Calibratio
     check_pattern(matrices, config.pattern, kind=config.kind)
     for groups in layer_by_layer(model, calibration, rows=config.rows, full=True, kind=config.kind):
         for group, moment in groups:
-            factor = inverse_factor(moment, damp=config.damp)
+            factor = inverse_factor(moment, damp=config.damp, kind=config.kind)
             for matrix in group:
                 weight = matrix.linear.weight
                 found = without(
@@ -82,40 +83,26 @@ def prune_sparsegpt(model: Any, config: SparseGptConfig, calibration: Calibratio
     return model
 
 
-def inverse_factor(moment: Tensor, *, damp: float) -> Tensor:
-    """U [I, I], upper triangular, with U^T U the inverse of H = 2 moment + lambda; float64."""
-    if not bool(torch.isfinite(moment).all()):
-        raise Rejected("sparsegpt", "the matrices' inputs are not numbers; the model overflows on the calibration rows")
-    hessian = 2 * moment.double()
-    mean = hessian.diagonal().mean()
-    # Inputs that are always zero say nothing: then every weight is as good as its size.
-    shift = damp * mean if mean > 0 else torch.ones_like(mean)
-    hessian = hessian + shift * torch.eye(len(hessian), dtype=hessian.dtype)
-    inverse = torch.cholesky_inverse(torch.linalg.cholesky(hessian))
-    found: Tensor = torch.linalg.cholesky(inverse, upper=True)
-    return found
-
-
 def without(weight: Tensor, factor: Tensor, *, sparsity: float, pattern: str | None, block: int) -> Tensor:
-    """``weight`` [O, I] with zeros and the rest adjusted, in its own type; ``factor`` is :func:`inverse_factor`'s."""
-    w = weight.double().clone()
-    diagonal = factor.diagonal()
-    width = w.shape[1]
-    for start in range(0, width, block):
-        end = min(start + block, width)
-        errors = torch.zeros(len(w), end - start, dtype=w.dtype)
-        step = (end - start) if pattern is None else pattern_of(pattern)[1]
-        for column in range(start, end):
-            place = (column - start) % step
-            if place == 0:
-                chosen = slice(column, column + step)
-                scores = (w[:, chosen] / diagonal[chosen]).square()
-                gone = lowest(scores, round(sparsity * scores.numel())) if pattern is None \
-                    else ~pattern_mask(scores, pattern)  # fmt: skip
-            error = torch.where(gone[:, place], w[:, column] / diagonal[column], 0.0)
-            w[:, column:end] -= torch.outer(error, factor[column, column:end])
-            # By arithmetic it is zero up to the last digit; a stored zero has to be one.
-            w[:, column].masked_fill_(gone[:, place], 0.0)
-            errors[:, column - start] = error
-        w[:, end:] -= errors @ factor[start:end, end:]
-    return w.to(weight.dtype)
+    """``weight`` [O, I] with zeros and the rest adjusted, in its own type; ``factor`` is that of
+    :func:`hasten.passes.surgeon.inverse_factor`."""
+    rule = _Zeros(factor.diagonal(), sparsity=sparsity, pattern=pattern, block=block)
+    return column_by_column(weight, factor, rule=rule, block=block).to(weight.dtype)
+
+
+class _Zeros:
+    """The rule: chosen for some columns together when the first of them is due, each column loses its lowest scores."""
+
+    def __init__(self, diagonal: Tensor, *, sparsity: float, pattern: str | None, block: int) -> None:
+        self.diagonal, self.sparsity, self.pattern = diagonal, sparsity, pattern
+        self.step = block if pattern is None else pattern_of(pattern)[1]
+        self.gone = torch.empty(0)
+
+    def __call__(self, w: Tensor, column: int) -> Tensor:
+        place = column % self.step
+        if place == 0:
+            chosen = slice(column, min(column + self.step, w.shape[1]))
+            scores = (w[:, chosen] / self.diagonal[chosen]).square()
+            self.gone = lowest(scores, round(self.sparsity * scores.numel())) if self.pattern is None \
+                else ~pattern_mask(scores, self.pattern)  # fmt: skip
+        return w[:, column].masked_fill(self.gone[:, place], 0.0)

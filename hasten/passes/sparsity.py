@@ -15,7 +15,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from hasten.passes.calibration import Batch, Calibration, Progress
+from hasten.passes.calibration import Batch, Calibration, Progress, real
 from hasten.passes.family import adapter_of
 from hasten.passes.matrices import Matrix, by_source, encoder_matrices
 from hasten.passes.reconstruction import Walk
@@ -183,8 +183,7 @@ def second_moments(walk: Walk, layer: nn.Module, linears: Sequence[nn.Linear], *
     try:
         for number, batch in enumerate(walk.batches):
             current[0] = batch
-            walk.through(layer, number)
-            tokens += int(batch["attention_mask"].sum())
+            tokens += int(real(batch, walk.through(layer, number)).sum())
     finally:
         for hook in hooks:
             hook.remove()

@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from hasten.passes.calibration import Row, padded
+from hasten.passes.calibration import Row, padded, real
 
 _BATCH = 64
 _MOST_BYTES = 1_500_000_000
@@ -32,7 +32,8 @@ class Targets:
     _states: dict[int, Tensor] = field(default_factory=dict)
 
     def of(self, index: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """(outputs [B, C], hidden states [depths, B, L, H] in fp32, zero where padded) of the rows ``index``."""
+        """Of the rows ``index``: outputs [B, C] or [B, L, C], and hidden states [depths, B, L, H] in fp32, zero where
+        padded."""
         unknown = [i for i in index if i not in self._outputs]
         fresh = self._ask(unknown) if unknown else {}
         found = [fresh[i] if i in fresh else (self._outputs[i], self._states[i]) for i in index]
@@ -40,7 +41,7 @@ class Targets:
         states = torch.zeros(len(self.depths), len(index), longest, found[0][1].shape[2])
         for number, (_, one) in enumerate(found):
             states[:, number, : one.shape[1]] = one
-        return torch.stack([outputs for outputs, _ in found]), states
+        return nn.utils.rnn.pad_sequence([outputs for outputs, _ in found], batch_first=True), states
 
     @torch.inference_mode()
     def _ask(self, index: Sequence[int]) -> dict[int, tuple[Tensor, Tensor]]:
@@ -48,9 +49,10 @@ class Targets:
         outputs = torch.stack([teacher(**batch) for teacher in self.teachers]).mean(dim=0)
         states = self._hidden(batch)
         answers = {}
-        for number, i in enumerate(index):
-            length = int(batch["attention_mask"][number].sum())
-            answers[i] = (outputs[number].clone(), states[:, number, :length].to(torch.float16))
+        lengths = real(batch, states[0] if len(states) else next(iter(batch.values()))).sum(dim=1).tolist()
+        for number, (i, length) in enumerate(zip(index, lengths, strict=True)):
+            own = outputs[number, :length] if self.teachers[0].per_token else outputs[number]
+            answers[i] = (own.clone(), states[:, number, :length].to(torch.float16))
         if self._fits(answers):
             self._outputs |= {i: answer[0] for i, answer in answers.items()}
             self._states |= {i: answer[1] for i, answer in answers.items()}
@@ -58,7 +60,8 @@ class Targets:
 
     def _hidden(self, batch: dict[str, Tensor]) -> Tensor:
         if not self.depths:
-            return torch.zeros(0, len(batch["attention_mask"]), batch["attention_mask"].shape[1], 1)
+            first = next(iter(batch.values()))
+            return torch.zeros(0, len(first), first.shape[1], 1)
         states = self.teachers[0].hf.base_model(**batch, output_hidden_states=True).hidden_states
         return torch.stack([states[d] for d in self.depths])
 

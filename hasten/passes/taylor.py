@@ -71,9 +71,9 @@ def weight_scores(
     try:
         for weight in weights:
             weight.requires_grad_(True)
-        for inputs, labels in calibration.batches(batch=batch, limit=rows):
+        for inputs, targets in calibration.batches(batch=batch, limit=rows):
             with torch.enable_grad():
-                loss = task_loss(model(**inputs), labels, generator=generator)
+                loss = task_loss(model, model(**inputs), targets, batch=inputs, generator=generator)
                 gradients = torch.autograd.grad(loss, weights)
             for total, gradient, weight in zip(sums, gradients, weights, strict=True):
                 total += (gradient * weight.detach()).abs()

@@ -26,11 +26,11 @@ def _loaded(source: str, given: Calibration) -> Any:
     if given.original is None:
         raise Rejected("distill", "other teachers are compared with the original model, which is not given")
     task = given.original.task
-    found = load_checkpoint(ModelRef(source), task=task)
+    found = load_checkpoint(ModelRef(source), task=get_task(task))
     if given.tokenizer_json is not None and found.tokenizer_json != given.tokenizer_json:
         raise Rejected("distill", f"the teacher {source} has another tokenizer than the student")
     own = given.original.hf.config.id2label
-    if task == "text-classification" and found.config.id2label != own:
+    if get_task(task).labelled and found.config.id2label != own:
         raise Rejected(
             "distill", f"the teacher {source} has other labels ({len(found.labels)} of them) than the student"
         )

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from hasten.passes.calibration import Calibration, Progress, Row
+from hasten.passes.calibration import Calibration, Progress, Row, length_of
 from hasten.records import InputError, Rejected
 
 _FILE = "training.safetensors"
@@ -149,7 +149,7 @@ class _Loop:
 
     def _order(self, rows: Sequence[Row]) -> Iterator[Sequence[int]]:
         """Row numbers of every batch that is still to come; rows of like length share a batch, chunk by chunk."""
-        lengths = np.array([next(iter(row.values())).shape[1] for row in rows])
+        lengths = np.array([length_of(row) for row in rows])
         per_epoch = math.ceil(len(rows) / self.schedule.batch)
         for step in range(self.standing.step, self.total):
             epoch, place = divmod(step, per_epoch)

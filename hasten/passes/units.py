@@ -24,12 +24,12 @@ from torch import Tensor, nn
 from hasten.models.adapter import AttentionParts, FeedForward
 from hasten.models.prefix import has_prefixes
 from hasten.models.surgery import keep_heads, keep_neurons
-from hasten.passes.calibration import Batch, Calibration, padded, task_loss
+from hasten.passes.calibration import Batch, Calibration, length_of, padded, real, task_loss
 from hasten.passes.family import adapter_of
 from hasten.records import InputError, Rejected
 
 BATCH = 32
-Loss = Callable[[Tensor, Tensor | None], Tensor]
+Loss = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +97,7 @@ class Units:
 
     def costs(self, calibration: Calibration) -> Costs:
         """MACs of one head and one neuron for a row of the calibration's mean length."""
-        tokens = mean_length(calibration)
+        tokens = sum(self.adapter.tokens(self.model.hf, row) for row in calibration.rows) / len(calibration.rows)
         parts = self.attention[0]
         hidden, width = parts.query.in_features, parts.head_dim
         return Costs(4 * tokens * hidden * width + 2 * tokens**2 * width, 2 * tokens * hidden)
@@ -124,19 +124,24 @@ class Units:
     ) -> Iterator[PerUnit]:
         """dL/dm at m = 1 of every row, one [B, A] and [B, N] a layer, batch by batch as in :func:`by_length`.
 
-        Rows of a batch have masks of their own, so a row's gradient is its own. ``loss`` (outputs [B, C], labels)
+        Rows of a batch have masks of their own, so a row's gradient is its own. ``loss`` (of rows of outputs [R, K])
         defaults to the calibration's task loss, seeded. Layers before ``first`` get zeros, and cost no backward pass.
         """
         generator = torch.Generator().manual_seed(calibration.seed)
-        loss = loss or (lambda outputs, labels: task_loss(outputs, labels, generator=generator))
         for index in by_length(calibration, rows=rows):
             masks = self.ones().map(partial(_repeated, rows=len(index)))
             wanted = [*masks.heads[first:], *masks.neurons[first:]]
             for mask in wanted:
                 mask.requires_grad_(True)
             with torch.enable_grad(), self.masked(masks):
-                outputs = self.model(**padded([calibration.rows[i] for i in index]))
-                found = torch.autograd.grad(loss(outputs, calibration.labels_of(index)), wanted)
+                batch = padded([calibration.rows[i] for i in index])
+                outputs, targets = self.model(**batch), calibration.targets_of(index)
+                value = (
+                    task_loss(self.model, outputs, targets, batch=batch, generator=generator)
+                    if loss is None
+                    else loss(self.model.rows(outputs, batch))
+                )
+                found = torch.autograd.grad(value, wanted)
             blank = masks.map(torch.zeros_like)
             count = len(self.layers) - first
             yield PerUnit([*blank.heads[:first], *found[:count]], [*blank.neurons[:first], *found[count:]])
@@ -165,15 +170,10 @@ def _times(mask: Tensor, width: int) -> Callable[[nn.Module, tuple[Tensor, ...]]
     return hook
 
 
-def mean_length(calibration: Calibration) -> float:
-    """Mean number of tokens of the calibration's rows."""
-    return sum(int(next(iter(row.values())).shape[1]) for row in calibration.rows) / len(calibration.rows)
-
-
 def by_length(calibration: Calibration, *, rows: int) -> list[list[int]]:
     """The numbers of the first ``rows`` rows in batches, short rows first: little is computed on padding."""
     count = min(rows, len(calibration.rows))
-    order = sorted(range(count), key=lambda i: next(iter(calibration.rows[i].values())).shape[1])
+    order = sorted(range(count), key=lambda i: length_of(calibration.rows[i]))
     return [order[start : start + BATCH] for start in range(0, count, BATCH)]
 
 
@@ -199,4 +199,4 @@ def share(keep: float) -> str:
 
 def real_tokens(states: Tensor, batch: Batch) -> Tensor:
     """[B, L, X] -> [T, X]: the tokens that are not padding."""
-    return states[batch["attention_mask"].bool()]
+    return states[real(batch, states)]

@@ -28,7 +28,7 @@ from hasten.pipeline.request import parse_cores, parse_threads
 from hasten.pipeline.scoring import drop_of
 from hasten.records import Columns, Figures, Host, InputError, Interval, ModelRef
 from hasten.tasks import get_task
-from hasten.tasks.rows import Rows, read_rows
+from hasten.tasks.rows import Rows
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -177,10 +177,11 @@ class _Arena:
         outputs, found = [], []
         for side, name in zip(self.sides, ("a_ms", "b_ms"), strict=True):
             times = [t for one in made for turn in getattr(one, name) for t in turn]
-            batches = side.batches(side.encode(rows), batch=self.batch)
+            encoded = side.encode(rows)
+            batches = side.batches(encoded, batch=self.batch)
             with self._worker() as worker:
                 opened = side.open(worker, threads=self.threads, cores=self.cores)
-                outputs.append(np.concatenate(worker.run(batches)))
+                outputs.append(side.outputs(encoded, worker.run(batches)))
                 peak = worker.stats().peak_rss_bytes
                 per_s = throughput(worker, batches, concurrency=concurrency, seconds=_THROUGHPUT_S, batch=self.batch)
             scored = task.score(outputs[-1], rows, side.labels, reference=outputs[0]) if self.labelled else None
@@ -246,10 +247,11 @@ _LINES: dict[str, Callable[[Side], str]] = {
 
 def _rows(data: str | Path, columns: Columns, side: Contender) -> tuple[Rows, bool]:
     """The rows, and whether they can be scored."""
-    rows = read_rows(data, columns=columns)
+    task = get_task(side.task)
+    rows = task.read(data, columns=columns)
     if rows.labels is None and side.labels:
         return rows, False
-    checked, _ = get_task(side.task).check(rows, side.labels)
+    checked, _ = task.check(rows, side.labels)
     return checked, True
 
 

@@ -23,14 +23,14 @@ from hasten.pipeline.progress import Reporter, Silent
 from hasten.pipeline.request import parse_cores, parse_threads
 from hasten.records import Columns, Host, InputError, Latency, ModelRef, Quality
 from hasten.tasks import get_task
-from hasten.tasks.rows import Rows, read_rows
+from hasten.tasks.rows import Rows
 from hasten.tasks.task import FEW_ROWS
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 _TIMED_ROWS = 300
-_REFERENCE_METRICS = ("fidelity",)
+_REFERENCE_METRICS = ("fidelity", "perplexity kept")
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,8 +115,9 @@ def check(
 
 
 def _measure(worker: Worker, side: Contender, rows: Rows, *, batch: int) -> tuple[Quality, Latency]:
-    batches = side.batches(side.encode(rows), batch=batch)
-    outputs = np.concatenate(worker.run(batches))
+    encoded = side.encode(rows)
+    batches = side.batches(encoded, batch=batch)
+    outputs = side.outputs(encoded, worker.run(batches))
     drawn = np.random.default_rng(0).permutation(len(batches))[:_TIMED_ROWS]
     # The calmest of three: a gate must not turn red because something else ran for a second.
     passes = [latency(worker.time([batches[int(i)] for i in drawn])) for _ in range(3)]
@@ -156,7 +157,8 @@ def _speed(
 
 
 def _labelled_rows(data: str | Path, columns: Columns, manifest: Manifest) -> Rows:
-    rows, _ = get_task(manifest.task).check(read_rows(data, columns=columns), manifest.labels)
+    task = get_task(manifest.task)
+    rows, _ = task.check(task.read(data, columns=columns), manifest.labels)
     return rows
 
 

@@ -52,6 +52,8 @@ class Compression:
             return "--techniques names none"
         if not bounded and not named:
             return "the budget has no bound on quality, and a smaller shape would always be faster"
+        if not self.facts.layers:
+            return f"hasten has no adapter for the family {self.facts.family}, and cannot tell its layers apart"
         if self.rows < FEWEST_ROWS:
             return f"{self.rows} rows to learn from, {FEWEST_ROWS} are needed"
         if self.menu.trains and self.epochs() < 1:

@@ -1,11 +1,12 @@
 """One side of a duel: a checkpoint as PyTorch loads it, or a bundle.
 
-Takes a path or hub id, gives what is needed to open it in a worker and to tokenize
+Takes a path or hub id, gives what is needed to open it in a worker and to encode rows
 for it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,13 @@ from hasten.bundle.manifest import FILE_NAME, read_manifest
 from hasten.measure.worker import OpenFacts, Worker
 from hasten.pipeline.candidates import baseline_recipe
 from hasten.pipeline.jobs import Arrays, Built
-from hasten.pipeline.prepare import model_inputs
+from hasten.pipeline.prepare import batches_of
 from hasten.records import InputError, ModelRef
 from hasten.tasks import get_task
+from hasten.tasks.examples import Example, collate, unbatched
+from hasten.tasks.processor import PROCESSOR_FOLDER, open_processor, sample
 from hasten.tasks.rows import Rows
-from hasten.tasks.tokenize import Encoded, Tokenizer, encode_rows, pad_batch
+from hasten.tasks.task import Array
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +33,7 @@ class Contender:
     task: str
     labels: tuple[str, ...]
     input_names: tuple[str, ...]
-    tokenizer: Tokenizer
+    processor: Any
     bytes: int
     built: Built | None = None
     bundle: Path | None = None
@@ -45,13 +48,16 @@ class Contender:
             folder=self.built.folder, config={"kind": "torch"}, threads=threads, cores=cores,
         )  # fmt: skip
 
-    def encode(self, rows: Rows) -> list[Encoded]:
-        """Every sequence of ``rows`` (two a row where the task embeds pairs apart)."""
-        return encode_rows(self.tokenizer, rows.texts, rows.pairs, apart=get_task(self.task).pairs_apart)
+    def encode(self, rows: Rows) -> list[tuple[Example, ...]]:
+        """The examples of every row."""
+        return [get_task(self.task).encode(self.processor, item) for item in rows.items()]
 
-    def batches(self, encoded: list[Encoded], *, batch: int) -> list[Arrays]:
-        groups = (encoded[i : i + batch] for i in range(0, len(encoded), batch))
-        return [pad_batch(group, self.input_names) for group in groups]
+    def batches(self, encoded: Sequence[Sequence[Example]], *, batch: int) -> list[Arrays]:
+        return batches_of(encoded, self.input_names, batch=batch)
+
+    def outputs(self, encoded: Sequence[Sequence[Example]], made: Sequence[Array]) -> Array:
+        """One array a row, of what the session gave for :meth:`batches`."""
+        return get_task(self.task).outputs(unbatched(made, [e for row in encoded for e in row]), encoded)
 
 
 def is_bundle(source: str) -> bool:
@@ -73,21 +79,20 @@ def make_contender(ref: ModelRef, *, task: str | None, worker: Worker, scratch: 
         )
     get_task(task)
     facts: Any = worker.call("hasten.pipeline.jobs:checkpoint_facts", ref=ref, task=task)
-    names = model_inputs(facts.family)
-    tokenizer = Tokenizer(facts.tokenizer_json, max_length=min(facts.max_length, 512))
+    processor = open_processor(facts.processor_files, max_length=min(facts.max_length, 512))
     recipe = baseline_recipe()
     built: Built = worker.call(
         "hasten.pipeline.jobs:build_artifact",
         ref=ref,
         task=task,
         recipe=recipe.to_dict(),
-        calibration=[pad_batch([tokenizer.encode("a")], names)],
+        calibration=[collate([sample(processor)], facts.input_names)],
         folder=scratch / "model",
         cache=scratch / "cache",
     )
     return Contender(
-        name=ref.source, label=recipe.label, task=task, labels=facts.labels, input_names=names, tokenizer=tokenizer,
-        bytes=built.bytes, built=built,
+        name=ref.source, label=recipe.label, task=task, labels=facts.labels, input_names=facts.input_names,
+        processor=processor, bytes=built.bytes, built=built,
     )  # fmt: skip
 
 
@@ -99,9 +104,9 @@ def _of_bundle(folder: Path, *, task: str | None) -> Contender:
             expected=f"--task {manifest.task}",
             remedy="leave --task out",
         )
-    tokenizer_json = (folder / "tokenizer" / "tokenizer.json").read_text(encoding="utf-8")
+    files = {path.name: path.read_bytes() for path in (folder / PROCESSOR_FOLDER).iterdir()}
     return Contender(
         name=str(folder), label=manifest.recipe_label, task=manifest.task, labels=manifest.labels,
-        input_names=manifest.input_names, tokenizer=Tokenizer(tokenizer_json, max_length=manifest.max_length),
+        input_names=manifest.input_names, processor=open_processor(files, max_length=manifest.max_length),
         bytes=sum(entry.bytes for name, entry in manifest.files.items() if name.startswith("model/")), bundle=folder,
     )  # fmt: skip

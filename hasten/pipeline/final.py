@@ -25,7 +25,6 @@ from hasten.pipeline.trials import TrialRunner
 from hasten.plan.choose import best, checks, closest_miss, gain, is_tuned_baseline, worst_miss
 from hasten.records import Check, Figures, Flip, Interval, Measured, Outcome, Recipe, Rejected, Trial
 from hasten.runtimes import read_recipe
-from hasten.tasks.tokenize import encode_rows
 
 _THROUGHPUT_S = 1.5
 _ENERGY_S = 1.5
@@ -147,12 +146,12 @@ def _alone(
 
 def tokenize_times(runner: TrialRunner) -> list[float]:
     """Milliseconds to tokenize one request, on real rows: what end-to-end adds to the session."""
-    rows = runner.prepared.rows_of(runner.prepared.test.head(_TOKENIZED_ROWS))
+    items = runner.prepared.rows_of(runner.prepared.test.head(_TOKENIZED_ROWS)).items()
     batch, times = runner.request.workload.batch, []
-    for start in range(0, len(rows), batch):
+    for start in range(0, len(items), batch):
         before = time.perf_counter()
-        some = rows.take(range(start, min(start + batch, len(rows))))
-        encode_rows(runner.prepared.tokenizer, some.texts, some.pairs, apart=runner.prepared.task.pairs_apart)
+        for item in items[start : start + batch]:
+            runner.prepared.task.encode(runner.prepared.processor, item)
         times.append((time.perf_counter() - before) * 1e3)
     return times
 

@@ -31,13 +31,15 @@ PREFLIGHT_LAYERS = 2
 class CheckpointFacts:
     """What the parent needs to know of the loaded checkpoint.
 
-    ``layers``, ``heads`` and ``neurons`` (of all layers together) are 0 for a family without an adapter.
+    ``tokenizer_json`` is empty for a model of images. ``layers``, ``heads`` and ``neurons`` (of all layers together)
+    are 0 for a family without an adapter.
     """
 
     family: str
     labels: tuple[str, ...]
     tokenizer_json: str
-    tokenizer_files: dict[str, bytes]
+    processor_files: dict[str, bytes]
+    input_names: tuple[str, ...]
     max_length: int
     source_hash: str
     license: str | None
@@ -68,8 +70,9 @@ class Built:
 @lru_cache(maxsize=1)
 def _checkpoint(ref: ModelRef, task: str) -> Any:
     from hasten.models.load import load_checkpoint
+    from hasten.tasks import get_task
 
-    return load_checkpoint(ref, task=task)
+    return load_checkpoint(ref, task=get_task(task))
 
 
 def checkpoint_facts(*, ref: ModelRef, task: str) -> CheckpointFacts:
@@ -83,17 +86,19 @@ def describe(found: Any) -> CheckpointFacts:
 
     adapter = adapter_for(found.family)
     layers = [] if adapter is None else list(adapter.layers(found.model))
+    depth = 0 if adapter is None else adapter.stacks(found.model)[0].depth
     return CheckpointFacts(
         family=found.family,
         labels=found.labels,
         tokenizer_json=found.tokenizer_json,
-        tokenizer_files=found.tokenizer_files,
+        processor_files=found.processor_files,
+        input_names=found.input_names,
         max_length=found.max_length,
         source_hash=found.source_hash,
         license=found.license,
-        layers=len(layers),
+        layers=depth,
         heads=sum(adapter.attention(layer).heads for layer in layers) if adapter else 0,
-        neurons=sum(adapter.ffn(layer).up.out_features for layer in layers) if adapter else 0,
+        neurons=sum(ffn.neurons for layer in layers for ffn in adapter.ffns(layer)) if adapter else 0,
         parameters=sum(p.numel() for p in found.model.parameters()),
     )
 

@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 
 from hasten.pipeline.prepare import Part, Prepared
+from hasten.tasks.examples import collate, unbatched
 from hasten.tasks.rows import Rows
-from hasten.tasks.tokenize import Encoded, pad_batch
 
 Arrays = dict[str, np.ndarray[Any, Any]]
 PROGRESS_FILE = "progress.json"
@@ -29,37 +29,36 @@ _SCORING_BATCH = 64
 
 @dataclass(frozen=True, slots=True)
 class Material:
-    """``rows`` and ``extra`` are single sequences [1, L]; ``labels`` (names) belong to ``rows``, ``None`` without any.
+    """``rows`` and ``extra`` are single examples [1, ...]; ``targets`` belong to ``rows``, ``None`` without any.
 
-    ``scored`` are the sequences of the selection rows ``scored_rows``, in order.
+    ``scored`` are the examples of each of the selection rows ``scored_rows``, in order.
     """
 
     rows: tuple[Arrays, ...]
-    labels: tuple[str, ...] | None
+    targets: tuple[np.ndarray[Any, Any], ...] | None
     extra: tuple[Arrays, ...]
-    scored: tuple[Arrays, ...]
+    scored: Part
     scored_rows: Rows
+    input_names: tuple[str, ...]
     tokenizer_json: str
     seed: int
 
 
-def material_of(prepared: Prepared, *, extra: Sequence[Encoded], tokenizer_json: str, seed: int) -> Material:
+def material_of(prepared: Prepared, *, labels: Sequence[str], tokenizer_json: str, seed: int) -> Material:
     """Everything of calibration, and the first thousand selection rows to score on."""
     part = prepared.selection.head(min(_SCORED_ROWS, len(prepared.selection)))
-    labels = prepared.rows_of(prepared.calibration).labels if not prepared.task.pairs_apart else None
+    learnt = prepared.calibration
+    targets = prepared.task.targets(prepared.rows_of(learnt), labels, learnt.encoded)
     return Material(
-        rows=_singles(prepared, prepared.calibration),
-        labels=None if labels is None else tuple(str(label) for label in labels),
-        extra=tuple(pad_batch([e], prepared.input_names) for e in extra),
-        scored=_singles(prepared, part),
+        rows=tuple(prepared.singles(learnt)),
+        targets=None if targets is None else tuple(np.asarray(target) for target in targets),
+        extra=tuple(collate([e], prepared.input_names) for e in prepared.extra),
+        scored=part,
         scored_rows=prepared.rows_of(part),
+        input_names=prepared.input_names,
         tokenizer_json=tokenizer_json,
         seed=seed,
     )
-
-
-def _singles(prepared: Prepared, part: Part) -> tuple[Arrays, ...]:
-    return tuple(prepared.batches(part, batch=1))
 
 
 def calibration_of(
@@ -79,13 +78,11 @@ def calibration_of(
         part.write_text(json.dumps(said))
         part.replace(state / PROGRESS_FILE)
 
-    number = {name: i for i, name in enumerate(labels)}
-    classes = None if material.labels is None else np.array([number[name] for name in material.labels])
     score = _Score(material, original, task, tuple(labels))
     return Calibration(
-        material.rows, labels=classes, extra=material.extra, original=original, tokenizer_json=material.tokenizer_json,
-        validate=score, seed=material.seed, state=state, listen=listen, rehearse=rehearse,
-        deadline=time.monotonic() + seconds,
+        material.rows, targets=material.targets, extra=material.extra, original=original,
+        tokenizer_json=material.tokenizer_json, validate=score, seed=material.seed, state=state, listen=listen,
+        rehearse=rehearse, deadline=time.monotonic() + seconds,
     )  # fmt: skip
 
 
@@ -98,27 +95,27 @@ class _Score:
 
     def __call__(self, model: Any) -> float:
         if self._reference is None:
-            self._reference = outputs_of(self._original, self._material.scored)
-        quality = self._task.score(
-            outputs_of(model, self._material.scored),
-            self._material.scored_rows,
-            self._labels,
-            reference=self._reference,
-        )
+            self._reference = self._outputs(self._original)
+        found = self._outputs(model)
+        quality = self._task.score(found, self._material.scored_rows, self._labels, reference=self._reference)
         return float(quality.value)
 
+    def _outputs(self, model: Any) -> np.ndarray[Any, Any]:
+        return outputs_of(model, self._material.scored, task=self._task, input_names=self._material.input_names)
 
-def outputs_of(model: Any, rows: Sequence[Arrays]) -> np.ndarray[Any, Any]:
-    """Outputs [N, C] of a wrapper on single sequences, in their order, computed in batches of like length."""
+
+def outputs_of(model: Any, part: Part, *, task: Any, input_names: Sequence[str]) -> np.ndarray[Any, Any]:
+    """Outputs [N, ...] of a wrapper on a part's rows, in their order, computed in batches of like length."""
     import torch
 
-    from hasten.passes.calibration import padded
-
-    order = sorted(range(len(rows)), key=lambda i: rows[i]["input_ids"].shape[1])
+    examples = part.examples
+    order = sorted(range(len(examples)), key=lambda i: examples[i].length)
     made: dict[int, np.ndarray[Any, Any]] = {}
     with torch.inference_mode():
         for start in range(0, len(order), _SCORING_BATCH):
             some = order[start : start + _SCORING_BATCH]
-            outputs = model(**padded([rows[i] for i in some])).float().numpy()
-            made |= dict(zip(some, outputs, strict=True))
-    return np.stack([made[i] for i in range(len(rows))])
+            chosen = [examples[i] for i in some]
+            batch = {name: torch.from_numpy(array) for name, array in collate(chosen, input_names).items()}
+            made |= dict(zip(some, unbatched([model(**batch).float().numpy()], chosen), strict=True))
+    found: np.ndarray[Any, Any] = task.outputs([made[i] for i in range(len(examples))], part.encoded)
+    return found

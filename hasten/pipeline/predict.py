@@ -31,7 +31,7 @@ def predict_file(
 ) -> Iterator[Any]:
     """Yield predictions of ``data``'s rows; raises InputError for a bad bundle or file before the first one."""
     from hasten.bundle import load
-    from hasten.tasks.rows import read_rows
+    from hasten.tasks import get_task
 
     if out is not None and out.is_dir():
         raise InputError(f"--out {out} is a folder", expected="a file to write", remedy="name a file in it")
@@ -46,8 +46,6 @@ def predict_file(
     model = load(bundle, threads=wide, cores=None if cores is None else used)
     with model:
         columns = Columns(text_column, text_pair_column, label_column)
-        rows = read_rows(data, columns=columns, labels_wanted=False)
-        pairs = rows.pairs or (None,) * len(rows.texts)
-        for start in range(0, len(rows.texts), _CHUNK):
-            chunk = zip(rows.texts[start : start + _CHUNK], pairs[start : start + _CHUNK], strict=True)
-            yield from model.predict([{"text": t, "text_pair": p} for t, p in chunk], batch=batch)
+        items = get_task(model.manifest.task).read(data, columns=columns, labels_wanted=False).items()
+        for start in range(0, len(items), _CHUNK):
+            yield from model.predict(items[start : start + _CHUNK], batch=batch)

@@ -17,30 +17,36 @@ from hasten.pipeline.jobs import Arrays, CheckpointFacts
 from hasten.pipeline.request import Request
 from hasten.records import Columns, InputError, SplitSizes
 from hasten.tasks import get_task
-from hasten.tasks.rows import Rows, read_rows
-from hasten.tasks.split import Splits, key_of, split_rows, splits_from_files
-from hasten.tasks.tokenize import Encoded, Tokenizer, encode_rows, pad_batch
+from hasten.tasks.examples import Example, collate, unbatched
+from hasten.tasks.processor import open_processor
+from hasten.tasks.rows import Rows, key_of, read_rows
+from hasten.tasks.split import Splits, split_rows, splits_from_files
 
 CALIBRATION_FEEDS = 128
 GOLDEN_ROWS = 8
 _PARITY_LENGTHS = (1, 3, 8, 17, 40, 97)
 _PARITY_BATCHES = (1, 2, 5)
+Array = np.ndarray[Any, Any]
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One split: which rows, and their encodings (two a row where a task embeds pairs apart)."""
+    """One split: which rows, and the examples of each (several where a task needs them)."""
 
     index: tuple[int, ...]
-    encoded: tuple[Encoded, ...]
+    encoded: tuple[tuple[Example, ...], ...]
 
     def __len__(self) -> int:
         return len(self.index)
 
+    @property
+    def examples(self) -> list[Example]:
+        """Every example by itself, in the rows' order."""
+        return [example for row in self.encoded for example in row]
+
     def head(self, count: int) -> Part:
         """The first ``count`` rows."""
-        each = len(self.encoded) // len(self.index)
-        return Part(self.index[:count], self.encoded[: count * each])
+        return Part(self.index[:count], self.encoded[:count])
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,33 +59,40 @@ class Prepared:
     selection: Part
     test: Part
     splits: SplitSizes
-    tokenizer: Tokenizer
+    processor: Any
     input_names: tuple[str, ...]
     warnings: tuple[str, ...]
-    extra: tuple[Encoded, ...] = ()
+    extra: tuple[Example, ...] = ()
 
     @property
     def extra_sha256(self) -> str | None:
         """Of the extra rows' tokens in their order; ``None`` without any."""
         if not self.extra:
             return None
-        return hashlib.sha256(b"|".join(e.ids.tobytes() for e in self.extra)).hexdigest()
+        return hashlib.sha256(b"|".join(e.arrays["input_ids"].tobytes() for e in self.extra)).hexdigest()
 
     def batches(self, part: Part, *, batch: int) -> list[Arrays]:
         """The part's rows in order, ``batch`` at a time, padded."""
-        groups = (part.encoded[i : i + batch] for i in range(0, len(part.encoded), batch))
-        return [pad_batch(list(group), self.input_names) for group in groups]
+        return batches_of(part.encoded, self.input_names, batch=batch)
+
+    def outputs(self, part: Part, made: Sequence[Array]) -> Array:
+        """One array a row [N, ...], of what a session gave for :meth:`batches`."""
+        found: Array = self.task.outputs(unbatched(made, part.examples), part.encoded)
+        return found
 
     def requests(self, *, batch: int, count: int, seed: int) -> list[Arrays]:
         """``count`` timing requests that follow the user's real lengths: rows of selection, drawn at random."""
         rng = np.random.default_rng(seed)
         encoded = self.selection.encoded
         drawn = rng.permutation(np.resize(np.arange(len(encoded)), max(count * batch, len(encoded))))
-        groups = (drawn[i * batch : (i + 1) * batch] for i in range(count))
-        return [pad_batch([encoded[int(i)] for i in group], self.input_names) for group in groups]
+        return batches_of([encoded[int(i)] for i in drawn[: count * batch]], self.input_names, batch=batch)
+
+    def singles(self, part: Part) -> list[Arrays]:
+        """Every example by itself."""
+        return [collate([example], self.input_names) for example in part.examples]
 
     def calibration_feeds(self) -> list[Arrays]:
-        return self.batches(self.calibration.head(CALIBRATION_FEEDS), batch=1)
+        return self.singles(self.calibration.head(CALIBRATION_FEEDS))
 
     def within(self, rows: int) -> Prepared:
         """With at most ``rows`` rows each for selection and final test, said in a warning when that cuts any."""
@@ -103,11 +116,12 @@ def prepare(request: Request, facts: CheckpointFacts, *, rows: Rows | None = Non
     """Read, check, split and tokenize the data; raises InputError for anything wrong with it."""
     task = get_task(request.task)
     rows, splits, warnings = _split(request, facts, task, rows)
+    warnings = (*warnings, *unadapted(facts))
     max_length = min(facts.max_length, request.workload.max_length)
-    tokenizer = Tokenizer(facts.tokenizer_json, max_length=max_length)
-    parts = [_encode(tokenizer, rows, index, apart=task.pairs_apart) for index in _capped(splits, request.max_rows)]
-    extra = _extra(request, rows, splits, tokenizer)
-    cut = sum(e.truncated for part in parts for e in part.encoded)
+    processor = open_processor(facts.processor_files, max_length=max_length)
+    parts = [_encode(task, processor, rows, index) for index in _capped(splits, request.max_rows)]
+    extra = _extra(request, rows, splits, processor)
+    cut = sum(e.truncated for part in parts for e in part.examples)
     if cut:
         share = cut / max(1, sum(len(p) for p in parts))
         warnings = (
@@ -120,14 +134,22 @@ def prepare(request: Request, facts: CheckpointFacts, *, rows: Rows | None = Non
     )  # fmt: skip
     return Prepared(
         task=task, rows=rows, calibration=parts[0], selection=parts[1], test=parts[2], splits=sizes,
-        tokenizer=tokenizer, input_names=model_inputs(facts.family), warnings=warnings, extra=extra,
+        processor=processor, input_names=facts.input_names, warnings=warnings, extra=extra,
     )  # fmt: skip
 
 
-def model_inputs(family: str) -> tuple[str, ...]:
-    """The inputs a family's forward takes: token types only where the checkpoint embeds them."""
-    typed = family in {"bert", "electra"}
-    return ("input_ids", "attention_mask", "token_type_ids") if typed else ("input_ids", "attention_mask")
+def unadapted(facts: CheckpointFacts) -> tuple[str, ...]:
+    """What a family without an adapter is not offered: readers of the verdict should know."""
+    if facts.layers:
+        return ()
+    tried = "runtimes and their own numbers were tried, and nothing that prunes, distils or treats layers apart"
+    return (f"hasten has no adapter for the family {facts.family}: {tried}",)
+
+
+def batches_of(encoded: Sequence[Sequence[Example]], input_names: Sequence[str], *, batch: int) -> list[Arrays]:
+    """All examples of ``batch`` rows at a time, in order, padded."""
+    groups = (encoded[i : i + batch] for i in range(0, len(encoded), batch))
+    return [collate([example for row in group for example in row], input_names) for group in groups]
 
 
 def parity_batches(prepared: Prepared, *, longest: int, seed: int) -> list[Arrays]:
@@ -136,25 +158,16 @@ def parity_batches(prepared: Prepared, *, longest: int, seed: int) -> list[Array
     An export that is right only at the length it was traced with fails on these.
     """
     rng = np.random.default_rng(seed)
-    pool = [e for e in prepared.calibration.encoded if len(e.ids) > 2] or list(prepared.calibration.encoded)
+    known = prepared.calibration.examples
+    pool = [e for e in known if e.length > 2] or known
     batches = []
     lengths_tried = [n for n in _PARITY_LENGTHS if n <= longest]
     for size in _PARITY_BATCHES:
         for most in lengths_tried:
             lengths = [most, *rng.integers(1, most + 1, size=size - 1)]
-            batches.append(pad_batch([_of_length(pool, int(n), rng) for n in lengths], prepared.input_names))
+            drawn = [pool[int(rng.integers(len(pool)))].cut(int(n)) for n in lengths]
+            batches.append(collate(drawn, prepared.input_names))
     return batches
-
-
-def _of_length(pool: Sequence[Encoded], length: int, rng: np.random.Generator) -> Encoded:
-    """One encoding of exactly ``length`` tokens, its ids taken from real rows."""
-    first = pool[int(rng.integers(len(pool)))]
-    return Encoded(
-        ids=np.resize(first.ids, length),
-        type_ids=np.zeros(length, dtype=np.int64),
-        attention=np.ones(length, dtype=np.int64),
-        truncated=False,
-    )
 
 
 def _split(
@@ -163,27 +176,29 @@ def _split(
     files = request.files
     if files.data is None and rows is None:
         sources = (files.calibration, files.selection, files.test)
-        three = [read_rows(source, columns=request.columns) for source in sources if source is not None]
+        three = [task.read(source, columns=request.columns) for source in sources if source is not None]
         rows, splits = splits_from_files(*three, seed=request.workload.seed)
         rows, warnings = task.check(rows, facts.labels)
         return rows, splits, tuple(warnings)
     if rows is None:
         assert files.data
-        rows = read_rows(files.data, columns=request.columns)
+        rows = task.read(files.data, columns=request.columns)
     rows, warnings = task.check(rows, facts.labels)
     return rows, split_rows(rows, seed=request.workload.seed, task=request.task), tuple(warnings)
 
 
-def _extra(request: Request, rows: Rows, splits: Splits, tokenizer: Tokenizer) -> tuple[Encoded, ...]:
+def _extra(request: Request, rows: Rows, splits: Splits, processor: Any) -> tuple[Example, ...]:
     """Further texts to learn from, each once; those that selection or final test hold are left out."""
     texts = list(request.extra_texts)
+    if (texts or request.extra_file is not None) and rows.images is not None:
+        raise InputError("further texts for a model of images", expected="none", remedy="leave --extra-data out")
     if request.extra_file is not None:
         named = Columns(text=request.columns.text)
         texts += read_rows(request.extra_file, columns=named, labels_wanted=False).texts
     held = (*splits.selection, *splits.test)
     judged = {key_of(rows.texts[i]) for i in held} | {key_of(p) for i in held if rows.pairs and (p := rows.pairs[i])}
     fresh = {key: text for text in texts if (key := key_of(text)) not in judged}
-    return tuple(tokenizer.encode(text) for text in fresh.values())
+    return tuple(processor.encode(text) for text in fresh.values())
 
 
 def _capped(splits: Splits, max_rows: int | None) -> list[tuple[int, ...]]:
@@ -199,7 +214,5 @@ def _capped(splits: Splits, max_rows: int | None) -> list[tuple[int, ...]]:
     return parts
 
 
-def _encode(tokenizer: Tokenizer, rows: Rows, index: Sequence[int], *, apart: bool) -> Part:
-    """Texts with their pairs in one sequence, or each by itself where the task embeds them apart."""
-    chosen = rows.take(index)
-    return Part(tuple(index), tuple(encode_rows(tokenizer, chosen.texts, chosen.pairs, apart=apart)))
+def _encode(task: Any, processor: Any, rows: Rows, index: Sequence[int]) -> Part:
+    return Part(tuple(index), tuple(task.encode(processor, item) for item in rows.take(index).items()))

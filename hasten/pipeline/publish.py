@@ -12,8 +12,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from hasten.bundle.golden import Golden, make_golden
 from hasten.bundle.manifest import Manifest, Measurement
 from hasten.bundle.write import write_bundle
@@ -22,6 +20,7 @@ from hasten.pipeline.jobs import Built, CheckpointFacts
 from hasten.pipeline.prepare import GOLDEN_ROWS, Prepared
 from hasten.pipeline.request import Request
 from hasten.records import Host, Rejected, Trial
+from hasten.tasks.examples import collate
 
 # The same file on the same kind of CPU repeats to the last bits; other thread counts and newer
 # libraries reorder sums. Int8 rounding may then flip a step, which moves an output by a per cent or so.
@@ -49,7 +48,7 @@ class Publisher:
             manifest = write_bundle(
                 trying,
                 model_folder=built.folder,
-                tokenizer_files=self.facts.tokenizer_files,
+                processor_files=self.facts.processor_files,
                 golden=self._golden(worker, trial, built),
                 manifest=self._manifest(trial, built, measured_on=measured_on),
             )
@@ -58,24 +57,16 @@ class Publisher:
         return manifest
 
     def _golden(self, worker: Worker, trial: Trial, built: Built) -> Golden:
-        """Rows of the final test as single sequences, and what the candidate answers to each."""
+        """Rows of the final test, and what the candidate answers to each."""
         part = self.prepared.test.head(GOLDEN_ROWS)
-        rows = self.prepared.rows_of(part)
+        batches = [collate(row, self.prepared.input_names) for row in part.encoded]
         open_candidate(worker, trial.recipe, built, self.request)
-        outputs = iter(worker.run(self.prepared.batches(part, batch=1)))
-        texts, pairs = rows.texts, rows.pairs
-        if pairs is not None and self.prepared.task.pairs_apart:
-            texts, pairs = tuple(t for both in zip(texts, pairs, strict=True) for t in both), None
-        return make_golden(
-            lambda _batch: np.asarray(next(outputs)),
-            texts=texts,
-            pairs=pairs,
-            batches=self.prepared.batches(part, batch=1),
-        )
+        outputs = [self.prepared.task.comparable(made) for made in worker.run(batches)]
+        return make_golden(self.prepared.rows_of(part), batches=batches, outputs=outputs)
 
     def _manifest(self, trial: Trial, built: Built, *, measured_on: str) -> Manifest:
         precision = trial.figures.precision_ran or "unknown"
-        workload = replace(self.request.workload, max_length=self.prepared.tokenizer.max_length)
+        workload = replace(self.request.workload, max_length=self.prepared.processor.max_length)
         return Manifest(
             task=self.request.task,
             labels=self.facts.labels,
@@ -87,7 +78,7 @@ class Publisher:
             recipe_id=trial.recipe_id,
             recipe_label=trial.label,
             input_names=built.input_names,
-            max_length=self.prepared.tokenizer.max_length,
+            max_length=self.prepared.processor.max_length,
             workload=workload,
             instructions=built.instructions,
             precision_ran=precision,

@@ -36,6 +36,7 @@ from hasten.records import Columns, Recipe, Rejected, Stage, Trial
 from hasten.report.verdict_json import FILE_NAME as VERDICT_FILE
 from hasten.report.verdict_json import read_verdict
 from hasten.runtimes import read_recipe
+from hasten.tasks import get_task
 
 
 def optimize(
@@ -85,7 +86,7 @@ def run_request(request: Request, say: Reporter) -> Result:
     busy = busy_host()
     say.stage("looking at the checkpoint and the data", done=0, total=1, left_s=request.time_s)
     check_folder(request.out)
-    files = inspect_checkpoint(request.model, task=request.task)
+    files = inspect_checkpoint(request.model, task=get_task(request.task))
     recipes = candidate_recipes(request)
     check_disk(request.out, weights_bytes=files.weights_bytes, trains=may_train(request))
     workload = request.workload
@@ -112,7 +113,7 @@ def run_request(request: Request, say: Reporter) -> Result:
     return result
 
 
-@dataclass
+@dataclass(slots=True)
 class _Loop:
     """One sitting of a run; everything it decides on is in the ledger."""
 

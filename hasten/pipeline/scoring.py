@@ -1,6 +1,6 @@
 """Quality of two sets of outputs on the same rows: the drop with its interval, and the flips.
 
-Takes outputs [N, C] of the original and of a candidate, gives records. Uses the task's
+Takes outputs [N, ...] of the original and of a candidate, gives records. Uses the task's
 own metric: pairwise over rows where it is a mean, by resampling rows where it is not.
 """
 
@@ -33,13 +33,10 @@ def drop_of(task: Any, rows: Rows, reference: Array, outputs: Array, *, labels: 
     after = task.per_row(outputs, rows, labels, reference=reference)
     if before is not None:
         return paired_drop(before, after, seed=seed)
-    width = len(outputs) // len(rows)
 
     def score(index: Array) -> tuple[float, float]:
-        drawn = rows.take([int(i) for i in index])
-        picked = (index[:, None] * width + np.arange(width)).ravel()
-        both = (task.score(o[picked], drawn, labels, reference=reference[picked]).value for o in (reference, outputs))
-        return next(both), next(both)
+        drawn, base = rows.take([int(i) for i in index]), reference[index]
+        return tuple(task.score(o[index], drawn, labels, reference=base).value for o in (reference, outputs))
 
     return scored_drop(score, len(rows), seed=seed)
 
@@ -47,13 +44,12 @@ def drop_of(task: Any, rows: Rows, reference: Array, outputs: Array, *, labels: 
 def flipped_rows(
     prepared: Prepared, part: Part, reference: Array, outputs: Array, *, labels: Sequence[str]
 ) -> tuple[tuple[Flip, ...], float | None]:
-    """Rows whose predicted label changed, and McNemar's exact p; empty and ``None`` without classes."""
-    if not labels:
-        return (), None
+    """Rows whose prediction changed, and McNemar's exact p; empty and ``None`` where predictions are no words."""
     rows = prepared.rows_of(part)
-    before = [labels[int(i)] for i in reference.argmax(axis=1)]
-    after = [labels[int(i)] for i in outputs.argmax(axis=1)]
-    truth = [str(x) for x in rows.labels or ()]
+    old, new = (prepared.task.predictions(o, rows, labels) for o in (reference, outputs))
+    if old is None or new is None:
+        return (), None
+    (before, truth), after = old, new[0]
     p_value = mcnemar_p(
         [b == t for b, t in zip(before, truth, strict=True)],
         [a == t for a, t in zip(after, truth, strict=True)],
@@ -62,8 +58,8 @@ def flipped_rows(
 
 
 def check_finite(outputs: Array) -> None:
-    """Raise InputError when the original's outputs [N, C] hold NaN or infinity."""
-    bad = int((~np.isfinite(outputs)).any(axis=1).sum())
+    """Raise InputError when the original's outputs [N, ...] hold NaN or infinity."""
+    bad = int((~np.isfinite(outputs.reshape(len(outputs), -1))).any(axis=1).sum())
     if bad:
         raise InputError(
             f"the original model gives NaN or infinity for {bad} of {len(outputs)} rows",

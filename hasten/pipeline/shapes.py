@@ -14,6 +14,9 @@ from hasten.passes import PASSES, configs
 from hasten.records import Config
 
 Shape = tuple[Config, ...]
+# A runtime that takes its steps from the largest weights finds those of RTN and AWQ again, and of GPTQ those of groups
+# that still reach their end; HQQ's grid lies elsewhere.
+_SYMMETRIC = ("rtn", "awq", "gptq")
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,9 +102,10 @@ class Menu:
         return [tuple(self._number(kind) for kind in kinds) for kinds in chosen]
 
     def _number(self, kind: str) -> Config:
-        """Weights that are rounded in groups take the runtime's, if it has some."""
+        """Weights on a symmetric grid take the runtime's, if it has one, and those in groups its groups."""
         bits, group = self.grid or (8, None)
-        return _make(kind, bits=bits, group=group) if kind == "zeroquant" and group else _make(kind)
+        fits = (kind in _SYMMETRIC and self.grid is not None) or (kind == "zeroquant" and group is not None)
+        return _make(kind, bits=bits, group=group) if fits else _make(kind)
 
 
 def _make(kind: str, **settings: Any) -> Config:

@@ -50,7 +50,7 @@ class TrialRunner(AbstractContextManager["TrialRunner"]):
         self.arena = Arena(request, prepared, space.log, lambda worker: self._open(worker, self.baseline))
         self.builds = Builds(request, space, builder, self.arena.worker)
         self._material: Material | None = None
-        self._parity = parity_batches(prepared, longest=prepared.tokenizer.max_length, seed=request.workload.seed)
+        self._parity = parity_batches(prepared, longest=prepared.processor.max_length, seed=request.workload.seed)
         self.short: Reference | None = None
         self.full: Reference | None = None
 
@@ -134,16 +134,18 @@ class TrialRunner(AbstractContextManager["TrialRunner"]):
         return replace(trial, elapsed_s=time.perf_counter() - started)
 
     def _preflight(self, recipe: Recipe) -> Trial:
-        """On a two-layer copy."""
-        assert self.short is not None
-        built = self.builds.short(recipe, self.prepared)
+        """On a two-layer copy; on the whole model where its family has no adapter to make one."""
+        assert self.full is not None
+        original = self.short or self.full
+        built = (self.builds.short if self.short else self.builds.whole)(recipe, self.prepared)
         with self.arena.worker() as worker:
             opened = open_candidate(worker, recipe.to_dict(), built, self.request)
-            self._check_parity(worker, recipe, self.short.parity)
+            self._check_parity(worker, recipe, original.parity)
             figures = self._figures(worker, recipe, opened, built, times=self.arena.quick(worker))
-        shutil.rmtree(built.folder, ignore_errors=True)
+        if self.short:
+            shutil.rmtree(built.folder, ignore_errors=True)
         trial = self._row(recipe, "preflight", 0.0)
-        return replace(trial, figures=figures, baseline=self.short.figures, notes=built.notes)
+        return replace(trial, figures=figures, baseline=original.figures, notes=built.notes)
 
     def _rehearsal(self, recipe: Recipe) -> Trial:
         """Latency, size and memory as they will be, and what the training will take."""
@@ -167,7 +169,7 @@ class TrialRunner(AbstractContextManager["TrialRunner"]):
         """What passes may work with; made when the first one needs it."""
         if self._material is None:
             self._material = material_of(
-                self.prepared, extra=self.prepared.extra, tokenizer_json=self.facts.tokenizer_json,
+                self.prepared, labels=self.facts.labels, tokenizer_json=self.facts.tokenizer_json,
                 seed=self.request.workload.seed,
             )  # fmt: skip
         return self._material
@@ -231,8 +233,9 @@ class TrialRunner(AbstractContextManager["TrialRunner"]):
         open_candidate(worker, recipe.to_dict(), self.built_in_full(recipe), self.request)
 
     def outputs(self, worker: Worker, part: Part) -> np.ndarray[Any, Any]:
-        """The session's outputs [N, C] on a part, at the batch size that is asked for."""
-        return np.concatenate(worker.run(self.prepared.batches(part, batch=self.request.workload.batch)))
+        """The session's outputs [N, ...] on a part's rows, at the batch size that is asked for."""
+        made = worker.run(self.prepared.batches(part, batch=self.request.workload.batch))
+        return self.prepared.outputs(part, made)
 
     def _figures(
         self, worker: Worker, recipe: Recipe, opened: Any, built: Built, *, times: Sequence[float] | None
@@ -249,7 +252,8 @@ class TrialRunner(AbstractContextManager["TrialRunner"]):
 
     def _check_parity(self, worker: Worker, recipe: Recipe, wanted: Sequence[np.ndarray[Any, Any]]) -> None:
         precision = str(recipe.to_dict()["runtime"]["precision"])
-        reason = parity(wanted, worker.run(self._parity), precision)
+        same = self.prepared.task.comparable
+        reason = parity([same(o) for o in wanted], [same(o) for o in worker.run(self._parity)], precision)
         if reason:
             raise Rejected("parity", reason)
 

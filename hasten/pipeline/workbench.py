@@ -16,6 +16,7 @@ from hasten.pipeline.material import Material, calibration_of, material_of, outp
 from hasten.pipeline.prepare import Prepared, prepare
 from hasten.pipeline.request import make_request
 from hasten.records import Columns, InputError, Quality
+from hasten.tasks import get_task
 
 
 @dataclass(frozen=True)
@@ -41,10 +42,10 @@ class Workbench:
     def score(self, model: Any, part: Literal["selection", "test"] = "test") -> Quality:
         """The task's metrics of ``model`` on rows that no pass sees, in points."""
         chosen = self.prepared.selection if part == "selection" else self.prepared.test
-        rows = self.prepared.batches(chosen, batch=1)
-        reference = outputs_of(self.model(), rows)
-        return self.prepared.task.score(  # type: ignore[no-any-return]
-            outputs_of(model, rows), self.prepared.rows_of(chosen), self.facts.labels, reference=reference
+        task, names = self.prepared.task, self.prepared.input_names
+        reference, found = (outputs_of(m, chosen, task=task, input_names=names) for m in (self.model(), model))
+        return task.score(  # type: ignore[no-any-return]
+            found, self.prepared.rows_of(chosen), self.facts.labels, reference=reference
         )
 
     def save(self, model: Any, folder: str | Path) -> Path:
@@ -57,7 +58,7 @@ class Workbench:
             raise InputError(f"{path} holds something", expected="a new or empty folder", remedy="give another one")
         path.mkdir(parents=True, exist_ok=True)
         save_model(model.hf, path)
-        for name, content in self.facts.tokenizer_files.items():
+        for name, content in self.facts.processor_files.items():
             (path / name).write_bytes(content)
         return path
 
@@ -89,10 +90,10 @@ def workbench(
         splits=(calibration_data, selection_data, test_data),
         columns=Columns(text_column, text_pair_column, label_column), **options,
     )  # fmt: skip
-    checkpoint = load_checkpoint(request.model, task=task)
+    checkpoint = load_checkpoint(request.model, task=get_task(task))
     facts = describe(checkpoint)
     prepared = prepare(request, facts)
     material = material_of(
-        prepared, extra=prepared.extra, tokenizer_json=facts.tokenizer_json, seed=request.workload.seed
+        prepared, labels=facts.labels, tokenizer_json=facts.tokenizer_json, seed=request.workload.seed
     )
     return Workbench(checkpoint, facts, prepared, material, None if scratch is None else Path(scratch))

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from hasten.records import MissingDependency
-from hasten.runtimes.runtime import Arrays
+from hasten.runtimes.runtime import Arrays, is_tokens
 
 OUTPUT = "output"
 _OPSET_TRACED, _OPSET_DYNAMO = 17, 18
@@ -39,7 +39,7 @@ def fp32_graph(wrapper: Any, *, example: Arrays, cache: Path, fusion: bool) -> P
     fused = cache / "fused.onnx"
     if not fused.is_file():
         with quiet():
-            _fuse(plain, fused, config=wrapper.hf.config)
+            _fuse(plain, fused, config=wrapper.hf.config, kind="bert" if is_tokens(_first(example)) else "vit")
     return fused
 
 
@@ -68,12 +68,13 @@ def _export(wrapper: Any, *, example: Arrays, path: Path) -> None:
 
 
 def two_row_example(example: Arrays) -> dict[str, Any]:
-    """Two rows of seven tokens with padding: sizes that stand for nothing special when traced."""
+    """Two rows of seven tokens with padding: sizes that stand for nothing special when traced. Images keep theirs."""
     import torch
 
     rows = {}
     for name, array in example.items():
-        row = torch.from_numpy(array[:1]).repeat(2, 7)[:, :7].clone()
+        first = torch.from_numpy(array[:1])
+        row = first.repeat(2, 7)[:, :7].clone() if is_tokens(array) else first.repeat(2, *[1] * (array.ndim - 1))
         if name == "attention_mask":
             row[:] = 1
             row[1, 5:] = 0
@@ -84,7 +85,7 @@ def two_row_example(example: Arrays) -> dict[str, Any]:
 def _trace(wrapper: Any, *, example: Arrays, path: Path) -> None:
     import torch
 
-    inputs = two_row_example(example)
+    inputs, rows, both = two_row_example(example), {0: "batch"}, {0: "batch", 1: "length"}
     torch.onnx.export(
         wrapper,
         tuple(inputs.values()),
@@ -93,7 +94,10 @@ def _trace(wrapper: Any, *, example: Arrays, path: Path) -> None:
         opset_version=_OPSET_TRACED,
         input_names=list(inputs),
         output_names=[OUTPUT],
-        dynamic_axes={**{name: {0: "batch", 1: "length"} for name in inputs}, OUTPUT: {0: "batch"}},
+        dynamic_axes={
+            **{name: both if is_tokens(array) else rows for name, array in example.items()},
+            OUTPUT: both if wrapper.per_token else rows,
+        },
     )
 
 
@@ -109,30 +113,38 @@ def _dynamo(wrapper: Any, *, example: Arrays, path: Path) -> None:
         opset_version=_OPSET_DYNAMO,
         input_names=list(inputs),
         output_names=[OUTPUT],
-        dynamic_shapes=tuple({0: free, 1: free} for _ in inputs),
+        dynamic_shapes=tuple({0: free, 1: free} if is_tokens(array) else {0: free} for array in example.values()),
         verbose=False,
     )
     assert program is not None
     program.save(str(path))
 
 
-def _fuse(source: Path, target: Path, *, config: Any) -> None:
+def _first(example: Arrays) -> Any:
+    return next(iter(example.values()))
+
+
+def _fuse(source: Path, target: Path, *, config: Any, kind: str) -> None:
     """Attention, SkipLayerNormalization, BiasGelu and EmbedLayerNormalization in place of their parts.
 
-    Heads and width are given: left to guess them, the optimizer recognises no attention at all.
+    ``kind`` is the optimizer's own name for a sort of graph. Heads and width are given: left to guess them, it
+    recognises no attention at all.
     """
     from onnxruntime.transformers import optimizer
     from onnxruntime.transformers.fusion_options import FusionOptions
 
+    # A family that counts otherwise has its attention left in parts: 0 lets the optimizer look for itself.
+    heads, width = (int(getattr(config, name, 0) or 0) for name in ("num_attention_heads", "hidden_size"))
     model = optimizer.optimize_model(
         str(source),
-        model_type="bert",
-        num_heads=int(config.num_attention_heads),
-        hidden_size=int(config.hidden_size),
-        optimization_options=FusionOptions("bert"),
+        model_type=kind,
+        num_heads=heads,
+        hidden_size=width,
+        optimization_options=FusionOptions(kind),
         opt_level=0,
     )
-    _count_heads(model.model, head_dim=int(config.hidden_size) // int(config.num_attention_heads))
+    if heads:
+        _count_heads(model.model, head_dim=width // heads)
     part = target.with_suffix(".part")
     model.save_model_to_file(str(part))
     part.replace(target)

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 # The head (pooler and classifier, exported as Gemm on one vector) stays in fp32: it costs next to nothing, and
 # a hidden state's outlier dimensions would leave its int8 input with a handful of levels.
 _PRODUCTS = ["MatMul", "Attention"]
+_HEADS = (["classifier"], ["qa_outputs"])
 _EMBEDDINGS = ["Gather", "EmbedLayerNormalization"]
 # Histograms of every activation are kept in memory: a few dozen rows settle them.
 _CALIBRATION_ROWS = {"minmax": 128, "percentile": 48, "entropy": 24}
@@ -98,9 +99,11 @@ def _plain_model(source: Path) -> Any:
 
 
 def _head_nodes(model: Any) -> list[str]:
-    """Names of the head's products, also as the quantizer renames them when it splits a Gemm."""
+    """Names of the head's products, also as the quantizer renames them when it splits a Gemm; one over all tokens is
+    a MatMul."""
     names = [node.name for node in model.graph.node if node.op_type == "Gemm"]
-    return [*names, *(f"{name}_MatMul" for name in names)]
+    of_tokens = [n.name for n in model.graph.node if n.op_type == "MatMul" and n.name.split("/")[-2:-1] in _HEADS]
+    return [*names, *(f"{name}_MatMul" for name in names), *of_tokens]
 
 
 def _kept_nodes(model: Any, keep: Sequence[str]) -> list[str]:

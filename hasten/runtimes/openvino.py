@@ -21,7 +21,7 @@ import numpy as np
 
 from hasten.models.precision import belongs_to, kept_fp32
 from hasten.records import Config, MissingDependency, Rejected
-from hasten.runtimes.runtime import Array, Arrays, Exported, Probe, Session
+from hasten.runtimes.runtime import Array, Arrays, Exported, Probe, Session, is_tokens
 
 MODEL = "model.xml"
 BUCKETS = (
@@ -54,7 +54,7 @@ _CALIBRATION_ROWS = 128
 _OV_TYPE = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}
 _NAMES = {"f32": "fp32", "bf16": "bf16", "f16": "fp16"}
 # Pooler and classifier stay in fp32: they cost next to nothing and see hidden states with outliers.
-_HEAD = r".*(pooler|classifier).*"
+_HEAD = r".*(pooler|classifier|qa_outputs).*"
 _FAST_INT8 = ("amx_int8", "avx512_vnni", "avx_vnni")
 
 
@@ -162,16 +162,24 @@ class OpenVinoSession:
         self.precision = _precision_that_runs(compiled, config)
 
     def run(self, arrays: Arrays) -> Array:
-        inputs = self._bucketed({name: arrays[name] for name in self.input_names})
+        given = {name: arrays[name] for name in self.input_names}
+        inputs = self._bucketed(given)
         request = getattr(self._own, "request", None)
         if request is None:
             request = self._own.request = self._compiled.create_infer_request()
         request.infer(inputs, share_inputs=True)
         # A copy: the request's own tensor is overwritten by the next call.
-        return np.array(request.get_output_tensor(0).data, dtype=np.float32)
+        output = np.array(request.get_output_tensor(0).data, dtype=np.float32)
+        # Of every token: what was computed for the bucket's padding is nobody's.
+        return output if output.ndim == 2 else output[:, : next(iter(given.values())).shape[1]]
 
     def warm(self) -> None:
         """Run every small bucket once, so that the first real request of a length is not the slow one."""
+        shapes = {i.get_any_name(): i.partial_shape for i in self._compiled.inputs}
+        if any(len(shape) != 2 for shape in shapes.values()):
+            fixed = {name: [1, *(d.get_length() for d in list(s)[1:])] for name, s in shapes.items()}
+            self.run({name: np.zeros(shape, dtype=np.float32) for name, shape in fixed.items()})
+            return
         for length in (b for b in self._buckets if b <= _WARMED_UP_TO):
             self.run({name: np.ones((1, length), dtype=np.int64) for name in self.input_names})
 
@@ -180,6 +188,8 @@ class OpenVinoSession:
 
     def _bucketed(self, arrays: dict[str, Array]) -> dict[str, Array]:
         """Pad with zeros up to the next bucket: a zero mask hides them. Longer than all buckets: as it is."""
+        if not all(is_tokens(array) for array in arrays.values()):
+            return arrays
         length = next(iter(arrays.values())).shape[1]
         bucket = next((b for b in self._buckets if b >= length), length)
         if bucket == length:
@@ -206,8 +216,9 @@ def _converted(wrapper: Any, *, example: Arrays, cache: Path) -> Path:
 
         with quiet():
             model = openvino.convert_model(wrapper, example_input=two_row_example(example))
-        for port, name in zip(model.inputs, example, strict=True):
-            port.get_node().set_partial_shape(openvino.PartialShape([-1, -1]))
+        for port, (name, array) in zip(model.inputs, example.items(), strict=True):
+            shape = [-1, -1] if is_tokens(array) else [-1, *array.shape[1:]]
+            port.get_node().set_partial_shape(openvino.PartialShape(shape))
             port.set_names({name})
         model.validate_nodes_and_infer_types()
         openvino.save_model(model, path, compress_to_fp16=False)

@@ -36,7 +36,7 @@ TOLERANCE = {
 def parity(reference: Sequence[Array], got: Sequence[Array], precision: str) -> str | None:
     """``None`` when ``got`` is within the tolerance of ``precision``, else a sentence with the numbers.
 
-    Both are sequences of [B, C]; ``precision`` may be finer named (``"int8-dynamic"``).
+    Both are sequences of [B, C] or [B, L, C]; ``precision`` may be finer named (``"int8-dynamic"``).
     """
     tolerance = TOLERANCE[precision.split("-")[0]]
     for number, (a, b) in enumerate(zip(reference, got, strict=True)):
@@ -44,7 +44,7 @@ def parity(reference: Sequence[Array], got: Sequence[Array], precision: str) -> 
             return f"batch {number}: outputs have shape {b.shape} instead of {a.shape}"
         if not np.isfinite(b).all():
             return f"batch {number}: {int((~np.isfinite(b)).sum())} of {b.size} outputs are not finite"
-    x, y = np.concatenate(list(reference)).astype(np.float64), np.concatenate(list(got)).astype(np.float64)
+    x, y = (np.concatenate([one.ravel() for one in side]).astype(np.float64) for side in (reference, got))
     scale = float(np.abs(x).max()) or 1.0
     difference = float(np.abs(x - y).max()) / scale
     if difference > tolerance.difference:
@@ -56,6 +56,6 @@ def parity(reference: Sequence[Array], got: Sequence[Array], precision: str) -> 
 
 
 def overall_cosine(x: Array, y: Array) -> float:
-    """Cosine of two [N, C] taken as one long vector each: undecided rows (logits near zero) weigh little."""
+    """Cosine of all outputs as one long vector each: undecided rows (logits near zero) weigh little."""
     norms = float(np.linalg.norm(x) * np.linalg.norm(y))
     return float((x * y).sum()) / norms if norms else float(np.array_equal(x, y))

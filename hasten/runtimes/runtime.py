@@ -40,6 +40,11 @@ class Exported:
     notes: tuple[str, ...] = ()
 
 
+def is_tokens(array: Array) -> bool:
+    """Is the second axis free? Token ids and masks are int64 [B, L]; images have one size."""
+    return array.ndim == 2 and array.dtype.kind == "i"
+
+
 class Session(Protocol):
     """An opened model. ``precision`` is what really runs, not what was asked for."""
 
@@ -47,7 +52,7 @@ class Session(Protocol):
     precision: str
 
     def run(self, arrays: Arrays) -> Array:
-        """int64 [B, L] by name -> float32 [B, C]."""
+        """Token ids int64 [B, L] or pixels float32 [B, 3, H, W] by name -> float32 [B, C], of every token [B, L, C]."""
         ...
 
     def close(self) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -17,7 +17,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 
 from hasten.records import Config, Rejected
-from hasten.runtimes.runtime import Array, Arrays, Exported, Probe, Session
+from hasten.runtimes.runtime import Array, Arrays, Exported, Probe, Session, is_tokens
 
 _WRAPPER = "wrapper.json"
 _WARM_LENGTHS = (8, 24)
@@ -79,6 +79,7 @@ def export(wrapper: Any, config: TorchConfig, *, calibration: Sequence[Arrays], 
         "normalize": getattr(wrapper, "normalize", False),
         "task": wrapper.task,
         "input_names": names,
+        "shapes": {name: array.shape[1:] for name, array in calibration[0].items() if not is_tokens(array)},
     }
     (folder / _WRAPPER).write_text(json.dumps(facts))
     instructions = ("avx512_bf16",) if config.precision == "bf16" else ()
@@ -106,7 +107,7 @@ def open(folder: Path, config: TorchConfig, *, threads: int, cores: tuple[int, .
         wrapper = torch.compile(wrapper, dynamic=True)
     session = TorchSession(wrapper, names=tuple(facts["input_names"]), precision=config.precision)
     if config.compile:
-        session.warm()
+        session.warm(facts["shapes"])
     return session
 
 
@@ -124,11 +125,14 @@ class TorchSession:
             output: Array = self._module(**tensors).float().numpy()
         return output
 
-    def warm(self) -> None:
-        """Two lengths and two batch sizes: enough for the compiler to make all sizes symbolic."""
+    def warm(self, shapes: Mapping[str, Sequence[int]]) -> None:
+        """Two lengths and two batch sizes: enough for the compiler to make all sizes symbolic. What has no length has
+        one of ``shapes`` (without the batch)."""
         try:
             for rows, length in ((1, _WARM_LENGTHS[0]), (1, _WARM_LENGTHS[1]), (2, _WARM_LENGTHS[1])):
-                self.run({name: np.ones((rows, length), dtype=np.int64) for name in self.input_names})
+                tokens = np.ones((rows, length), dtype=np.int64)
+                fixed = {name: np.zeros((rows, *shape), dtype=np.float32) for name, shape in shapes.items()}
+                self.run({name: fixed.get(name, tokens) for name in self.input_names})
         except Exception as error:  # the compiler fails in a hundred ways; each is a finding for the ledger
             raise Rejected("compile", f"torch.compile failed: {str(error).strip().splitlines()[0][:200]}") from error
 

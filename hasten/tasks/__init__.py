@@ -15,6 +15,12 @@ if TYPE_CHECKING:
 TASKS: Mapping[str, str] = {
     "text-classification": "hasten.tasks.text_classification:TextClassification",
     "feature-extraction": "hasten.tasks.feature_extraction:FeatureExtraction",
+    "token-classification": "hasten.tasks.token_classification:TokenClassification",
+    "question-answering": "hasten.tasks.question_answering:QuestionAnswering",
+    "text-regression": "hasten.tasks.text_regression:TextRegression",
+    "language-modeling": "hasten.tasks.language_modeling:LanguageModeling",
+    "multiple-choice": "hasten.tasks.multiple_choice:MultipleChoice",
+    "image-classification": "hasten.tasks.image_classification:ImageClassification",
 }
 
 

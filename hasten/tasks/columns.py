@@ -18,7 +18,7 @@ _TEXT = (
 _PAIR = (
     "text_pair", "sentence2", "sentence_2", "text2", "text_b", "hypothesis", "question2", "paraphrase",
 )  # fmt: skip
-_LABEL = (
+LABEL_NAMES = (
     "label",
     "labels",
     "category",
@@ -31,6 +31,8 @@ _LABEL = (
     "rating",
     "y",
 )
+# QNLI: a question, and the sentence that may hold its answer.
+_QUESTION, _BESIDE_QUESTION = "question", "sentence"
 
 
 def resolve_columns(names: Sequence[str], wanted: Columns, *, source: str, labels_wanted: bool = True) -> Columns:
@@ -38,17 +40,29 @@ def resolve_columns(names: Sequence[str], wanted: Columns, *, source: str, label
 
     Raises InputError when a given name is not there, or no or several columns could be the text or the label.
     """
-    text = _given(names, wanted.text, "--text-column", source) or _text(names, source)
+    text = _given(names, wanted.text, "--text-column", source)
+    text = text or _text([n for n in names if n != wanted.text_pair], source)
+    usual = _PAIR if _plain(text) != _QUESTION else (*_PAIR, _BESIDE_QUESTION)
     pair = _given(names, wanted.text_pair, "--text-pair-column", source)
-    pair = pair or _one_of([n for n in names if n != text], _PAIR, "--text-pair-column", source)
+    pair = pair or _one_of([n for n in names if n != text], usual, "--text-pair-column", source)
     label = _given(names, wanted.label, "--label-column", source)
     if label is None and labels_wanted:
-        label = _one_of([n for n in names if n not in (text, pair)], _LABEL, "--label-column", source)
+        label = _one_of([n for n in names if n not in (text, pair)], LABEL_NAMES, "--label-column", source)
     return Columns(text=text, text_pair=pair, label=label)
 
 
+def one_column(names: Sequence[str], given: str | None, *, usual: Sequence[str], flag: str, source: str) -> str | None:
+    """The column that the user named, else the one with a usual name, else ``None``.
+
+    Raises InputError when the given name is not there, or several columns have usual names and none the first of them.
+    """
+    return _given(names, given, flag, source) or _one_of(names, usual, flag, source)
+
+
 def _text(names: Sequence[str], source: str) -> str:
-    found = _one_of(names, _TEXT, "--text-column", source)
+    questions = any(_plain(name) == _QUESTION for name in names)
+    usual = [name for name in _TEXT if not (questions and name == _BESIDE_QUESTION)]
+    found = _one_of(names, usual, "--text-column", source)
     if found:
         return found
     if len(names) == 1:
@@ -62,8 +76,8 @@ def _text(names: Sequence[str], source: str) -> str:
 
 def _one_of(names: Sequence[str], usual: Sequence[str], flag: str, source: str) -> str | None:
     """The one column with a usual name; its plain form (``text``, ``label``) wins over others."""
-    matches = [name for name in names if name.strip().casefold() in usual]
-    exact = [name for name in matches if name.strip().casefold() == usual[0]]
+    matches = [name for name in names if _plain(name) in usual]
+    exact = [name for name in matches if _plain(name) == usual[0]]
     if len(exact) == 1:
         return exact[0]
     if len(matches) > 1:
@@ -73,6 +87,11 @@ def _one_of(names: Sequence[str], usual: Sequence[str], flag: str, source: str) 
             remedy=f"choose with {flag}",
         )
     return matches[0] if matches else None
+
+
+def _plain(name: str) -> str:
+    """A name but for case and outer spaces."""
+    return name.strip().casefold()
 
 
 def _given(names: Sequence[str], name: str | None, flag: str, source: str) -> str | None:

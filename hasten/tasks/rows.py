@@ -17,20 +17,26 @@ from typing import Any
 from hasten.records import Columns, InputError
 from hasten.tasks.columns import resolve_columns
 from hasten.tasks.tables import Table, read_table
+from hasten.tasks.task import Item
 
 _TEXT_LIMIT = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """Columns of equal length; ``pairs`` and ``labels`` where the data has them. ``sha256`` is of the content."""
+    """Columns of equal length; ``pairs``, ``labels`` and ``images`` where the data has them.
+
+    What a label is depends on the task: a name, a number, a tag for each word, the answers of a question. ``images``
+    are encoded files' bytes, and the texts then their names. ``sha256`` is of the content.
+    """
 
     texts: tuple[str, ...]
     pairs: tuple[str, ...] | None
-    labels: tuple[str | float, ...] | None
+    labels: tuple[Any, ...] | None
     source: str
     sha256: str
     column_names: tuple[str, ...] = ()
+    images: tuple[bytes, ...] | None = None
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -42,7 +48,41 @@ class Rows:
             texts=tuple(self.texts[i] for i in index),
             pairs=None if self.pairs is None else tuple(self.pairs[i] for i in index),
             labels=None if self.labels is None else tuple(self.labels[i] for i in index),
+            images=None if self.images is None else tuple(self.images[i] for i in index),
         )
+
+    def items(self) -> list[Item]:
+        """Every row as a user gives it to ``predict``."""
+        pairs, images = self.pairs or (None,) * len(self), self.images or (None,) * len(self)
+        return [
+            {name: value for name, value in (("text", t), ("text_pair", p), ("image", i)) if value is not None}
+            for t, p, i in zip(self.texts, pairs, images, strict=True)
+        ]
+
+    def keys(self) -> list[str]:
+        """What makes a row another one than its neighbour: the picture, or the text but for case and white space."""
+        if self.images is not None:
+            return [hashlib.sha256(image).hexdigest() for image in self.images]
+        pairs = self.pairs or ("",) * len(self)
+        return ["\x1f".join(map(key_of, both)) for both in zip(self.texts, pairs, strict=True)]
+
+
+def key_of(text: str) -> str:
+    """A text's identity: case and white space do not make another text."""
+    return " ".join(text.split()).casefold()
+
+
+def of_items(items: Sequence[Item], *, source: str = "predict") -> Rows:
+    """Rows without labels, from items of one kind (all with a pair, or none)."""
+    paired, pictured = ("text_pair" in items[0], "image" in items[0]) if items else (False, False)
+    return Rows(
+        texts=tuple(str(item.get("text", "")) for item in items),
+        pairs=tuple(item["text_pair"] for item in items) if paired else None,
+        labels=None,
+        source=source,
+        sha256="",
+        images=tuple(item["image"] for item in items) if pictured else None,
+    )
 
 
 def read_rows(source: str | Path, *, columns: Columns, labels_wanted: bool = True) -> Rows:
@@ -61,16 +101,20 @@ def read_rows(source: str | Path, *, columns: Columns, labels_wanted: bool = Tru
     chosen = resolve_columns(table.names, columns, source=str(source), labels_wanted=labels_wanted)
     texts = _strings(table, chosen.text, source=source)
     pairs = _strings(table, chosen.text_pair, source=source) if chosen.text_pair else None
-    labels = _labels(table, chosen.label, source=source) if chosen.label else None
-    content = json.dumps([texts, pairs, labels], ensure_ascii=False).encode("utf-8", "replace")
+    labels = label_texts(table, chosen.label, source=source) if chosen.label else None
     return Rows(
         texts=tuple(texts),
         pairs=None if pairs is None else tuple(pairs),
         labels=None if labels is None else tuple(labels),
         source=str(source),
-        sha256=hashlib.sha256(content).hexdigest(),
+        sha256=content_hash(texts, pairs, labels),
         column_names=table.names,
     )
+
+
+def content_hash(*parts: Any) -> str:
+    """SHA-256 of a file's rows, whatever form they came in."""
+    return hashlib.sha256(json.dumps(parts, ensure_ascii=False).encode("utf-8", "replace")).hexdigest()
 
 
 def _strings(table: Table, column: str | None, *, source: str | Path) -> list[str]:
@@ -100,7 +144,8 @@ def _strings(table: Table, column: str | None, *, source: str | Path) -> list[st
     return values
 
 
-def _labels(table: Table, column: str, *, source: str | Path) -> list[str]:
+def label_texts(table: Table, column: str, *, source: str | Path) -> list[str]:
+    """The column as texts without outer spaces; raises InputError for a row without a label."""
     values = []
     for number, row in enumerate(table.rows, start=1):
         value = row.get(column)

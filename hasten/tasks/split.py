@@ -19,6 +19,7 @@ _FEWEST = 6
 _MOST_EVALUATED = 2000  # rows each for selection and final test: an interval of about two points
 _CALIBRATION_SHARE = 0.2
 _MOST_CLASSES = 200
+_STRATIFIED = ("text-classification", "image-classification")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +45,7 @@ def split_rows(rows: Rows, *, seed: int, task: str) -> Splits:
             expected=f"at least {_FEWEST}, and a few hundred for a verdict that means something",
             remedy="give more rows",
         )
-    strata = _strata(rows, unique) if task == "text-classification" else None
+    strata = _strata(rows, unique) if task in _STRATIFIED else None
     calibration = max(1, round(_CALIBRATION_SHARE * len(unique)), len(unique) - 2 * _MOST_EVALUATED)
     rest, first = _cut(unique, strata, size=calibration, seed=seed)
     strata_of_rest = None if strata is None else _pick(strata, unique, rest)
@@ -62,14 +63,14 @@ def splits_from_files(calibration: Rows, selection: Rows, test: Rows, *, seed: i
     parts = (calibration, selection, test)
     seen: dict[str, str] = {}
     for part in parts:
-        for key in set(_keys(part)):
+        for key in set(part.keys()):
             if key in seen:
                 raise InputError(
                     f"{seen[key]} and {part.source} share a text: {key[:60]!r}",
                     expected="three files without a common row, or the final test proves nothing",
                     remedy="remove it from one of them",
                 )
-        seen.update(dict.fromkeys(_keys(part), part.source))
+        seen.update(dict.fromkeys(part.keys(), part.source))
     joined = _join(parts)
     sizes = [len(part) for part in parts]
     first, second = sizes[0], sizes[0] + sizes[1]
@@ -88,7 +89,7 @@ def splits_from_files(calibration: Rows, selection: Rows, test: Rows, *, seed: i
 
 
 def _join(parts: Sequence[Rows]) -> Rows:
-    for name in ("pairs", "labels"):
+    for name in ("pairs", "labels", "images"):
         if len({getattr(part, name) is None for part in parts}) > 1:
             raise InputError(
                 f"some of the three files have {name}, others have none",
@@ -103,23 +104,14 @@ def _join(parts: Sequence[Rows]) -> Rows:
         source=", ".join(part.source for part in parts),
         sha256="-".join(part.sha256[:16] for part in parts),
         column_names=first.column_names,
+        images=None if first.images is None else tuple(i for part in parts for i in part.images or ()),
     )
-
-
-def key_of(text: str) -> str:
-    """A text's identity: case and white space do not make another text."""
-    return " ".join(text.split()).casefold()
-
-
-def _keys(rows: Rows) -> list[str]:
-    pairs = rows.pairs or ("",) * len(rows)
-    return ["\x1f".join(map(key_of, both)) for both in zip(rows.texts, pairs, strict=True)]
 
 
 def _first_of_each(rows: Rows) -> list[int]:
     """The first row of each different text: further ones would leak between splits or count twice."""
     first: dict[str, int] = {}
-    for number, key in enumerate(_keys(rows)):
+    for number, key in enumerate(rows.keys()):
         first.setdefault(key, number)
     return list(first.values())
 

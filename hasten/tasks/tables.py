@@ -34,7 +34,10 @@ def read_table(source: str | Path) -> Table:
     """Dispatch on what the source is. Raises InputError, MissingDependency."""
     path = Path(source).expanduser()
     if path.is_dir():
-        raise InputError(f"{source} is a folder", expected=f"a file: {_FORMS}", remedy="give the file itself")
+        raise InputError(
+            f"{source} is a folder", expected=f"a file: {_FORMS}",
+            remedy="give the file itself; a folder of images is for --task image-classification",
+        )  # fmt: skip
     if not path.exists():
         return _from_hub(str(source))
     suffix = path.suffix.lower()
@@ -42,13 +45,14 @@ def read_table(source: str | Path) -> Table:
         return _parquet(path)
     if suffix not in {".csv", ".tsv", ".tab", *_JSON_LINES}:
         raise InputError(f"{source} ends in {suffix or 'no suffix'}", expected=_FORMS, remedy="rename or convert it")
-    text = _decoded(path)
+    text = read_utf8(path)
     if suffix in _JSON_LINES:
         return _json_lines(text, path)
     return _separated(text, path, separator="," if suffix == ".csv" else "\t")
 
 
-def _decoded(path: Path) -> str:
+def read_utf8(path: Path) -> str:
+    """The text of a file. Raises InputError for an empty or binary one, and where it is not UTF-8, with the line."""
     content = path.read_bytes()
     if not content.removeprefix(codecs.BOM_UTF8).strip():
         raise InputError(f"{path} is empty", expected="a header line and rows", remedy="give another file")

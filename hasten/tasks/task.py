@@ -1,35 +1,86 @@
-"""What a task answers: how to wrap the model, check rows, score outputs and name predictions."""
+"""What a task answers: how to read and check rows, what the model is given, how its outputs are scored and named."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Protocol
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from hasten.records import Quality
-from hasten.tasks.rows import Rows
+from hasten.records import Columns, Quality
+
+if TYPE_CHECKING:
+    from hasten.tasks.examples import Example
+    from hasten.tasks.rows import Rows
 
 Array = np.ndarray[Any, Any]
+# One row as the user gives it: "text", and where the task has them "text_pair" and "image" (an encoded file's bytes).
+Item = Mapping[str, Any]
 FEW_ROWS = 50
 
 
-class Task(Protocol):
-    """One task. Outputs are [N, C]: logits or embeddings."""
+class Processor(Protocol):
+    """The checkpoint's own way from an item to arrays: a tokenizer, or how images are scaled."""
 
-    name: str
-    pairs_apart: bool  # are the two texts of a pair run one by one?
+    max_length: int
+
+
+class Task(Protocol):
+    """One task. A row may need several examples (a long context); ``outputs`` puts them together, one array a row.
+
+    ``head`` is the end of the transformers class that a checkpoint must be saved as ("" for a bare encoder, several
+    where families differ), ``auto`` the transformers class that loads it. ``labelled``: have the outputs names?
+    """
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def head(self) -> str | tuple[str, ...]: ...
+    @property
+    def auto(self) -> str: ...
+    @property
+    def labelled(self) -> bool: ...
+    @property
+    def per_token(self) -> bool:
+        """Are the model's outputs of every token, [B, L, C], or of the whole, [B, C]?"""
+        ...
+
+    @property
+    def aliases(self) -> Mapping[str, str]:
+        """Other names that ``predict`` takes for an item's parts, such as "question" for "text"."""
+        ...
+
+    def read(self, source: str | Path, *, columns: Columns, labels_wanted: bool = True) -> Rows:
+        """The user's rows in the forms that are usual for the task. Raises InputError."""
+        ...
+
+    def check(self, rows: Rows, labels: Sequence[str]) -> tuple[Rows, tuple[str, ...]]:
+        """Rows with labels in the model's spelling, and warnings. Raises InputError."""
+        ...
 
     def wrap(self, checkpoint: Any) -> Any:
-        """A module whose forward takes token arrays and gives one tensor [B, C]."""
+        """A :class:`hasten.tasks.wrappers.Wrapper`: arrays in, one tensor out."""
         ...
 
     def wrap_model(self, model: Any, *, pooling: str | None, normalize: bool) -> Any:
         """The same around a bare model."""
         ...
 
-    def check(self, rows: Rows, labels: Sequence[str]) -> tuple[Rows, tuple[str, ...]]:
-        """Rows with labels in the model's spelling, and warnings. Raises InputError."""
+    def encode(self, processor: Any, item: Item) -> tuple[Example, ...]:
+        """What the model is given for one row: one example or more."""
+        ...
+
+    def targets(self, rows: Rows, labels: Sequence[str], encoded: Sequence[Sequence[Example]]) -> list[Array] | None:
+        """What the wrapper's loss compares with, for every example of every row in order; ``None``: nothing to."""
+        ...
+
+    def outputs(self, raw: Sequence[Array], encoded: Sequence[Sequence[Example]]) -> Array:
+        """One array a row, [N, ...], of one array an example; rows of unequal width are padded with zeros."""
+        ...
+
+    def comparable(self, outputs: Array) -> Array:
+        """The part of a session's outputs that may differ a little between right exports: all of it, but for ids."""
         ...
 
     def score(self, outputs: Array, rows: Rows, labels: Sequence[str], *, reference: Array | None) -> Quality:
@@ -40,7 +91,11 @@ class Task(Protocol):
         """Each row's share of a metric that is a mean, in points [N]; ``None`` for other metrics."""
         ...
 
-    def decode(self, outputs: Array, labels: Sequence[str]) -> list[Any]:
+    def predictions(self, outputs: Array, rows: Rows, labels: Sequence[str]) -> tuple[list[str], list[str]] | None:
+        """What the model says of each row and what would be right, in words; ``None`` where neither is a word."""
+        ...
+
+    def decode(self, outputs: Array, rows: Rows, labels: Sequence[str]) -> list[Any]:
         """One plain record per row."""
         ...
 

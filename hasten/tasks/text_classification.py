@@ -7,15 +7,17 @@ Matthews' correlation are reported beside it. All in points.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from hasten.records import InputError, Quality
-from hasten.tasks.rows import Rows
-from hasten.tasks.task import Array, few_rows_warning
+from hasten.records import Columns, InputError, Quality
+from hasten.tasks.examples import Example
+from hasten.tasks.rows import Rows, read_rows
+from hasten.tasks.task import Array, Item, few_rows_warning
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +25,14 @@ class TextClassification:
     """Outputs are logits [N, C] in the order of ``labels``."""
 
     name: str = "text-classification"
-    pairs_apart: bool = False
+    head: str = "ForSequenceClassification"
+    auto: str = "AutoModelForSequenceClassification"
+    aliases: Mapping[str, str] = field(default_factory=dict)
+    labelled: bool = True
+    per_token: bool = False
+
+    def read(self, source: str | Path, *, columns: Columns, labels_wanted: bool = True) -> Rows:
+        return read_rows(source, columns=columns, labels_wanted=labels_wanted)
 
     def wrap(self, checkpoint: Any) -> Any:
         return self.wrap_model(checkpoint.model, pooling=None, normalize=False)
@@ -34,49 +43,78 @@ class TextClassification:
 
         return LogitsWrapper(model)
 
+    def encode(self, processor: Any, item: Item) -> tuple[Example, ...]:
+        return (processor.encode(item["text"], item.get("text_pair")),)
+
+    def targets(self, rows: Rows, labels: Sequence[str], encoded: Sequence[Sequence[Example]]) -> list[Array] | None:
+        del encoded
+        return None if rows.labels is None else list(truth(rows, labels))
+
+    def outputs(self, raw: Sequence[Array], encoded: Sequence[Sequence[Example]]) -> Array:
+        del encoded
+        return np.stack(raw)
+
     def check(self, rows: Rows, labels: Sequence[str]) -> tuple[Rows, tuple[str, ...]]:
-        """Map the data's labels to the model's; raises InputError when that cannot be done or says nothing."""
-        if rows.labels is None:
-            raise InputError(
-                f"{rows.source} has no label column (columns: {', '.join(rows.column_names)})",
-                expected="a column with the right label of each row",
-                remedy="name it with --label-column",
-            )
-        mapped = map_labels([str(x) for x in rows.labels], labels, source=rows.source)
-        counts = Counter(mapped)
-        if len(counts) < 2:
-            raise InputError(
-                f"all {len(mapped)} rows of {rows.source} have the label {next(iter(counts), None)!r}",
-                expected="rows of at least two classes",
-                remedy="give a sample of the real mix: accuracy on one class says nothing",
-            )
-        return replace(rows, labels=tuple(mapped)), few_rows_warning(len(mapped))
+        return check_classes(rows, labels)
+
+    def comparable(self, outputs: Array) -> Array:
+        return outputs
 
     def score(self, outputs: Array, rows: Rows, labels: Sequence[str], *, reference: Array | None) -> Quality:
         del reference
         from sklearn.metrics import f1_score, matthews_corrcoef
 
-        truth, guess = _truth(rows, labels), outputs.argmax(axis=1)
+        right, guess = truth(rows, labels), outputs.argmax(axis=1)
         others = {
-            "macro_f1": 100.0 * float(f1_score(truth, guess, average="macro", zero_division=0)),
-            "mcc": 100.0 * float(matthews_corrcoef(truth, guess)),
+            "macro_f1": 100.0 * float(f1_score(right, guess, average="macro", zero_division=0)),
+            "mcc": 100.0 * float(matthews_corrcoef(right, guess)),
         }
-        return Quality("accuracy", 100.0 * float(np.mean(truth == guess)), len(truth), others)
+        return Quality("accuracy", 100.0 * float(np.mean(right == guess)), len(right), others)
 
     def per_row(self, outputs: Array, rows: Rows, labels: Sequence[str], *, reference: Array | None) -> Array | None:
         del reference
-        return 100.0 * np.asarray(_truth(rows, labels) == outputs.argmax(axis=1), dtype=np.float64)
+        return 100.0 * np.asarray(truth(rows, labels) == outputs.argmax(axis=1), dtype=np.float64)
 
-    def decode(self, outputs: Array, labels: Sequence[str]) -> list[Any]:
+    def predictions(self, outputs: Array, rows: Rows, labels: Sequence[str]) -> tuple[list[str], list[str]] | None:
+        return [labels[int(i)] for i in outputs.argmax(axis=1)], [str(label) for label in rows.labels or ()]
+
+    def decode(self, outputs: Array, rows: Rows, labels: Sequence[str]) -> list[Any]:
         """``{"label", "score", "scores"}``: the best label, its probability, and all of them."""
-        shifted = np.asarray(outputs, dtype=np.float64) - outputs.max(axis=1, keepdims=True)
-        shares = np.exp(shifted) / np.exp(shifted).sum(axis=1, keepdims=True)
-        records = []
-        for row in shares:
-            best = int(row.argmax())
-            scores = {name: float(p) for name, p in zip(labels, row, strict=True)}
-            records.append({"label": labels[best], "score": float(row[best]), "scores": scores})
-        return records
+        del rows
+        return [best_label(row, labels) for row in shares(outputs)]
+
+
+def shares(logits: Array) -> Array:
+    """Softmax over the last axis, in float64."""
+    shifted = np.asarray(logits, dtype=np.float64) - logits.max(axis=-1, keepdims=True)
+    found: Array = np.exp(shifted) / np.exp(shifted).sum(axis=-1, keepdims=True)
+    return found
+
+
+def best_label(row: Array, labels: Sequence[str]) -> dict[str, Any]:
+    """The record of one row's probabilities [C]."""
+    best = int(row.argmax())
+    scores = {name: float(p) for name, p in zip(labels, row, strict=True)}
+    return {"label": labels[best], "score": float(row[best]), "scores": scores}
+
+
+def check_classes(rows: Rows, labels: Sequence[str]) -> tuple[Rows, tuple[str, ...]]:
+    """Rows with the data's labels mapped to the model's; raises InputError when that cannot be done or says nothing."""
+    if rows.labels is None:
+        raise InputError(
+            f"{rows.source} has no label column (columns: {', '.join(rows.column_names)})",
+            expected="a column with the right label of each row",
+            remedy="name it with --label-column",
+        )
+    mapped = map_labels([str(x) for x in rows.labels], labels, source=rows.source)
+    counts = Counter(mapped)
+    if len(counts) < 2:
+        raise InputError(
+            f"all {len(mapped)} rows of {rows.source} have the label {next(iter(counts), None)!r}",
+            expected="rows of at least two classes",
+            remedy="give a sample of the real mix: accuracy on one class says nothing",
+        )
+    return replace(rows, labels=tuple(mapped)), few_rows_warning(len(mapped))
 
 
 def map_labels(found: Sequence[str], known: Sequence[str], *, source: str) -> list[str]:
@@ -109,6 +147,7 @@ def _whole(label: str) -> str:
     return label[:-2] if label.endswith(".0") else label.strip()
 
 
-def _truth(rows: Rows, labels: Sequence[str]) -> Array:
+def truth(rows: Rows, labels: Sequence[str]) -> Array:
+    """Class numbers [N]."""
     position = {name: number for number, name in enumerate(labels)}
     return np.array([position[str(label)] for label in rows.labels or ()])

@@ -2,30 +2,19 @@
 
 Takes a ``tokenizer.json`` and a length limit, gives integer arrays. Uses the
 ``tokenizers`` library alone, so a bundle tokenizes without transformers.
-Shapes: L tokens, B rows.
+Shapes: L tokens.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import threading
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
 from hasten.records import InputError
-
-Array = np.ndarray[Any, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class Encoded:
-    """One row: ids, token types and mask, each int64 [L]; ``truncated`` when the text was cut."""
-
-    ids: Array
-    type_ids: Array
-    attention: Array
-    truncated: bool
+from hasten.tasks.examples import Example
 
 
 class Tokenizer:
@@ -45,52 +34,98 @@ class Tokenizer:
         self.max_length = max_length
         # A saved tokenizer may carry the padding and truncation of its training run; only the side that is
         # cut off belongs to the model.
-        side = (self._tokenizer.truncation or {}).get("direction", "right")
+        self._side = (self._tokenizer.truncation or {}).get("direction", "right")
+        self._lock = threading.Lock()
         self._tokenizer.no_padding()
-        self._tokenizer.enable_truncation(max_length, strategy="longest_first", direction=side)
+        self._tokenizer.enable_truncation(max_length, strategy="longest_first", direction=self._side)
 
-    def encode(self, text: str, pair: str | None = None) -> Encoded:
-        """Encode one text (or pair) with its special tokens."""
+    def encode(self, text: str, pair: str | None = None) -> Example:
+        """One text (or pair) with its special tokens, cut at the limit."""
         found = self._tokenizer.encode(_clean(text), None if pair is None else _clean(pair))
-        return Encoded(
-            ids=np.array(found.ids, dtype=np.int64),
-            type_ids=np.array(found.type_ids, dtype=np.int64),
-            attention=np.array(found.attention_mask, dtype=np.int64),
-            truncated=bool(found.overflowing),
+        return _example(found, truncated=bool(found.overflowing))
+
+    def encode_words(self, words: Sequence[str]) -> Example:
+        """Words that were split already; ``word_ids`` [L] says which one each token is of, -1 for special tokens."""
+        found = self._tokenizer.encode([_clean(word) for word in words], is_pretokenized=True)
+        numbers = np.array([-1 if i is None else i for i in found.word_ids], dtype=np.int64)
+        return _example(found, truncated=bool(found.overflowing), word_ids=numbers)
+
+    def parts(self, text: str, *, stride: int) -> tuple[Example, ...]:
+        """All of a text, in examples of at most the limit; the last ``stride`` tokens of one begin the next.
+
+        ``fresh`` [L] is 1 for tokens of the text that no example before it held.
+        """
+        specials = len(self._tokenizer.encode("").ids)
+        overlap = min(stride, max(0, self.max_length - specials - 1))
+        found = self._overflowing(overlap, "longest_first", lambda: self._tokenizer.encode(_clean(text)))
+        return tuple(_example(part, fresh=_fresh(part, overlap if number else 0)) for number, part in enumerate(found))
+
+    def continued(self, text: str, choice: str) -> Example:
+        """``text`` and then ``choice``, cut at the front when too long; ``fresh`` marks the choice's tokens."""
+        full = self._untruncated(_clean(text + choice))
+        marks = np.array([int(end > len(text)) for _, end in full.offsets], dtype=np.int64)
+        if len(full.ids) <= self.max_length:
+            return _example(full, fresh=marks)
+        first = full.special_tokens_mask[0]
+        kept = [*range(first), *range(len(full.ids) - self.max_length + first, len(full.ids))]
+        return Example({n: a[kept] for n, a in _example(full, fresh=marks).arrays.items()}, truncated=True)
+
+    def windows(self, text: str, context: str, *, stride: int) -> tuple[Example, ...]:
+        """``text`` with every part of a long ``context``, ``stride`` tokens of which are in the next part too.
+
+        ``offsets`` [L, 2] are the context's characters that a token covers, (-1, -1) for all other tokens. Raises
+        InputError when the text leaves no room.
+        """
+        room = self.max_length - len(self._tokenizer.encode(_clean(text), "").ids)
+        if room < 2:
+            raise InputError(
+                f"a question of more than {self.max_length - 5} tokens ({text[:40]!r})",
+                expected=f"one that leaves room for its context within {self.max_length} tokens",
+                remedy="shorten it, or raise --max-length as far as the model goes",
+            )
+        found = self._overflowing(
+            min(stride, room - 1), "only_second", lambda: self._tokenizer.encode(_clean(text), _clean(context))
         )
+        return tuple(_example(part, offsets=_offsets(part)) for part in found)
+
+    def _overflowing(self, stride: int, strategy: str, encode: Callable[[], Any]) -> list[Any]:
+        """What ``encode`` gives, and all that does not fit into it. The setting is the tokenizer's, not the call's."""
+        with self._lock:
+            self._tokenizer.enable_truncation(self.max_length, stride=stride, strategy=strategy, direction="right")
+            try:
+                found = encode()
+            finally:
+                self._tokenizer.enable_truncation(self.max_length, strategy="longest_first", direction=self._side)
+        return [found, *found.overflowing]
+
+    def _untruncated(self, text: str) -> Any:
+        with self._lock:
+            self._tokenizer.no_truncation()
+            try:
+                return self._tokenizer.encode(text)
+            finally:
+                self._tokenizer.enable_truncation(self.max_length, strategy="longest_first", direction=self._side)
 
 
-def encode_rows(
-    tokenizer: Tokenizer, texts: Sequence[str], pairs: Sequence[str | None] | None, *, apart: bool
-) -> list[Encoded]:
-    """Every sequence of the rows: a text with its pair in one, or, where a task embeds them ``apart``, one each.
-
-    Rows whose pair is ``None`` are one sequence either way.
-    """
-    found = []
-    for text, pair in zip(texts, pairs or [None] * len(texts), strict=True):
-        if apart and pair is not None:
-            found += [tokenizer.encode(text), tokenizer.encode(pair)]
-        else:
-            found.append(tokenizer.encode(text, pair))
-    return found
+def _example(found: Any, *, truncated: bool = False, **more: np.ndarray[Any, Any]) -> Example:
+    arrays = {
+        "input_ids": np.array(found.ids, dtype=np.int64),
+        "attention_mask": np.array(found.attention_mask, dtype=np.int64),
+        "token_type_ids": np.array(found.type_ids, dtype=np.int64),
+    }
+    return Example({**arrays, **more}, truncated=truncated)
 
 
-def pad_batch(rows: Sequence[Encoded], input_names: Sequence[str]) -> dict[str, Array]:
-    """int64 [B, L] arrays of the wanted names, padded on the right to the longest row.
+def _fresh(found: Any, seen: int) -> np.ndarray[Any, Any]:
+    """1 for tokens of the text, but for the first ``seen`` of them."""
+    own = 1 - np.array(found.special_tokens_mask, dtype=np.int64)
+    return own * (np.cumsum(own) > seen)
 
-    Padding ids are zero: the mask hides them, whatever the tokenizer's own padding id is.
-    """
-    longest = max(1, *(len(row.ids) for row in rows))
-    columns = {"input_ids": "ids", "attention_mask": "attention", "token_type_ids": "type_ids"}
-    batch = {}
-    for name in input_names:
-        array = np.zeros((len(rows), longest), dtype=np.int64)
-        for i, row in enumerate(rows):
-            values = getattr(row, columns[name])
-            array[i, : len(values)] = values
-        batch[name] = array
-    return batch
+
+def _offsets(found: Any) -> np.ndarray[Any, Any]:
+    both = zip(found.offsets, found.sequence_ids, strict=True)
+    own = [pair if sequence == 1 else (-1, -1) for pair, sequence in both]
+    return np.array(own, dtype=np.int64).reshape(-1, 2)
 
 
 def _clean(text: str) -> str:

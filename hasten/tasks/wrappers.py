@@ -1,41 +1,63 @@
-"""The modules that give every task one output tensor. Needs torch.
+"""The modules that give every task one output tensor, and what that tensor means to a training. Needs torch.
 
-Legend: B rows, L tokens, H hidden size, C outputs.
+Legend: B examples, L tokens, H hidden size, C outputs, R rows of K numbers that belong together.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
+IGNORED = -100  # a target that says nothing; torch's own number for it
 
-class LogitsWrapper(nn.Module):
-    """token arrays [B, L] -> logits [B, C] of a ``...ForSequenceClassification``."""
 
-    task = "text-classification"
+class Wrapper(nn.Module):
+    """``hf`` is the transformers model. ``says``: are the outputs' rows the logits of a softmax, or vectors?
+    ``per_token``: outputs are [B, L, C]."""
+
+    task: str
+    says: Literal["logits", "vectors"] = "logits"
+    per_token = False
 
     def __init__(self, hf: Any) -> None:
         super().__init__()
         self.hf = hf
 
+    def rows(self, outputs: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
+        """[R, K]: every softmax or vector of ``outputs`` by itself, what was computed for padding left out."""
+        del batch
+        return outputs
+
+    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Summed over the examples; ``targets`` are the task's own, padded with -100."""
+        return nn.functional.cross_entropy(outputs, targets, reduction="sum")
+
+
+class LogitsWrapper(Wrapper):
+    """token arrays [B, L] -> logits [B, C] of a ``...ForSequenceClassification``."""
+
+    task = "text-classification"
+
     def forward(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None) -> Tensor:
-        logits: Tensor = self.hf(**_given(input_ids, attention_mask, token_type_ids)).logits
+        logits: Tensor = self.hf(**given(input_ids, attention_mask, token_type_ids)).logits
         return logits
 
 
-class PooledWrapper(nn.Module):
+class PooledWrapper(Wrapper):
     """token arrays [B, L] -> embeddings [B, H]: mean over real tokens or the first token, as trained."""
 
     task = "feature-extraction"
+    says = "vectors"
 
     def __init__(self, hf: Any, *, pooling: str, normalize: bool) -> None:
-        super().__init__()
-        self.hf, self.pooling, self.normalize = hf, pooling, normalize
+        super().__init__(hf)
+        self.pooling, self.normalize = pooling, normalize
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None) -> Tensor:
-        states: Tensor = self.hf(**_given(input_ids, attention_mask, token_type_ids)).last_hidden_state
+        states: Tensor = self.hf(**given(input_ids, attention_mask, token_type_ids)).last_hidden_state
         if self.pooling == "cls":
             pooled = states[:, 0]
         else:
@@ -44,6 +66,94 @@ class PooledWrapper(nn.Module):
         return torch.nn.functional.normalize(pooled, dim=-1) if self.normalize else pooled
 
 
-def _given(input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None) -> dict[str, Tensor]:
+class ScoreWrapper(LogitsWrapper):
+    """token arrays [B, L] -> one number an example [B, 1] of a ``...ForSequenceClassification`` with one output."""
+
+    task = "text-regression"
+    says = "vectors"
+
+    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        return 0.5 * (outputs[:, 0] - targets).square().sum()
+
+
+class TokensWrapper(Wrapper):
+    """token arrays [B, L] -> logits of every token [B, L, C] of a ``...ForTokenClassification``."""
+
+    task = "token-classification"
+    per_token = True
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None) -> Tensor:
+        logits: Tensor = self.hf(**given(input_ids, attention_mask, token_type_ids)).logits
+        return logits
+
+    def rows(self, outputs: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
+        return outputs[batch["attention_mask"].bool()]
+
+    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """``targets`` [B, L]: the class of each token; shorter than the outputs where these hold longer rows too."""
+        outputs = outputs[:, : targets.shape[1]]
+        return nn.functional.cross_entropy(
+            outputs.flatten(0, 1), targets.flatten(), reduction="sum", ignore_index=IGNORED
+        )
+
+
+class SpanWrapper(Wrapper):
+    """token arrays [B, L] -> logits of each token as start and as end [B, L, 2] of a ``...ForQuestionAnswering``."""
+
+    task = "question-answering"
+    per_token = True
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None) -> Tensor:
+        found = self.hf(**given(input_ids, attention_mask, token_type_ids))
+        return torch.stack([found.start_logits, found.end_logits], dim=-1)
+
+    def rows(self, outputs: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
+        hidden = ~batch["attention_mask"].bool().unsqueeze(-1)
+        return outputs.masked_fill(hidden, -1e4).transpose(1, 2).flatten(0, 1)
+
+    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """``targets`` [B, 2]: the first and the last token of the answer, both 0 where it is not in this window."""
+        ends = zip(outputs.unbind(dim=-1), targets.unbind(dim=-1), strict=True)
+        parts = [nn.functional.cross_entropy(logits, wanted, reduction="sum") for logits, wanted in ends]
+        return 0.5 * torch.stack(parts).sum()
+
+
+class NextTokenWrapper(Wrapper):
+    """token arrays [B, L] -> [B, L, 2] of a ``...ForCausalLM``: the log-probability of the token that follows, and the
+    id of the likeliest one. A vocabulary's logits never leave the graph; at the last position both mean nothing."""
+
+    task = "language-modeling"
+    says = "vectors"
+    per_token = True
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        logits = self.hf(input_ids=input_ids, attention_mask=attention_mask, use_cache=False).logits
+        following = torch.cat([input_ids[:, 1:], input_ids[:, :1]], dim=1)
+        said = logits.gather(-1, following.unsqueeze(-1)).squeeze(-1) - logits.logsumexp(dim=-1)
+        return torch.stack([said, logits.argmax(dim=-1).to(said.dtype)], dim=-1)
+
+    def rows(self, outputs: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
+        """[R, 1]: the log-probabilities of all tokens but each row's first."""
+        follows = batch["attention_mask"][:, 1:].bool()
+        return outputs[:, :-1, :1][follows]
+
+    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """``targets`` [B, L] mark the tokens that count (anything but -100)."""
+        counted = targets[:, 1:] != IGNORED
+        return -outputs[:, : targets.shape[1] - 1, 0][counted].sum()
+
+
+class ImageWrapper(Wrapper):
+    """pixel_values [B, 3, height, width] -> logits [B, C] of a ``...ForImageClassification``."""
+
+    task = "image-classification"
+
+    def forward(self, pixel_values: Tensor) -> Tensor:
+        logits: Tensor = self.hf(pixel_values=pixel_values).logits
+        return logits
+
+
+def given(input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None) -> dict[str, Tensor]:
+    """Token types only where the model takes them."""
     inputs = {"input_ids": input_ids, "attention_mask": attention_mask}
     return inputs if token_type_ids is None else {**inputs, "token_type_ids": token_type_ids}

@@ -21,6 +21,7 @@ from hasten.bundle.manifest import (
 )
 from hasten.bundle.write import remove_staging, write_bundle
 from hasten.records import Figures, Host, InputError, Interval, Latency, Workload
+from hasten.tasks.rows import Rows
 
 HOST = Host(
     cpu="test", cores=2, cores_used=(0, 1), threads=2, memory_bytes=1, instructions=("avx2",), os="Linux",
@@ -51,7 +52,7 @@ def bundle(tmp_path: Path) -> Path:
     write_bundle(
         target,
         model_folder=model,
-        tokenizer_files={"tokenizer.json": b"{}"},
+        processor_files={"tokenizer.json": b"{}"},
         golden=GOLDEN,
         manifest=manifest(),
     )
@@ -76,7 +77,7 @@ def test_replacing_leaves_one_whole_bundle_and_no_litter(bundle: Path, tmp_path:
     write_bundle(
         bundle,
         model_folder=tmp_path / "exported",
-        tokenizer_files={},
+        processor_files={},
         golden=GOLDEN,
         manifest=manifest(labels=("x", "y")),
     )
@@ -87,7 +88,7 @@ def test_replacing_leaves_one_whole_bundle_and_no_litter(bundle: Path, tmp_path:
 def test_failed_write_leaves_the_old_bundle(bundle: Path, tmp_path: Path) -> None:
     before = (bundle / "manifest.json").read_bytes()
     with pytest.raises(OSError, match="nowhere"):
-        write_bundle(bundle, model_folder=tmp_path / "nowhere", tokenizer_files={}, golden=GOLDEN, manifest=manifest())
+        write_bundle(bundle, model_folder=tmp_path / "nowhere", processor_files={}, golden=GOLDEN, manifest=manifest())
     assert (bundle / "manifest.json").read_bytes() == before
     assert [p.name for p in bundle.parent.iterdir()] == ["bundle"]
 
@@ -193,13 +194,14 @@ def test_golden_difference_is_relative_to_scale() -> None:
     with pytest.raises(InputError, match="golden outputs differ"):
         check_golden(GOLDEN, lambda b: run(b, np.nan), batches=batches, tolerance=0.01)
     other = [{"input_ids": np.array([[9, 9]])}, batches[1]]
-    with pytest.raises(InputError, match="tokenizer"):
+    with pytest.raises(InputError, match="other numbers"):
         check_golden(GOLDEN, run, batches=other, tolerance=1e-6)
 
 
 def test_make_golden_keeps_what_ran() -> None:
     batches = [{"input_ids": np.array([[1, 2]])}]
-    made = make_golden(lambda b: b["input_ids"] * 0.5, texts=["t"], pairs=None, batches=batches)
+    rows = Rows(("t",), None, ("yes",), "rows.csv", "0")
+    made = make_golden(rows, batches=batches, outputs=[np.array([[0.5, 1.0]])])
     assert made == Golden(("t",), None, ((1, 2),), ((0.5, 1.0),))
 
 

@@ -20,6 +20,7 @@ from hasten.models.load import load_checkpoint
 from hasten.models.reshape import COMPACT, MARK, open_model, save_model
 from hasten.models.surgery import keep_neurons
 from hasten.records import InputError, ModelRef
+from hasten.tasks import get_task
 
 Parts = dict[str, torch.Tensor]
 DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
@@ -176,7 +177,7 @@ def test_unknown_and_doubled_tensors_are_refused(tmp_path: Path) -> None:
 
 
 def loaded(folder: Path) -> Any:
-    return load_checkpoint(ModelRef(str(folder)), task="text-classification").model
+    return load_checkpoint(ModelRef(str(folder)), task=get_task("text-classification")).model
 
 
 def logits(model: Any) -> torch.Tensor:

@@ -14,6 +14,7 @@ from hasten.models.load import load_checkpoint
 from hasten.models.reshape import MARK, open_model, save_model
 from hasten.models.surgery import LowRankLinear, keep_heads, keep_layers, keep_neurons, replace_module
 from hasten.records import InputError, ModelRef
+from hasten.tasks import get_task
 
 FAMILIES = ("bert", "roberta", "distilbert", "electra")
 Checkpoints = Callable[[str], Path]
@@ -21,7 +22,7 @@ IDS = torch.tensor([[4, 10, 11, 12, 5, 1], [4, 20, 21, 5, 1, 1]])
 
 
 def loaded(folder: Path) -> Any:
-    return load_checkpoint(ModelRef(str(folder)), task="text-classification").model
+    return load_checkpoint(ModelRef(str(folder)), task=get_task("text-classification")).model
 
 
 def logits(model: Any) -> torch.Tensor:

@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from hasten.models.load import load_checkpoint
 from hasten.records import InputError, ModelRef
+from hasten.tasks import get_task
 
 TASK = "text-classification"
 
@@ -51,7 +52,7 @@ def as_sentence_model(folder: Path, modules: list[str], pooling: dict[str, objec
 def test_a_config_that_does_not_fit_its_weights(copy: Path, changes: dict[str, object]) -> None:
     edit_config(copy, **changes)
     with pytest.raises(InputError, match="to do:"):
-        load_checkpoint(ModelRef(str(copy)), task=TASK)
+        load_checkpoint(ModelRef(str(copy)), task=get_task(TASK))
 
 
 def test_a_missing_layer_weight_is_named(copy: Path) -> None:
@@ -59,7 +60,7 @@ def test_a_missing_layer_weight_is_named(copy: Path) -> None:
     name = next(k for k in weights if k.endswith("layer.2.output.dense.weight"))
     save_file({k: v for k, v in weights.items() if k != name}, copy / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(InputError, match=name.replace(".", r"\.")):
-        load_checkpoint(ModelRef(str(copy)), task=TASK)
+        load_checkpoint(ModelRef(str(copy)), task=get_task(TASK))
 
 
 def test_shards_load_together_or_not_at_all(copy: Path, checkpoint: Callable[[str], Path]) -> None:
@@ -70,17 +71,17 @@ def test_shards_load_together_or_not_at_all(copy: Path, checkpoint: Callable[[st
     whole.save_pretrained(copy, max_shard_size="40KB")
     shards = sorted(copy.glob("model-*.safetensors"))
     assert len(shards) > 1
-    found = load_checkpoint(ModelRef(str(copy)), task=TASK)
+    found = load_checkpoint(ModelRef(str(copy)), task=get_task(TASK))
     assert torch.equal(found.model.classifier.weight, whole.classifier.weight)
     shards[-1].unlink()
     with pytest.raises(InputError):
-        load_checkpoint(ModelRef(str(copy)), task=TASK)
+        load_checkpoint(ModelRef(str(copy)), task=get_task(TASK))
 
 
 def test_half_precision_weights_come_back_in_fp32(copy: Path) -> None:
     weights = {k: v.half() for k, v in load_file(copy / "model.safetensors").items()}
     save_file(weights, copy / "model.safetensors", metadata={"format": "pt"})
-    model = load_checkpoint(ModelRef(str(copy)), task=TASK).model
+    model = load_checkpoint(ModelRef(str(copy)), task=get_task(TASK)).model
     assert {p.dtype for p in model.parameters()} == {torch.float32}
     assert not model.training
 
@@ -89,14 +90,14 @@ def test_half_precision_weights_come_back_in_fp32(copy: Path) -> None:
 def test_tokenizer_settings_that_are_none(copy: Path, content: str) -> None:
     (copy / "tokenizer_config.json").write_text(content)
     with pytest.raises(InputError, match=r"tokenizer_config\.json"):
-        load_checkpoint(ModelRef(str(copy)), task=TASK)
+        load_checkpoint(ModelRef(str(copy)), task=get_task(TASK))
 
 
 def test_the_tokenizers_limit_counts(copy: Path) -> None:
     for limit, wanted in ((20, 20), (10**30, 66), (None, 66)):
         settings = json.loads((copy / "tokenizer_config.json").read_text()) | {"model_max_length": limit}
         (copy / "tokenizer_config.json").write_text(json.dumps(settings))
-        assert load_checkpoint(ModelRef(str(copy)), task=TASK).max_length == wanted
+        assert load_checkpoint(ModelRef(str(copy)), task=get_task(TASK)).max_length == wanted
 
 
 @pytest.mark.parametrize(
@@ -134,11 +135,11 @@ def test_tokens_are_those_of_transformers(copy: Path, changes: dict[str, object]
     BertTokenizer(vocab={word: number for number, word in enumerate(words)}).save_pretrained(copy)
     settings = json.loads((copy / "tokenizer_config.json").read_text()) | {"model_max_length": 6, **changes}
     (copy / "tokenizer_config.json").write_text(json.dumps(settings))
-    found = load_checkpoint(ModelRef(str(copy)), task=TASK)
+    found = load_checkpoint(ModelRef(str(copy)), task=get_task(TASK))
     ours = Tokenizer(found.tokenizer_json, max_length=found.max_length)
     theirs = AutoTokenizer.from_pretrained(copy)
     for text in ("Hello caf\u00e9", "\u4e16\u754c", "hello x cafe Hello caf\u00e9 x x hello"):
-        assert ours.encode(text).ids.tolist() == theirs(text, truncation=True)["input_ids"], text
+        assert ours.encode(text).arrays["input_ids"].tolist() == theirs(text, truncation=True)["input_ids"], text
 
 
 def test_a_vocabulary_alone_is_converted(copy: Path) -> None:
@@ -147,16 +148,22 @@ def test_a_vocabulary_alone_is_converted(copy: Path) -> None:
     for path in copy.glob("token*"):
         path.unlink()
     (copy / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "hello", "wor", "##ld"]))
-    found = load_checkpoint(ModelRef(str(copy)), task=TASK)
-    assert Tokenizer(found.tokenizer_json, max_length=16).encode("Hello world").ids.tolist() == [2, 5, 6, 7, 3]
+    found = load_checkpoint(ModelRef(str(copy)), task=get_task(TASK))
+    assert Tokenizer(found.tokenizer_json, max_length=16).encode("Hello world").arrays["input_ids"].tolist() == [
+        2,
+        5,
+        6,
+        7,
+        3,
+    ]
 
 
 def test_pooling_as_the_model_was_trained(copy: Path) -> None:
     as_sentence_model(copy, ["Transformer", "Pooling"], {"pooling_mode_mean_tokens": True})
-    found = load_checkpoint(ModelRef(str(copy)), task="feature-extraction")
+    found = load_checkpoint(ModelRef(str(copy)), task=get_task("feature-extraction"))
     assert (found.pooling, found.normalize) == ("mean", False)
     (copy / "1_Pooling" / "config.json").write_text('{"pooling_mode": "cls"}')
-    assert load_checkpoint(ModelRef(str(copy)), task="feature-extraction").pooling == "cls"
+    assert load_checkpoint(ModelRef(str(copy)), task=get_task("feature-extraction")).pooling == "cls"
 
 
 @pytest.mark.parametrize(
@@ -177,7 +184,7 @@ def test_a_sentence_model_that_pools_otherwise_is_refused(
 ) -> None:
     as_sentence_model(copy, modules, pooling)
     with pytest.raises(InputError, match=message):
-        load_checkpoint(ModelRef(str(copy)), task="feature-extraction")
+        load_checkpoint(ModelRef(str(copy)), task=get_task("feature-extraction"))
 
 
 @pytest.mark.parametrize("name", ["modules.json", "1_Pooling/config.json"])
@@ -185,4 +192,4 @@ def test_sentence_settings_that_are_no_json(copy: Path, name: str) -> None:
     as_sentence_model(copy, ["Transformer", "Pooling"], {"pooling_mode_mean_tokens": True})
     (copy / name).write_text("{")
     with pytest.raises(InputError, match="JSON"):
-        load_checkpoint(ModelRef(str(copy)), task="feature-extraction")
+        load_checkpoint(ModelRef(str(copy)), task=get_task("feature-extraction"))

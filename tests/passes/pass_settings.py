@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from hasten.passes.awq import AwqConfig
 from hasten.passes.distillation import DistillConfig
 from hasten.passes.entropy import EntropyConfig
 from hasten.passes.fisher import FisherConfig
 from hasten.passes.gobo import GoboConfig
+from hasten.passes.gptq import GptqConfig
 from hasten.passes.gradient import GradientConfig
 from hasten.passes.group_quant import ZeroQuantConfig
 from hasten.passes.half import HalfConfig
+from hasten.passes.hqq import HqqConfig
 from hasten.passes.kprune import KPruneConfig
 from hasten.passes.layers import LayersConfig
+from hasten.passes.llm_int8 import LlmInt8Config
 from hasten.passes.lora import LoraConfig
 from hasten.passes.low_rank import LowRankConfig
 from hasten.passes.magnitude import MagnitudeUnitsConfig
@@ -23,6 +27,7 @@ from hasten.passes.progressive import ProgressiveConfig
 from hasten.passes.qat import QatConfig
 from hasten.passes.qlora import QLoraConfig
 from hasten.passes.random_units import RandomUnitsConfig
+from hasten.passes.rtn import RtnConfig
 from hasten.passes.sensitivity import PrecisionConfig
 from hasten.passes.smooth_quant import SmoothQuantConfig
 from hasten.passes.sparsegpt import SparseGptConfig
@@ -67,6 +72,19 @@ SETTINGS: Mapping[str, tuple[Config, ...]] = {
     "zeroquant": (ZeroQuantConfig(steps=3), ZeroQuantConfig(bits=4, group=32, steps=4, lr=1e-3)),
     "half": (HalfConfig(), HalfConfig(dtype="fp16", embeddings=False)),
     "gobo": (GoboConfig(), GoboConfig(bits=4, embeddings=True)),
+    "rtn": (
+        RtnConfig(),
+        RtnConfig(bits=2, group=32, symmetric=False, clip=True, embeddings=True),
+        RtnConfig(group=None),
+    ),
+    "hqq": (HqqConfig(), HqqConfig(bits=2, group=32, embeddings=True), HqqConfig(bits=8, group=None, rounds=3)),
+    "awq": (AwqConfig(), AwqConfig(bits=3, group=32, symmetric=False), AwqConfig(bits=8, group=None, clip=False)),
+    "gptq": (
+        GptqConfig(),
+        GptqConfig(bits=3, group=32, act_order=True),
+        GptqConfig(bits=2, group=None, symmetric=False),
+    ),
+    "llm_int8": (LlmInt8Config(), LlmInt8Config(threshold=1.5)),
     "mixed_precision": (
         PrecisionConfig(bound=0.1),
         PrecisionConfig(bound=0.1, save_ms=2.5, savings_ms=(0.5, 0.2, 0.3)),

@@ -89,7 +89,7 @@ def test_prefixes_leave_the_layers_alone_and_pad_safely() -> None:
 
 def test_prefixes_say_what_they_cannot_do() -> None:
     model = tiny("distilbert")
-    with pytest.raises(Rejected, match="DistilBERT"):
+    with pytest.raises(Rejected, match="distilbert"):
         tune_prefix(model, PrefixConfig(), replace(rows_for(model), original=model))
     student, given = lesson()
     made = tune_prefix(student, PrefixConfig(tokens=2, epochs=1, batch=8), given)
@@ -145,7 +145,7 @@ def test_narrow_says_what_it_cannot_do() -> None:
     model = tiny()
     with pytest.raises(Rejected, match="nothing to remove"):
         narrow(model, NarrowConfig(keep=0.99), rows_for(model))
-    model.task = "feature-extraction"
+    model.says = "vectors"
     with pytest.raises(Rejected, match="size of the vectors"):
         narrow(model, NarrowConfig(), rows_for(tiny()))
 
@@ -163,8 +163,8 @@ def test_fine_tuning_on_labels_asks_no_teacher() -> None:
     student, given = lesson()
     alone = replace(given, original=None)
     config = LoraConfig(rank=4, epochs=10, batch=8, lr=1e-2, logits=0.0, hidden=0.0, labels=1.0)
-    right = float((outputs(student, given).argmax(dim=1).numpy() == given.labels).mean())
+    right = float((outputs(student, given).argmax(dim=1).numpy() == given.targets).mean())
     made = train_lora(student, config, alone)
-    assert float((outputs(made, given).argmax(dim=1).numpy() == given.labels).mean()) > right
+    assert float((outputs(made, given).argmax(dim=1).numpy() == given.targets).mean()) > right
     with pytest.raises(Rejected, match="nothing to learn from"):
-        train_lora(made, config, replace(alone, labels=None))
+        train_lora(made, config, replace(alone, targets=None))

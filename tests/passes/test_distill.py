@@ -26,7 +26,7 @@ Checkpoints = Callable[[str], Path]
 
 
 def wrapper(folder: Path) -> Any:
-    found = get_task(TASK).wrap(load_checkpoint(ModelRef(str(folder)), task=TASK)).eval()
+    found = get_task(TASK).wrap(load_checkpoint(ModelRef(str(folder)), task=get_task(TASK))).eval()
     with torch.no_grad():  # logits that differ from row to row
         found.hf.classifier.weight.mul_(30)
     return found
@@ -44,7 +44,7 @@ def rows(count: int = 64) -> list[dict[str, Any]]:
 def error(student: Any, teacher: Any) -> float:
     with torch.inference_mode():
         batches = [b for b, _ in Calibration(rows()).batches(batch=8)]
-        return sum(float(output_loss(student(**b), teacher(**b), task=TASK, temperature=1.0)) for b in batches)
+        return sum(float(output_loss(student(**b), teacher(**b), says="logits", temperature=1.0)) for b in batches)
 
 
 @pytest.mark.parametrize("config", [DistillConfig(), DistillConfig(hidden=0), DistillConfig(relations=1.0)])
@@ -93,7 +93,7 @@ def test_a_teacher_that_does_not_fit_is_named(checkpoint: Checkpoints, tmp_path:
     config = (other / "config.json").read_text().replace('"maybe"', '"perhaps"')
     (other / "config.json").write_text(config)
     teacher = wrapper(checkpoint("bert"))
-    loaded = load_checkpoint(ModelRef(str(other)), task=TASK)
+    loaded = load_checkpoint(ModelRef(str(other)), task=get_task(TASK))
     given = Calibration(rows(), original=teacher, tokenizer_json=loaded.tokenizer_json)
     with pytest.raises(Rejected, match="labels"):
         distill(copy.deepcopy(teacher), DistillConfig(teachers=(str(other),)), given)

@@ -127,7 +127,7 @@ def test_a_rehearsal_says_how_long_and_only_rounds() -> None:
     model = tiny(spread=4.0)
     given = rows_for(model)
     heard: list[float] = []
-    rehearsed = Calibration(given.rows, labels=given.labels, rehearse=heard.append)
+    rehearsed = Calibration(given.rows, targets=given.targets, rehearse=heard.append)
     wanted = quantize_groupwise(copy.deepcopy(model), ZeroQuantConfig(steps=0), given).state_dict()
     found = quantize_groupwise(model, ZeroQuantConfig(steps=50), rehearsed).state_dict()
     assert len(heard) == 1

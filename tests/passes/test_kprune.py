@@ -33,14 +33,14 @@ def test_directions_have_the_curvature_of_the_kl(temperature: float) -> None:
 
     hessian = torch.autograd.functional.hessian(kl, logits)
     rows = logits.expand(200_000, 4).clone().requires_grad_(True)
-    loss = output_knowledge("text-classification", temperature=temperature, seed=0)
-    (found,) = torch.autograd.grad(loss(rows, None), rows)
+    loss = output_knowledge("logits", temperature=temperature, seed=0)
+    (found,) = torch.autograd.grad(loss(rows), rows)
     assert torch.allclose(found.T @ found / len(rows), hessian, atol=3e-3)
 
 
 def test_directions_of_embeddings_are_the_squared_error() -> None:
     rows = torch.zeros(200_000, 3, requires_grad=True)
-    (found,) = torch.autograd.grad(output_knowledge("feature-extraction", temperature=2.0, seed=0)(rows, None), rows)
+    (found,) = torch.autograd.grad(output_knowledge("vectors", temperature=2.0, seed=0)(rows), rows)
     assert torch.allclose(found.T @ found / len(rows), torch.eye(3), atol=2e-2)
 
 
@@ -95,7 +95,7 @@ def test_it_says_how_far_it_is() -> None:
     model = tiny()
     heard: list[Progress] = []
     given = rows_for(model)
-    given = type(given)(given.rows, labels=given.labels, listen=heard.append)
+    given = type(given)(given.rows, targets=given.targets, listen=heard.append)
     prune_kprune(model, KPruneConfig(keep=0.6, round_to=8), given)
     assert [progress.done for progress in heard] == list(range(1, 9))
     assert {progress.total for progress in heard} == {8}

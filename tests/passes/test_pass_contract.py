@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import torch
 from pass_settings import SETTINGS
+from tiny_models import IMAGES, SIDE, TEXTS
 
-from hasten.models import FAMILIES
 from hasten.models.load import load_checkpoint
 from hasten.models.reshape import open_model, save_model
 from hasten.passes import PASSES, configs, run_pass
@@ -25,15 +25,22 @@ Checkpoints = Callable[[str], Path]
 CASES = [(kind, number) for kind, found in SETTINGS.items() for number in range(len(found))]
 
 
+def task_of(family: str) -> str:
+    return "image-classification" if family in IMAGES else TASKS[0]
+
+
 def wrapper(folder: Path, task: str) -> Any:
-    return get_task(task).wrap(load_checkpoint(ModelRef(str(folder)), task=task)).eval()
+    return get_task(task).wrap(load_checkpoint(ModelRef(str(folder)), task=get_task(task))).eval()
 
 
 def calibration(model: Any, family: str, *, labels: bool, original: Any = None, **more: Any) -> Calibration:
     """Sixteen random rows; labels, where wanted, are what the model says, so that there is something to keep."""
     rng = np.random.default_rng(0)
-    rows = []
+    rows: list[dict[str, Any]] = []
     for length in rng.integers(3, 14, size=16):
+        if family in IMAGES:
+            rows.append({"pixel_values": rng.normal(size=(1, 3, SIDE, SIDE)).astype(np.float32)})
+            continue
         row = {"input_ids": rng.integers(4, 60, size=(1, length)), "attention_mask": np.ones((1, length), np.int64)}
         if family in ("bert", "electra"):
             row["token_type_ids"] = np.zeros((1, length), np.int64)
@@ -41,7 +48,7 @@ def calibration(model: Any, family: str, *, labels: bool, original: Any = None, 
     plain = Calibration(rows)
     with torch.inference_mode():
         said = np.concatenate([model(**batch).argmax(dim=1).numpy() for batch, _ in plain.batches(batch=4)])
-    return Calibration(rows, labels=said if labels else None, original=original, seed=3, **more)
+    return Calibration(rows, targets=said if labels else None, original=original, seed=3, **more)
 
 
 def outputs(model: Any, given: Calibration) -> torch.Tensor:
@@ -51,7 +58,7 @@ def outputs(model: Any, given: Calibration) -> torch.Tensor:
 
 def applied(config: Config, folder: Path, family: str, task: str) -> tuple[Any, Calibration]:
     model, original = wrapper(folder, task), wrapper(folder, task)
-    given = calibration(model, family, labels=task == "text-classification", original=original)
+    given = calibration(model, family, labels=task != TASKS[1], original=original)
     return run_pass(model, config, given), given
 
 
@@ -68,13 +75,14 @@ def test_every_pass_can_be_called_by_its_name() -> None:
         assert inspect.isclass(getattr(hasten.passes, entry.config)), entry.config
 
 
-# What changes shapes meets every family; the rest meets BERT and DistilBERT: the others are BERT by other names.
-TWO = ("bert", "distilbert")
+# What changes shapes meets every family; the rest meets BERT, DistilBERT and ViT: the others are these by other names.
+THREE = ("bert", "distilbert", "vit")
 STRUCTURE = [kind for kind, entry in PASSES.items() if entry.step == "structure"]
-# DistilBERT's attention takes no earlier keys.
-UNFIT = {("prefix", "distilbert")}
+# Their attention takes no earlier keys.
+UNFIT = {("prefix", "distilbert"), ("prefix", "vit")}
+ALL = (*TEXTS, *IMAGES)
 MEETINGS = [
-    (case, family) for case in CASES for family in (FAMILIES if case[0] in STRUCTURE and case[1] == 0 else TWO)
+    (case, family) for case in CASES for family in (ALL if case[0] in STRUCTURE and case[1] == 0 else THREE)
     if (case[1] == 0 or family == "bert") and (case[0], family) not in UNFIT
 ]  # fmt: skip
 
@@ -82,20 +90,20 @@ MEETINGS = [
 @pytest.mark.parametrize(("case", "family"), MEETINGS, ids=lambda x: x if isinstance(x, str) else f"{x[0]}{x[1]}")
 def test_shapes_seed_and_folder(case: tuple[str, int], family: str, checkpoint: Checkpoints, tmp_path: Path) -> None:
     config = SETTINGS[case[0]][case[1]]
-    folder = checkpoint(family)
-    made, given = applied(config, folder, family, TASKS[0])
+    folder, task = checkpoint(family), task_of(family)
+    made, given = applied(config, folder, family, task)
     found = outputs(made, given)
     assert found.shape == (16, 3)
     assert torch.isfinite(found).all()
-    again, _ = applied(config, folder, family, TASKS[0])
+    again, _ = applied(config, folder, family, task)
     assert torch.equal(outputs(again, given), found)
     save_model(made.hf, tmp_path)
     opened = open_model(type(made.hf), tmp_path, attention=made.hf.config._attn_implementation, dtype=torch.float32)
     assert torch.allclose(
-        outputs(get_task(TASKS[0]).wrap_model(opened, pooling=None, normalize=False), given), found, atol=1e-5
+        outputs(get_task(task).wrap_model(opened, pooling=None, normalize=False), given), found, atol=1e-5
     )
     if PASSES[config.kind].step == "structure":
-        whole = wrapper(folder, TASKS[0])
+        whole = wrapper(folder, task)
         assert sum(p.numel() for p in made.parameters()) < sum(p.numel() for p in whole.parameters())
 
 

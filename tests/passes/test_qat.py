@@ -49,7 +49,7 @@ def lost(model: Any, teacher: Any, given: Calibration) -> float:
     linears = [m.linear for m in encoder_matrices(model, what="a test")]
     with torch.no_grad(), fake_quantized(linears, bits=4, group=32, per=None):
         batches = [b for b, _ in given.batches(batch=8)]
-        return sum(float(output_loss(model(**b), teacher(**b), task=teacher.task, temperature=1.0)) for b in batches)
+        return sum(float(output_loss(model(**b), teacher(**b), says=teacher.says, temperature=1.0)) for b in batches)
 
 
 def test_four_bits_need_groups_and_eight_have_none() -> None:

@@ -6,12 +6,22 @@ import copy
 
 import pytest
 import torch
+from tiny_models import IMAGES, TEXTS
 from torch import nn
 from unit_cases import outputs, rows_for, tiny, units_of
 
-from hasten.models import FAMILIES
 from hasten.passes.calibration import Batch
-from hasten.passes.reconstruction import Moments, Walk, fold, moments, solved_weight, sublayers, tuned_masks
+from hasten.passes.reconstruction import (
+    Moments,
+    Walk,
+    fold,
+    fold_scales,
+    moments,
+    solved_weight,
+    sublayers,
+    tuned_masks,
+)
+from hasten.passes.units import real_tokens
 
 
 def problem(tokens: int = 60, *, units: int = 5, width: int = 3, hidden: int = 7) -> tuple[torch.Tensor, ...]:
@@ -53,7 +63,7 @@ def test_solved_weight_is_ridge_regression_towards_the_old_weight() -> None:
     assert found.error(weight) == pytest.approx(float((y - x @ weight.T).square().sum(1).mean()))
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", [*TEXTS, *IMAGES])
 def test_a_walk_sees_the_models_own_hidden_states(family: str) -> None:
     model = tiny(family, spread=4.0)
     given = rows_for(model, count=7)
@@ -64,13 +74,12 @@ def test_a_walk_sees_the_models_own_hidden_states(family: str) -> None:
         states = [model.hf.base_model(**batch, output_hidden_states=True).hidden_states for batch in batches]
     for depth, layer in enumerate([*layers, None]):
         for batch, own, theirs in zip(batches, walk.states, states, strict=True):
-            real = batch["attention_mask"].bool()
-            assert torch.allclose(own[real], theirs[depth][real], atol=1e-5)
+            assert torch.allclose(real_tokens(own, batch), real_tokens(theirs[depth], batch), atol=1e-5)
         if layer is not None:
             walk.advance(layer)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", [*TEXTS, *IMAGES])
 def test_an_unpruned_sublayer_has_nothing_to_mend_and_padding_does_not_count(family: str) -> None:
     model = tiny(family, spread=4.0)
     units = units_of(model)
@@ -83,7 +92,7 @@ def test_an_unpruned_sublayer_has_nothing_to_mend_and_padding_does_not_count(fam
         pairs = zip(*(sublayers(units.adapter, layer) for layer in (units.layers[0], same)), strict=True)
         for goal, own in pairs:
             seen = moments(goal, own, *walks)
-            assert seen.tokens == sum(row["input_ids"].shape[1] for row in given.rows)
+            assert seen.tokens == sum(units.adapter.tokens(model.hf, row) for row in given.rows)
             assert seen.error(own.map.weight.detach()) < 1e-6 * seen.wanted / seen.tokens
             values = tuned_masks(seen, own.map.weight.detach(), width=own.width, damp=1.0)
             assert torch.allclose(values, torch.ones_like(values), atol=1e-3)
@@ -92,9 +101,10 @@ def test_an_unpruned_sublayer_has_nothing_to_mend_and_padding_does_not_count(fam
         assert torch.allclose(found[1, width].inputs, found[9, width].inputs, rtol=1e-4, atol=1e-4)
 
 
-def test_moments_mend_what_earlier_sublayers_lost() -> None:
+@pytest.mark.parametrize("family", ["bert", "vit", "dinov2"])
+def test_moments_mend_what_earlier_sublayers_lost(family: str) -> None:
     """A pruned FFN should give the dense sum less the pruned residual: then the sum is the dense one."""
-    dense = tiny(spread=4.0)
+    dense = tiny(family, spread=4.0)
     pruned = copy.deepcopy(dense)
     masks = units_of(pruned).ones()
     masks.heads[0][1] = 0
@@ -127,3 +137,19 @@ def test_folded_values_are_masks() -> None:
         expected = outputs(model, given)
     fold(units.attention[2].output, masks.heads[2], width=8)
     assert torch.allclose(outputs(model, given), expected, atol=1e-5)
+
+
+def test_folded_scales_change_nothing_and_are_ones() -> None:
+    model = tiny("dinov2", spread=4.0)
+    units, given = units_of(model), rows_for(model)
+    with torch.no_grad():
+        for layer in units.layers:
+            for scale in units.adapter.scales(layer):
+                scale.uniform_(-0.5, 2.0)
+    whole = outputs(model, given)
+    fold_scales(units.adapter, units.layers)
+    assert torch.allclose(outputs(model, given), whole, atol=1e-5)
+    assert all(bool((scale == 1).all()) for layer in units.layers for scale in units.adapter.scales(layer))
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    fold_scales(units.adapter, units.layers)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())

@@ -153,10 +153,11 @@ def test_savings_that_cannot_be_had_are_refused(settings_: dict[str, Any], messa
 def test_divergence_is_the_kl_of_probabilities_or_the_relative_error() -> None:
     a, b = torch.randn(6, 3, dtype=torch.float64), torch.randn(6, 3, dtype=torch.float64)
     p, q = a.softmax(1), b.softmax(1)
-    assert divergence(a, b, classes=True) == pytest.approx(float((p * (p / q).log()).sum(1).mean()))
-    assert divergence(a, a + 7.0, classes=True) == pytest.approx(0.0, abs=1e-12)
-    assert divergence(a, 1.1 * a, classes=False) == pytest.approx(0.01)
-    assert divergence(a[:, :1], 1.1 * a[:, :1], classes=True) == pytest.approx(0.01), "one output has no distribution"
+    assert divergence([a], [b], says="logits") == pytest.approx(float((p * (p / q).log()).sum(1).mean()))
+    assert divergence([a], [a + 7.0], says="logits") == pytest.approx(0.0, abs=1e-12)
+    assert divergence([a], [1.1 * a], says="vectors") == pytest.approx(0.01)
+    one = a[:, :1]
+    assert divergence([one], [1.1 * one], says="logits") == pytest.approx(0.01), "one output has no distribution"
 
 
 def test_batches_have_no_padding_and_every_row() -> None:

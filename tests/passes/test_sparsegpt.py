@@ -8,8 +8,9 @@ from unit_cases import outputs, rows_for, tiny
 
 from hasten.passes import run_pass
 from hasten.passes.magnitude_weights import MagnitudeConfig
-from hasten.passes.sparsegpt import SparseGptConfig, inverse_factor, without
+from hasten.passes.sparsegpt import SparseGptConfig, without
 from hasten.passes.sparsity import masks_of, pattern_of
+from hasten.passes.surgeon import inverse_factor
 from hasten.records import Rejected
 
 DAMP = 0.01
@@ -20,6 +21,10 @@ def correlated(inputs: int, *, tokens: int = 500, seed: int = 0) -> torch.Tensor
     generator = torch.Generator().manual_seed(seed)
     x = torch.randn(tokens, inputs, generator=generator, dtype=torch.float64).cumsum(dim=1)
     return x.T @ x / tokens
+
+
+def factor_of(moment: torch.Tensor) -> torch.Tensor:
+    return inverse_factor(moment, damp=DAMP, kind="sparsegpt")
 
 
 def weight_of(rows: int, inputs: int) -> torch.Tensor:
@@ -53,7 +58,7 @@ def slow(weight: torch.Tensor, moment: torch.Tensor, *, sparsity: float, pattern
 @pytest.mark.parametrize(("sparsity", "pattern"), [(0.5, None), (0.25, None), (0.5, "2:4"), (0.75, "1:4")])
 def test_one_row_equals_brute_force(sparsity: float, pattern: str | None) -> None:
     moment, weight = correlated(16), weight_of(1, 16)
-    found = without(weight, inverse_factor(moment, damp=DAMP), sparsity=sparsity, pattern=pattern, block=16)
+    found = without(weight, factor_of(moment), sparsity=sparsity, pattern=pattern, block=16)
     assert torch.allclose(found[0], slow(weight[0], moment, sparsity=sparsity, pattern=pattern), atol=1e-9)
 
 
@@ -61,7 +66,7 @@ def test_one_row_equals_brute_force(sparsity: float, pattern: str | None) -> Non
 def test_rows_and_blocks_do_not_mix(block: int) -> None:
     """With a pattern a row's zeros are its own, so blocks change nothing but the order of the sums."""
     moment, weight = correlated(32), weight_of(5, 32)
-    factor = inverse_factor(moment, damp=DAMP)
+    factor = factor_of(moment)
     found = without(weight, factor, sparsity=0.5, pattern="2:4", block=block)
     for row in range(5):
         assert torch.allclose(found[row], slow(weight[row], moment, sparsity=0.5, pattern="2:4"), atol=1e-9)
@@ -71,7 +76,7 @@ def test_zeros_in_front_are_made_up_for_as_well_as_can_be() -> None:
     """Where all that goes is on the left, what stays is the least-squares solution on the columns that stay."""
     moment, weight = correlated(12), weight_of(3, 12)
     weight[:, :6] *= 1e-3  # so these go
-    found = without(weight, inverse_factor(moment, damp=DAMP), sparsity=0.5, pattern=None, block=12)
+    found = without(weight, factor_of(moment), sparsity=0.5, pattern=None, block=12)
     assert not found[:, :6].any()
     h = hessian(moment)
     best = torch.linalg.solve(h[6:, 6:], (weight @ h)[:, 6:].T).T
@@ -84,7 +89,7 @@ def test_the_outputs_move_less_than_with_the_smallest_weights_gone(
     sparsity: float, pattern: str | None, seed: int
 ) -> None:
     moment, weight = correlated(48, seed=seed), weight_of(20, 48)
-    found = without(weight, inverse_factor(moment, damp=DAMP), sparsity=sparsity, pattern=pattern, block=16)
+    found = without(weight, factor_of(moment), sparsity=sparsity, pattern=pattern, block=16)
     mask = masks_of([weight.abs()], sparsity=sparsity, pattern=pattern, scope="global" if pattern else "matrix")[0]
 
     def error(other: torch.Tensor) -> float:
@@ -96,13 +101,13 @@ def test_the_outputs_move_less_than_with_the_smallest_weights_gone(
 
 def test_inputs_that_say_nothing_leave_the_choice_to_size() -> None:
     weight = weight_of(4, 8)
-    found = without(weight, inverse_factor(torch.zeros(8, 8), damp=DAMP), sparsity=0.5, pattern=None, block=8)
+    found = without(weight, factor_of(torch.zeros(8, 8)), sparsity=0.5, pattern=None, block=8)
     assert torch.allclose(found, weight * masks_of([weight.abs()], sparsity=0.5)[0])
 
 
 def test_inputs_that_are_no_numbers_are_refused() -> None:
     with pytest.raises(Rejected, match="overflows"):
-        inverse_factor(torch.full((4, 4), float("nan")), damp=DAMP)
+        factor_of(torch.full((4, 4), float("nan")))
 
 
 @pytest.mark.parametrize("pattern", [None, "2:4"])

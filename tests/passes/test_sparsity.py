@@ -79,7 +79,7 @@ def test_every_pass_makes_the_zeros_it_promises(config: Any, pattern: str | None
     before = {name: p.clone() for name, p in model.named_parameters()}
     told: list[Progress] = []
     calm = rows_for(model)
-    rows = Calibration(calm.rows, labels=calm.labels, listen=told.append)
+    rows = Calibration(calm.rows, targets=calm.targets, listen=told.append)
     made = run_pass(model, config(sparsity=0.5, pattern=pattern), rows)
     matrices = encoder_matrices(made, what="a test")
     assert len(matrices) == 4 * 6

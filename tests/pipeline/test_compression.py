@@ -26,7 +26,8 @@ def asked(**options: Any) -> Request:
     return make_request("m", task="text-classification", data="d.csv", out="out", columns=Columns(), **given)
 
 
-FACTS = CheckpointFacts("bert", ("a", "b"), "{}", {}, 128, "0", None, 6, 72, 9216, 1000)
+NAMES = ("input_ids", "attention_mask")
+FACTS = CheckpointFacts("bert", ("a", "b"), "{}", {}, NAMES, 128, "0", None, 6, 72, 9216, 1000)
 
 
 def compression(rows: int = 10_000, ms: float = 8.0, **options: Any) -> Compression:

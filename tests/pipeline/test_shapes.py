@@ -86,6 +86,20 @@ def test_training_on_the_grid_follows_the_runtime() -> None:
     assert (qat(Menu(("qat",), 6, 3, grid=(4, 64))).bits, qat(Menu(("qat",), 6, 3, grid=(4, 64))).group) == (4, 64)
 
 
+def test_rounding_on_a_symmetric_grid_follows_the_runtime() -> None:
+    def numbers(kind: str, grid: tuple[int, int | None] | None) -> tuple[int, int | None]:
+        found: Any = Menu((kind,), 6, 3, grid=grid).shapes()[0][0]
+        return found.bits, found.group
+
+    for kind in ("rtn", "awq", "gptq"):
+        assert numbers(kind, (4, 32)) == (4, 32)
+        assert numbers(kind, (8, None)) == (8, None)
+        assert numbers(kind, None) == (4, 64)
+    assert numbers("zeroquant", (4, 32)) == (4, 32)
+    assert numbers("zeroquant", (8, None)) == (8, 64)
+    assert numbers("hqq", (4, 32)) == (4, 64), "its grid lies elsewhere"
+
+
 def test_passes_that_undo_each_other_are_alternatives() -> None:
     def kinds(*named: str) -> list[list[str]]:
         return [[p.kind for p in shape] for shape in Menu(named, 6, 3).shapes()]
@@ -96,7 +110,9 @@ def test_passes_that_undo_each_other_are_alternatives() -> None:
         check_order(shape)
 
 
-@pytest.mark.parametrize("kinds", [("magnitude", "gobo"), ("qat", "zeroquant"), ("qat", "smooth_quant")])
+@pytest.mark.parametrize(
+    "kinds", [("magnitude", "gobo"), ("gptq", "rtn"), ("qat", "zeroquant"), ("qat", "smooth_quant")]
+)
 def test_a_recipe_that_undoes_itself_is_refused(kinds: tuple[str, str]) -> None:
     with pytest.raises(InputError, match="in one recipe"):
         check_order([configs([kind])[kind]() for kind in kinds])

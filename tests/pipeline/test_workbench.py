@@ -31,7 +31,7 @@ def test_a_pass_sees_calibration_rows_alone(bench: Workbench) -> None:
     seen = {row["input_ids"].tobytes() for row in given.rows}
     held = [row for part in (prepared.selection, prepared.test) for row in prepared.batches(part, batch=1)]
     assert not seen & {row["input_ids"].tobytes() for row in held}
-    assert given.labels is not None
+    assert given.targets is not None
     assert given.validate is not None
     assert given.validate(bench.model()) == pytest.approx(bench.score(bench.model(), "selection").value)
 

@@ -10,11 +10,12 @@ import pytest
 from transformers import AutoTokenizer
 
 from hasten.records import Columns, InputError, ModelRef
-from hasten.tasks import TASKS, get_task
+from hasten.tasks import get_task
+from hasten.tasks.examples import collate
 from hasten.tasks.feature_extraction import neighbour_overlap
 from hasten.tasks.rows import Rows, read_rows
 from hasten.tasks.text_classification import map_labels
-from hasten.tasks.tokenize import Tokenizer, pad_batch
+from hasten.tasks.tokenize import Tokenizer
 
 TEXTS = [
     "",
@@ -44,26 +45,26 @@ def test_tokenizes_like_transformers(checkpoint: Callable[[str], Path], pair: st
     for text in TEXTS:
         found = ours.encode(text, pair)
         wanted = theirs(text, pair, truncation=True, max_length=40)
-        assert found.ids.tolist() == wanted["input_ids"]
+        assert found.arrays["input_ids"].tolist() == wanted["input_ids"]
         assert found.truncated == (len(theirs(text, pair)["input_ids"]) > 40)
 
 
 def test_lone_surrogates_and_broken_files_do_not_crash(checkpoint: Callable[[str], Path]) -> None:
     ours = Tokenizer((checkpoint("bert") / "tokenizer.json").read_text(), max_length=40)
-    assert len(ours.encode("w1 \ud800 w2").ids) > 2
+    assert len(ours.encode("w1 \ud800 w2").arrays["input_ids"]) > 2
     with pytest.raises(InputError, match=r"tokenizer\.json"):
         Tokenizer("{}", max_length=40)
 
 
 def test_padding(checkpoint: Callable[[str], Path]) -> None:
     ours = Tokenizer((checkpoint("bert") / "tokenizer.json").read_text(), max_length=40)
-    batch = pad_batch(
+    batch = collate(
         [ours.encode("w1"), ours.encode("w1 w2 w3", "w4")], ("input_ids", "attention_mask", "token_type_ids")
     )
     assert {k: v.shape for k, v in batch.items()} == dict.fromkeys(batch, (2, 7))
     assert batch["attention_mask"].tolist() == [[1, 1, 1, 0, 0, 0, 0], [1] * 7]
     assert batch["token_type_ids"][1].tolist() == [0, 0, 0, 0, 0, 1, 1]
-    assert set(pad_batch([ours.encode("w1")], ("input_ids",))) == {"input_ids"}
+    assert set(collate([ours.encode("w1")], ("input_ids",))) == {"input_ids"}
 
 
 @pytest.mark.parametrize(
@@ -107,7 +108,7 @@ def test_features_take_labels_only_with_pairs() -> None:
             task.check(rows(bad, ["a", "b"]), ())
 
 
-@pytest.mark.parametrize("name", TASKS)
+@pytest.mark.parametrize("name", ["text-classification", "feature-extraction"])
 def test_contract_good_and_bad_models_separate(name: str) -> None:
     task, rng = get_task(name), np.random.default_rng(0)
     labels = ("no", "yes") if name == "text-classification" else ()
@@ -122,7 +123,7 @@ def test_contract_good_and_bad_models_separate(name: str) -> None:
         each = task.per_row(outputs, data, labels, reference=truth)
         assert each is not None
         assert np.isclose(each.mean(), score.value)
-    assert len(task.decode(good, labels)) == 100
+    assert len(task.decode(good, data, labels)) == 100
 
 
 def test_classification_metrics_are_sklearns() -> None:
@@ -131,12 +132,13 @@ def test_classification_metrics_are_sklearns() -> None:
     task, rng = get_task("text-classification"), np.random.default_rng(1)
     names = ("a", "b", "c")
     truth, outputs = rng.integers(3, size=60), rng.normal(size=(60, 3))
-    found = task.score(outputs, rows([names[i] for i in truth]), names, reference=None)
+    data = rows([names[i] for i in truth])
+    found = task.score(outputs, data, names, reference=None)
     guess = outputs.argmax(1)
     assert found.value == pytest.approx(100 * (guess == truth).mean())
     assert found.others["macro_f1"] == pytest.approx(100 * f1_score(truth, guess, average="macro"))
     assert found.others["mcc"] == pytest.approx(100 * matthews_corrcoef(truth, guess))
-    record = task.decode(outputs[:1], names)[0]
+    record = task.decode(outputs[:1], data.take([0]), names)[0]
     assert record["label"] == names[guess[0]]
     assert record["score"] == max(record["scores"].values())
 
@@ -144,7 +146,7 @@ def test_classification_metrics_are_sklearns() -> None:
 def test_spearman_of_pairs() -> None:
     task = get_task("feature-extraction")
     angles = np.linspace(0, 1.5, 20)
-    outputs = np.stack([v for a in angles for v in ([1.0, 0.0], [np.cos(a), np.sin(a)])])
+    outputs = np.stack([[[1.0, 0.0], [np.cos(a), np.sin(a)]] for a in angles])
     data, _ = task.check(rows([str(-a) for a in angles], ["p"] * 20), ())
     assert task.score(outputs, data, (), reference=None).value == pytest.approx(100)
     assert task.per_row(outputs, data, (), reference=None) is None
@@ -168,7 +170,7 @@ def test_real_classifier_scores_what_it_should(shared: Path) -> None:
 
     from hasten.models.load import load_checkpoint
 
-    found = load_checkpoint(ModelRef(str(shared / "models" / "minilm-banking77")), task="text-classification")
+    found = load_checkpoint(ModelRef(str(shared / "models" / "minilm-banking77")), task=get_task("text-classification"))
     task = get_task("text-classification")
     data, _ = task.check(read_rows(shared / "data" / "banking77" / "test.csv", columns=Columns()), found.labels)
     data = data.take(range(0, len(data), 8))
@@ -177,6 +179,6 @@ def test_real_classifier_scores_what_it_should(shared: Path) -> None:
     names = ("input_ids", "attention_mask", "token_type_ids")
     with torch.inference_mode():
         for start in range(0, len(data), 32):
-            batch = pad_batch([tokenizer.encode(t) for t in data.texts[start : start + 32]], names)
+            batch = collate([tokenizer.encode(t) for t in data.texts[start : start + 32]], names)
             outputs.append(wrapper(**{k: torch.from_numpy(v) for k, v in batch.items()}).numpy())
     assert task.score(np.concatenate(outputs), data, found.labels, reference=None).value == pytest.approx(93.28, abs=3)

@@ -1,0 +1,87 @@
+"""What the tests of every family ask of its adapter: surgery equals masking, and a cut model survives its folder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from hasten.models import adapter_for
+from hasten.models.adapter import Adapter, AttentionParts, FeedForward
+from hasten.models.reshape import MARK, open_model, save_model
+from hasten.models.surgery import stack_of
+
+IDS = torch.tensor([[4, 10, 11, 12, 30, 31, 32, 5], [4, 20, 21, 22, 23, 5, 1, 1]])
+SAID = torch.tensor([[1, 40, 41, 42], [1, 50, 51, 52]])
+REAL = IDS != 1
+
+
+def adapter(model: Any) -> Adapter:
+    found = adapter_for(model.config.model_type)
+    assert found is not None
+    return found
+
+
+def layer(model: Any, number: int, *, stack: str | None = None) -> nn.Module:
+    return stack_of(model, adapter(model), stack).layers[number]
+
+
+@torch.inference_mode()
+def logits(model: Any) -> torch.Tensor:
+    """[tokens, words]: of the real tokens, or of those that a decoder beside an encoder says."""
+    given = {"input_ids": IDS, "attention_mask": REAL.long()}
+    if model.config.is_encoder_decoder:
+        return model(**given, decoder_input_ids=SAID).logits.flatten(0, 1)  # type: ignore[no-any-return]
+    return model(**given).logits[REAL]  # type: ignore[no-any-return]
+
+
+def close(first: Any, second: Any) -> bool:
+    return torch.allclose(logits(first), logits(second), atol=2e-5)
+
+
+def mask_heads(parts: AttentionParts, keep: Sequence[int]) -> None:
+    """Zero columns of the output projection: what the other groups of heads say is not heard."""
+    gone = [group for group in range(parts.groups) if group not in keep]
+    with torch.no_grad():
+        parts.output.weight.view(len(parts.output.weight), parts.groups, -1)[:, gone] = 0.0
+
+
+def mask_neurons(ffn: FeedForward, keep: Sequence[int]) -> None:
+    gone = [neuron for neuron in range(ffn.neurons) if neuron not in keep]
+    with torch.no_grad():
+        ffn.down.weight[:, gone] = 0.0
+
+
+@contextmanager
+def skipped(layers: Sequence[nn.Module]) -> Iterator[None]:
+    """Within, these layers give the states that they take; what else they give stays."""
+
+    def hook(_module: nn.Module, inputs: tuple[Any, ...], output: Any) -> Any:
+        return (inputs[0], *output[1:]) if isinstance(output, tuple) else inputs[0]
+
+    with ExitStack() as hooks:
+        for own in layers:
+            hooks.callback(own.register_forward_hook(hook).remove)
+        yield
+
+
+def reopened(model: Any, folder: Path, *, marked: bool = True) -> Any:
+    """The model as it comes back from a folder."""
+    save_model(model, folder)
+    found = open_model(type(model), folder, attention="sdpa", dtype=torch.float32)
+    assert bool(getattr(found.config, MARK, False)) is marked
+    return found
+
+
+@torch.inference_mode()
+def spoken(model: Any, *, cached: bool) -> list[list[int]]:
+    """Six tokens for each row, one after the other; a cache of keys and values must change nothing."""
+    given = IDS[:, :5]
+    return model.generate(  # type: ignore[no-any-return]
+        input_ids=given, attention_mask=torch.ones_like(given), do_sample=False, max_new_tokens=6, min_new_tokens=6,
+        use_cache=cached, pad_token_id=1,
+    ).tolist()  # fmt: skip

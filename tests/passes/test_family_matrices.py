@@ -1,0 +1,106 @@
+"""What passes over matrices and units see of families that are not built like BERT."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from tiny_models import language_model
+
+from hasten.models import adapter_for
+from hasten.models.surgery import LowRankLinear, replace_module
+from hasten.passes.family import check_in_turn
+from hasten.passes.magnitude import head_norms, neuron_norms
+from hasten.passes.matrices import by_source, encoder_matrices
+from hasten.records import Rejected
+
+
+def seen(family: str, *, layer: int = 0) -> dict[str, tuple[str, str]]:
+    """Last parts of the names -> part and source, of one layer."""
+    found = encoder_matrices(SimpleNamespace(hf=language_model(family)), what="a test")
+    return {".".join(m.name.split(".")[3:]): (m.part, m.source) for m in found if m.layer == layer}
+
+
+def test_a_gate_is_a_matrix_and_reads_what_up_reads() -> None:
+    assert seen("llama") == {
+        "self_attn.q_proj": ("attention", "hidden"), "self_attn.k_proj": ("attention", "hidden"),
+        "self_attn.v_proj": ("attention", "hidden"), "self_attn.o_proj": ("attention", "context"),
+        "mlp.gate_proj": ("up", "mixed"), "mlp.up_proj": ("up", "mixed"), "mlp.down_proj": ("down", "inner"),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("family", "names"),
+    [
+        ("phi3", ["self_attn.qkv_proj", "self_attn.o_proj", "mlp.gate_up_proj", "mlp.down_proj"]),
+        ("gpt2", ["attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj"]),
+    ],
+)
+def test_a_fused_matrix_is_one(family: str, names: list[str]) -> None:
+    assert list(seen(family)) == names
+    assert [source for _, source in seen(family).values()] == ["hidden", "context", "mixed", "inner"]
+
+
+def test_every_expert_reads_tokens_of_its_own() -> None:
+    model = SimpleNamespace(hf=language_model("qwen2_moe"))
+    own = [m for m in encoder_matrices(model, what="a test") if m.layer == 0]
+    assert len(own) == 4 + 3 * 5
+    assert not any(m.name.endswith(("mlp.gate", "shared_expert_gate")) for m in own)
+    assert sorted(map(len, by_source(own))) == [1] * 6 + [2] * 5 + [3]
+
+
+@pytest.mark.parametrize("family", ["t5", "bart"])
+def test_a_decoder_follows_its_encoder(family: str) -> None:
+    found = encoder_matrices(SimpleNamespace(hf=language_model(family)), what="a test")
+    assert [max(m.layer for m in found), len(found)] == [4, 3 * 6 + 2 * 10]
+    groups = by_source([m for m in found if m.layer == 3])
+    assert [len(group) for group in groups] == [3, 1, 1, 2, 1, 1, 1]
+    assert {m.source for m in groups[3]} == {"memory"}
+
+
+@pytest.mark.parametrize("family", ["llama", "phi3", "gpt2"])
+def test_sizes_of_groups_and_neurons(family: str) -> None:
+    """Against the sums that surgery would take away."""
+    model = language_model(family)
+    adapter = adapter_for(family)
+    assert adapter is not None
+    parts, ffn = adapter.attention(adapter.layers(model)[0]), adapter.ffn(adapter.layers(model)[0])
+    heads, neurons = head_norms(parts), neuron_norms(ffn)
+    assert heads.shape == (parts.groups,)
+    assert neurons.shape == (ffn.neurons,)
+    matrices = [linear.weight.detach() for linear in (*parts.inputs, parts.output)]
+    assert float(heads.square().sum()) == pytest.approx(float(sum(w.square().sum() for w in matrices)), rel=1e-5)
+    matrices = [linear.weight.detach() for linear in (*ffn.inputs, ffn.down)]
+    assert float(neurons.square().sum()) == pytest.approx(float(sum(w.square().sum() for w in matrices)), rel=1e-5)
+
+
+@pytest.mark.parametrize("family", ["gpt2", "phi3", "llama"])
+def test_thin_factors_of_a_fused_matrix(family: str) -> None:
+    model = language_model(family)
+    adapter = adapter_for(family)
+    assert adapter is not None
+    parts = adapter.attention(adapter.layers(model)[1])
+    name = next(name for name, module in model.named_modules() if module is parts.query)
+    old = parts.query
+    thin = LowRankLinear(old.in_features, old.out_features, rank=4, bias=old.bias is not None)
+    replace_module(model, name, thin)
+    again = adapter.attention(adapter.layers(model)[1])
+    assert (again.heads, again.groups, again.head_dim) == (parts.heads, parts.groups, parts.head_dim)
+    assert {m.name for m in encoder_matrices(SimpleNamespace(hf=model), what="a test")} >= {
+        f"{name}.first", f"{name}.second",
+    }  # fmt: skip
+    assert torch.isfinite(model(input_ids=torch.tensor([[4, 5, 6]])).logits).all()
+
+
+@pytest.mark.parametrize(
+    ("family", "why"), [("t5", "looked up"), ("gemma2", "differ in what they see"), ("llama", None), ("bart", None)]
+)
+def test_what_cannot_be_walked_through_is_refused(family: str, why: str | None) -> None:
+    model: Any = SimpleNamespace(hf=language_model(family))
+    if why is None:
+        check_in_turn(model, what="a test")
+        return
+    with pytest.raises(Rejected, match=why):
+        check_in_turn(model, what="a test")

@@ -1,0 +1,160 @@
+"""Every task through the same loop: read, split, run, score, exported alike, bundled, predicted."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from own_core import own_core
+from task_models import save_task_model, save_task_rows
+from tiny_models import SIZES, SPECIAL, WORDS, save_tokenizer
+
+import hasten
+from hasten.models.load import load_checkpoint
+from hasten.pipeline.jobs import describe
+from hasten.pipeline.material import outputs_of
+from hasten.pipeline.prepare import unadapted
+from hasten.pipeline.workbench import Workbench
+from hasten.records import ModelRef
+from hasten.runtimes import get_runtime
+from hasten.runtimes.onnxruntime import OnnxRuntimeConfig
+from hasten.runtimes.openvino import OpenVinoConfig
+from hasten.runtimes.parity import parity
+from hasten.runtimes.torch import TorchConfig
+from hasten.tasks import TASKS, get_task
+
+# What a record must say, and what goes in when a row is asked for alone.
+PREDICTED = {
+    "text-classification": ("w1 w2", {"label", "score", "scores"}),
+    "text-regression": (("w1 w2", "w3"), {"score"}),
+    "token-classification": ("w1  w2 w3", {"entities", "tags"}),
+    "question-answering": (("w1 w2", "w3 w4 w5"), {"answer", "start", "end", "score", "no_answer_score"}),
+    "language-modeling": ("w1 w2 w3", {"log_probability", "tokens", "perplexity", "bits_per_byte"}),
+    "multiple-choice": (
+        {"question": "w1 w2", "choices": ["w3", "w4 w5"]},
+        {"choice", "text", "log_probabilities"},
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def benches(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Workbench]:
+    """A workbench a task, made when it is first asked for."""
+
+    class Made(dict[str, Workbench]):
+        def __missing__(self, task: str) -> Workbench:
+            folder = tmp_path_factory.mktemp(task)
+            model, rows = save_task_model(folder / "model", task), save_task_rows(folder, task)
+            self[task] = hasten.workbench(model, task=task, data=rows, max_length=48)
+            return self[task]
+
+    return Made()
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_splits_are_disjoint_and_scores_are_finite(task: str, benches: dict[str, Workbench]) -> None:
+    bench = benches[task]
+    parts = [set(p.index) for p in (bench.prepared.calibration, bench.prepared.selection, bench.prepared.test)]
+    assert not parts[0] & parts[1] | parts[0] & parts[2] | parts[1] & parts[2]
+    found = bench.score(bench.model())
+    assert np.isfinite(found.value)
+    assert found.n == len(bench.prepared.test)
+    assert all(np.isfinite(x) for x in found.others.values())
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_targets_teach(task: str, benches: dict[str, Workbench]) -> None:
+    """The wrapper's loss is finite on the task's own targets, and its gradient reaches the layers."""
+    import torch
+
+    bench = benches[task]
+    calibration, model = bench.calibration(), bench.model()
+    assert (calibration.targets is None) == (task == "feature-extraction")
+    if calibration.targets is None:
+        return
+    assert len(calibration.targets) == len(calibration.rows)
+    batch, targets = next(iter(calibration.batches(batch=8)))
+    with torch.enable_grad():
+        loss = model.loss(model(**batch), targets)
+        loss.backward()
+    assert torch.isfinite(loss)
+    assert loss.ndim == 0
+    assert any(p.grad is not None and float(p.grad.abs().sum()) > 0 for p in model.hf.base_model.parameters())
+
+
+@pytest.mark.parametrize("config", [TorchConfig(), OnnxRuntimeConfig(), OpenVinoConfig()], ids=lambda c: c.kind)
+@pytest.mark.parametrize("task", TASKS)
+def test_every_runtime_gives_the_same_outputs(
+    task: str, config: object, benches: dict[str, Workbench], tmp_path: Path
+) -> None:
+    bench, kind = benches[task], config.kind  # type: ignore[attr-defined]
+    prepared, part = bench.prepared, bench.prepared.test.head(20)
+    for name in ("model", "cache"):
+        (tmp_path / name).mkdir()
+    runtime = get_runtime(kind)
+    runtime.export(
+        bench.model(), config, calibration=prepared.calibration_feeds(), folder=tmp_path / "model",
+        cache=tmp_path / "cache",
+    )  # fmt: skip
+    session = runtime.open(tmp_path / "model", config, threads=1, cores=(0,))
+    made = prepared.outputs(part, [session.run(batch) for batch in prepared.batches(part, batch=3)])
+    wanted = outputs_of(bench.model(), part, task=prepared.task, input_names=prepared.input_names)
+    assert made.shape == wanted.shape
+    same = prepared.task.comparable
+    rows = [[session.run(b) for b in prepared.batches(part, batch=n)] for n in (1, 1)]
+    assert parity([same(o) for o in rows[0]], [same(o) for o in rows[1]], "fp32") is None
+    assert np.allclose(made, wanted, rtol=2e-2, atol=2e-2) or task in ("question-answering", "language-modeling")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", [t for t in TASKS if t not in ("text-classification", "feature-extraction")])
+def test_the_same_command_makes_a_bundle(task: str, tmp_path: Path) -> None:
+    model, rows = save_task_model(tmp_path / "model", task), save_task_rows(tmp_path, task)
+    result = hasten.optimize(
+        model, task=task, data=rows, budget="quality_drop<=60%", time="25s", out=tmp_path / "out", cores=own_core(),
+        runtimes=("onnxruntime",), techniques=("fp32",), max_length=48,
+    )  # fmt: skip
+    assert result.outcome in ("met", "baseline_best"), result
+    with hasten.load(result.bundle) if result.bundle else pytest.skip("nothing was faster") as bundle:
+        if task == "image-classification":
+            image = next(p for p in rows.rglob("*.png"))
+            (record,) = bundle.predict([{"image": image.read_bytes()}])
+            assert set(record) == {"label", "score", "scores"}
+        else:
+            row, keys = PREDICTED[task]
+            (record,) = bundle.predict([row])
+            assert set(record) >= keys
+    assert hasten.check(result.bundle, data=rows, quality_tolerance=100.0, speed_tolerance=100.0).passed
+
+
+@pytest.mark.slow
+def test_a_family_without_an_adapter_is_optimized_all_the_same(tmp_path: Path) -> None:
+    import transformers as t
+
+    config = t.MegatronBertConfig(
+        **SIZES, vocab_size=len(SPECIAL) + len(WORDS), max_position_embeddings=66, num_labels=3
+    )
+    config.id2label = {0: "no", 1: "yes", 2: "maybe"}
+    t.MegatronBertForSequenceClassification(config).save_pretrained(tmp_path / "model")
+    save_tokenizer(tmp_path / "model")
+    result = hasten.optimize(
+        tmp_path / "model", task="text-classification", data=save_task_rows(tmp_path, "text-classification"),
+        budget="quality_drop<=60%", time="25s", out=tmp_path / "out", cores=own_core(), runtimes=("onnxruntime",),
+        techniques=("fp32", "int8-dynamic"),
+    )  # fmt: skip
+    assert result.outcome in ("met", "baseline_best"), result
+    assert any("no adapter for the family megatron-bert" in w for w in result.verdict.warnings)
+    assert {t.stage for t in result.run.trials if t.status == "ok"} >= {"preflight", "screen"}
+
+
+def test_a_family_without_an_adapter_gets_what_needs_none(tmp_path: Path) -> None:
+    """Its facts say so, and a two-layer copy is never asked for."""
+    import transformers as t
+
+    config = t.MegatronBertConfig(**SIZES, vocab_size=len(SPECIAL) + len(WORDS), max_position_embeddings=66)
+    t.MegatronBertForSequenceClassification(config).save_pretrained(tmp_path)
+    save_tokenizer(tmp_path)
+    facts = describe(load_checkpoint(ModelRef(str(tmp_path)), task=get_task("text-classification")))
+    assert facts.layers == 0
+    assert "no adapter for the family megatron-bert" in unadapted(facts)[0]
