@@ -174,7 +174,7 @@ def _keep_outside(module: nn.Module, index: Tensor, *, hidden: int) -> None:
             keep_outputs(module, index)
     elif isinstance(module, nn.Conv2d) and module.out_channels == hidden:
         _keep_channels(module, index)
-    elif (isinstance(module, nn.LayerNorm) or _is_rms(module)) and module.weight.shape == (hidden,):
+    elif (isinstance(module, nn.LayerNorm) or is_rms(module)) and module.weight.shape == (hidden,):
         _keep_norm(module, index)
     else:
         _keep_own(module, index, hidden=hidden)
@@ -195,21 +195,21 @@ def _keep_channels(patches: nn.Conv2d, index: Tensor) -> None:
 
 def _keep_own(module: nn.Module, index: Tensor, *, hidden: int) -> None:
     """Bare parameters [..., H]: an image model's own tokens and positions, the scale of a sublayer."""
-    if isinstance(module, (nn.Linear, nn.Embedding, nn.Conv2d, nn.LayerNorm)) or _is_rms(module):
+    if isinstance(module, (nn.Linear, nn.Embedding, nn.Conv2d, nn.LayerNorm)) or is_rms(module):
         return
     for name, own in list(module.named_parameters(recurse=False)):
         if own.ndim and own.shape[-1] == hidden:
             setattr(module, name, nn.Parameter(own.detach()[..., index].clone()))
 
 
-def _is_rms(module: nn.Module) -> bool:
+def is_rms(module: nn.Module) -> bool:
     """Only factors and no shift: a norm by the root of the mean square, under any of its names."""
     return type(module).__name__.endswith(("RMSNorm", "T5LayerNorm"))
 
 
 def _keep_norm(norm: nn.Module, index: Tensor) -> None:
     weight: Tensor = norm.weight  # type: ignore[assignment]
-    if _is_rms(norm):
+    if is_rms(norm):
         # The mean is over fewer coordinates, so it is larger by this factor when the others are zero.
         norm.weight = nn.Parameter(weight.detach()[index] * (len(weight) / len(index)) ** 0.5)
         return

@@ -116,7 +116,7 @@ def distill(model: Any, config: DistillConfig, calibration: Calibration) -> Any:
         parameter.requires_grad_(False)
     train(
         student, student.loss, rows=student.rows, schedule=config.schedule(), given=student.scored(calibration),
-        what=f"distilling {config.epochs:g} epochs",
+        what=f"distilling {config.epochs:g} epochs", config=config,
     )  # fmt: skip
     for parameter in model.parameters():
         parameter.requires_grad_(parameter.is_floating_point())  # packed integers cannot

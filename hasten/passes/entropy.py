@@ -68,7 +68,8 @@ def sharpness(units: Units, batches: list[Batch]) -> PerUnit:
                 attentions = units.model.hf.base_model(**batch, output_attentions=True).attentions
                 mask = real(batch, attentions[0][:, 0]).long()
                 for layer, attention in enumerate(attentions):
-                    sums.heads[layer] += normalised_entropy(attention, mask)
+                    groups = len(sums.heads[layer])  # heads that share a key go together
+                    sums.heads[layer] += normalised_entropy(attention, mask).view(groups, -1).mean(dim=1)
                     sums.neurons[layer] += real_tokens(caught[layer], batch).abs().sum(dim=0)
                 queries += int(mask[mask.sum(dim=1) > 1].sum())
                 tokens += int(mask.sum())

@@ -10,7 +10,8 @@ by 1% a round, twenty rounds. Steps stay those of the group's range.
 
 Two differences. The error is measured in steps, so that beta means the same for matrices of every size (in plain
 weights of common sizes the shrinking would never leave anything). And every group keeps the best of its rounds, the
-first among them, which is plain rounding. The offset m = -z s has fp16's digits, and a group's lowest code is 0.
+first among them, which is plain rounding. The offset m = -z s has fp16's digits as steps have, both are multiples of a
+small unit so that q s + m is exact in fp32, and a group's lowest code is 0: so the grid can be seen in the weights.
 
 Legend: O outputs, I inputs of a matrix, G groups of a row, S inputs of a group; the last group may be shorter.
 """
@@ -88,7 +89,8 @@ class _Parts:
         self.real = grouped(torch.ones_like(weight[:1]), group).bool()  # [1, G, S]: what is not padding
         self.low = self.values.masked_fill(~self.real, torch.inf).amin(dim=-1)
         high = self.values.masked_fill(~self.real, -torch.inf).amax(dim=-1)
-        self.steps = short((high - self.low) / self.highest)
+        self.bounds = 4 * short(torch.maximum(high.abs(), self.low.abs()))
+        self.steps = self._exact((high - self.low) / self.highest)
         self.divisors = torch.where(self.steps > 0, self.steps, 1.0)[..., None]
 
     def codes(self, offsets: Tensor) -> Tensor:
@@ -105,9 +107,14 @@ class _Parts:
         """The weights [O, G, S] on the grids as they can be stored, and what that loses: sum |error|^p [O, G]."""
         codes = self.codes(offsets)
         lowest = codes.masked_fill(~self.real, torch.inf).amin(dim=-1)
-        begin = short(offsets + lowest * self.steps)
+        begin = self._exact(offsets + lowest * self.steps)
         found = (codes - lowest[..., None]) * self.steps[..., None] + begin[..., None]
         return found, ((self.values - found).abs().pow(_NORM) * self.real).sum(dim=-1)
+
+    def _exact(self, numbers: Tensor) -> Tensor:
+        """Short numbers [O, G], to a multiple of what fp32 can say at four times the group's largest weight: sums of
+        such multiples that are no larger than that weight are exact."""
+        return (short(numbers) + self.bounds) - self.bounds
 
 
 def shrunk(distances: Tensor, *, beta: float) -> Tensor:

@@ -73,7 +73,7 @@ def narrow(model: Any, config: NarrowConfig, calibration: Calibration) -> Any:
     heads = [best_of_layer(score, left) for score in scores.heads]
     units.keep(PerUnit(heads, [best_of_layer(score, left, multiple=config.round_to) for score in scores.neurons]))
     keep_width(model.hf, units.adapter, kept, head_dim=head_dim)
-    _say_widths(model.hf.config, {ffn.up.out_features for ffn in units.ffn})
+    _say_widths(model.hf.config, {ffn.neurons for ffn in units.ffn})
     return model
 
 

@@ -14,7 +14,8 @@ Legend: T real tokens, H hidden size, I inputs of the map, U units (U = I / widt
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -65,7 +66,7 @@ class Walk:
         self._calls: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
         hook = layers[0].register_forward_pre_hook(self._catch, with_kwargs=True)
         try:
-            with torch.no_grad():
+            with torch.no_grad(), _without_cache(model.hf):
                 for batch in batches:
                     try:
                         model(**batch)
@@ -94,6 +95,19 @@ class Walk:
 
 class _Caught(Exception):
     """Stops a forward pass once what was wanted has been seen."""
+
+
+@contextmanager
+def _without_cache(hf: Any) -> Iterator[None]:
+    """Within, a decoder keeps no keys and values: a layer that is called again would see its own from before."""
+    before = getattr(hf.config, "use_cache", None)
+    if before is not None:
+        hf.config.use_cache = False
+    try:
+        yield
+    finally:
+        if before is not None:
+            hf.config.use_cache = before
 
 
 @dataclass(slots=True)

@@ -30,7 +30,7 @@ import torch
 from torch import Tensor, nn
 
 from hasten.models.prefix import has_prefixes
-from hasten.models.surgery import LowRankLinear
+from hasten.models.surgery import LowRankLinear, is_rms
 from hasten.passes.calibration import Batch, Calibration
 from hasten.passes.family import adapter_of
 from hasten.passes.units import batches_of, real_tokens
@@ -94,7 +94,7 @@ def folds(model: Any) -> list[Fold]:
     for layer in adapter.layers(model.hf):
         attention, ffn = adapter.attention(layer), adapter.ffn(layer)
         norms = adapter.norms(layer)
-        if adapter.norm_first and len(norms) == 2 and all(isinstance(norm, nn.LayerNorm) for norm in norms):
+        if adapter.norm_first and len(norms) == 2 and all(isinstance(n, nn.LayerNorm) or is_rms(n) for n in norms):
             readers = zip(norms, (attention.inputs, ffn.inputs), strict=True)
             found += [Fold(norm, tuple(map(_first, linears))) for norm, linears in readers]
         parts = (*attention.inputs, attention.output, *ffn.inputs, ffn.down)
@@ -118,7 +118,7 @@ def fold(pair: Fold, scales: Tensor) -> None:
     """Divide the maker's outputs by ``scales`` and multiply the takers' columns by them."""
     weight: Tensor = pair.maker.weight  # type: ignore[assignment]
     weight.div_(scales[:, None] if weight.ndim == 2 else scales)
-    bias: Tensor | None = pair.maker.bias  # type: ignore[assignment]
+    bias: Tensor | None = getattr(pair.maker, "bias", None)
     if bias is not None:
         bias.div_(scales)
     for taker in pair.takers:

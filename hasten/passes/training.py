@@ -9,10 +9,11 @@ so nothing else has to be remembered.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -79,16 +80,19 @@ Loss = Callable[[Sequence[int]], Tensor]
 
 
 def train(
-    model: nn.Module, loss: Loss, *, rows: Sequence[Row], schedule: Schedule, given: Calibration, what: str
-) -> Standing:
+    model: nn.Module, loss: Loss, *, rows: Sequence[Row], schedule: Schedule, given: Calibration, what: str,
+    config: object = None,
+) -> Standing:  # fmt: skip
     """Minimise ``loss`` (a function of row numbers) over all parameters of ``model`` that ask for gradients.
 
     Raises Rejected when there are too few rows, or when the loss is not a number before anything good was reached;
-    after that the last good weights are kept.
+    after that the last good weights are kept. A state that was left behind is gone on with only if it is of the same
+    training: of this ``config`` and schedule, from these weights.
     """
     if len(rows) < FEWEST_ROWS:
         raise Rejected("training", f"{what}: {len(rows)} rows are too few to learn from, {FEWEST_ROWS} are needed")
     loop = _Loop(model, loss, schedule, given, what, total=schedule.steps(len(rows)))
+    loop.key = _identity(loop.named, repr((schedule, config, given.seed, len(rows), what)))
     if given.rehearse is not None:
         given.rehearse(loop.rehearsed_s(rows))
         return loop.standing
@@ -110,6 +114,7 @@ class _Loop:
         self.optimizer = torch.optim.AdamW([matrices, vectors], lr=schedule.lr, fused=True)
         self.best: dict[str, Tensor] = {}
         self.standing = Standing()
+        self.key = ""
 
     def run(self, rows: Sequence[Row]) -> Standing:
         self._restore()
@@ -221,7 +226,7 @@ class _Loop:
                 tensors[f"{key}/{name}"] = value
         self.state.parent.mkdir(parents=True, exist_ok=True)
         part = self.state.with_suffix(".part")
-        facts = {"standing": json.dumps(asdict(self.standing)), "total": str(self.total)}
+        facts = {"standing": json.dumps(asdict(self.standing)), "total": str(self.total), "key": self.key}
         save_file({k: v.contiguous() for k, v in tensors.items()}, part, metadata=facts)
         part.replace(self.state)
 
@@ -234,7 +239,7 @@ class _Loop:
         with safe_open(self.state, framework="pt") as stored:
             facts: dict[str, Any] = stored.metadata() or {}
             names = {key.partition("/")[2] for key in stored.keys() if key.startswith("now/")}  # noqa: SIM118
-            if facts.get("total") != str(self.total) or names != set(self.named):
+            if facts.get("key") != self.key or facts.get("total") != str(self.total) or names != set(self.named):
                 return
             self.standing = Standing(**json.loads(facts["standing"]))
             for key in stored.keys():  # noqa: SIM118  (not a mapping)
@@ -246,6 +251,14 @@ class _Loop:
                     self.best[name] = tensor
                 else:
                     self.optimizer.state[self.named[name]][part] = tensor
+
+
+def _identity(named: Mapping[str, Tensor], settings: str) -> str:
+    """What makes two trainings the same one: settings, and the weights that they begin with."""
+    whole = hashlib.sha256(settings.encode())
+    for name, weight in named.items():
+        whole.update(name.encode() + weight.detach().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    return whole.hexdigest()
 
 
 def _epoch(lengths: np.ndarray[Any, Any], batch: int, rng: np.random.Generator) -> list[list[int]]:

@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from hasten.models import KINDS
 from hasten.models.adapter import AttentionParts, FeedForward
 from hasten.models.prefix import has_prefixes
 from hasten.models.surgery import keep_heads, keep_neurons
@@ -70,12 +71,14 @@ class Units:
     def __init__(self, model: Any, *, kind: str, what: str) -> None:
         self.model = model
         self.adapter = adapter = adapter_of(model, what=what)
+        if KINDS[adapter.family] not in ("encoder", "vision"):
+            raise Rejected(kind, f"{what} weighs the units of encoders, and {adapter.family} is none")
         self.layers = adapter.layers(model.hf)
         if has_prefixes(model.hf):
             raise Rejected(kind, f"{what} would leave prefixes of heads that are gone; prune before tuning a prefix")
         for number, layer in enumerate(self.layers):
             attention, ffn = adapter.attention(layer), adapter.ffn(layer)
-            parts = (attention.query, attention.key, attention.value, attention.output, ffn.up, ffn.down)
+            parts = (attention.query, attention.key, attention.value, attention.output, *ffn.inputs, ffn.down)
             if not all(isinstance(part, nn.Linear) for part in parts):
                 raise Rejected(
                     kind, f"{what} needs whole matrices, and layer {number} of this {adapter.family} is factorised; "
@@ -93,14 +96,16 @@ class Units:
     def ones(self) -> PerUnit:
         """The mask that changes nothing."""
         heads = [torch.ones(parts.heads) for parts in self.attention]
-        return PerUnit(heads, [torch.ones(parts.up.out_features) for parts in self.ffn])
+        return PerUnit(heads, [torch.ones(parts.neurons) for parts in self.ffn])
 
     def costs(self, calibration: Calibration) -> Costs:
         """MACs of one head and one neuron for a row of the calibration's mean length."""
         tokens = sum(self.adapter.tokens(self.model.hf, row) for row in calibration.rows) / len(calibration.rows)
         parts = self.attention[0]
         hidden, width = parts.query.in_features, parts.head_dim
-        return Costs(4 * tokens * hidden * width + 2 * tokens**2 * width, 2 * tokens * hidden)
+        ffn = self.ffn[0]
+        maps = 1 + sum(linear.out_features for linear in ffn.inputs) // ffn.neurons  # down, up, and a gate
+        return Costs(4 * tokens * hidden * width + 2 * tokens**2 * width, maps * tokens * hidden)
 
     @contextmanager
     def masked(self, masks: PerUnit) -> Iterator[None]:

@@ -97,12 +97,23 @@ class Builds:
 
     def _hear(self) -> None:
         """Pass on what the training that writes now last said of itself."""
-        said = max(self.pass_cache.glob(f"*/state/{PROGRESS_FILE}"), key=lambda p: p.stat().st_mtime_ns, default=None)
+        said = max(self.pass_cache.glob(f"*/state/{PROGRESS_FILE}"), key=_written_ns, default=None)
         if said is None or self.tell is None:
             return
-        facts = json.loads(said.read_text())
+        try:
+            facts = json.loads(said.read_text())
+        except (OSError, ValueError):  # the training has ended in between, and its state is gone
+            return
         score = "" if facts["score"] is None else f", best {facts['score']:.2f}"
         self.tell(f"{facts['what']}: step {facts['done']} of {facts['total']}{score}")
+
+
+def _written_ns(path: Path) -> int:
+    """When the file was last written; long ago, if it is gone by now."""
+    try:
+        return path.stat().st_mtime_ns
+    except OSError:
+        return 0
 
 
 def _unhurried() -> float:

@@ -189,7 +189,7 @@ def _best_plain(runner: TrialRunner, trials: Sequence[Trial]) -> Trial:
     """The fastest set-up of the original by its longest look, if that claims to be faster than the given one."""
     found = {t.recipe_id: t for t in trials if t.stage == "screen" and t.status == "ok" and is_tuned_baseline(t)}
     found |= {t.recipe_id: t for t in trials if t.stage == "contest" and t.status == "ok" and is_tuned_baseline(t)}
-    top = max(found.values(), key=gain)
+    top = max(found.values(), key=gain, default=runner.baseline_row())
     return top if top.speedup and claims_speedup(top.speedup) else runner.baseline_row()
 
 

@@ -24,22 +24,25 @@ _MULTIPLE = {"heads": 1, "neurons": 32}
 
 def stored_costs(rows: Sequence[Row], runtime: Config) -> tuple[float, float] | None:
     """(head_ms, neuron_ms) of this runtime as an earlier call measured them."""
+    found = _row(rows, runtime)
+    return None if found is None or found["head_ms"] is None else (float(found["head_ms"]), float(found["neuron_ms"]))
+
+
+def _row(rows: Sequence[Row], runtime: Config) -> Row | None:
+    """What was written down of this runtime; of one where cutting saves nothing, that."""
     key = _key(runtime)
-    found = next((r for r in rows if r.get("type") == _ROW and r.get("runtime") == key), None)
-    return None if found is None else (float(found["head_ms"]), float(found["neuron_ms"]))
+    return next((r for r in rows if r.get("type") == _ROW and r.get("runtime") == key), None)
 
 
 def measure_costs(runner: TrialRunner, runtime: Config) -> tuple[float, float] | None:
     """Four rehearsals, a few seconds each; ``None`` (and so MACs for a budget) where cutting saves nothing."""
     ledger = runner.space.ledger
-    known = stored_costs(ledger.rows.rows, runtime)
-    if known is not None or runner.full is None:  # or nothing was measured in this sitting yet
-        return known
-    head, neuron = _cost(runner, runtime, "heads"), _cost(runner, runtime, "neurons")
-    if head is None or neuron is None:
-        return None
-    ledger.append({"type": _ROW, "runtime": _key(runtime), "head_ms": head, "neuron_ms": neuron})
-    return head, neuron
+    # Nothing can be measured before the original was, in this sitting.
+    if _row(ledger.rows.rows, runtime) is None and runner.full is not None:
+        head, neuron = _cost(runner, runtime, "heads"), _cost(runner, runtime, "neurons")
+        costs = (None, None) if head is None or neuron is None else (head, neuron)
+        ledger.append({"type": _ROW, "runtime": _key(runtime), "head_ms": costs[0], "neuron_ms": costs[1]})
+    return stored_costs(ledger.rows.rows, runtime)
 
 
 def _cost(runner: TrialRunner, runtime: Config, which: Literal["heads", "neurons"]) -> float | None:
@@ -48,7 +51,9 @@ def _cost(runner: TrialRunner, runtime: Config, which: Literal["heads", "neurons
     each = (runner.facts.heads if which == "heads" else runner.facts.neurons) // max(1, layers)
     make, multiple = configs(["random_units"])["random_units"], _MULTIPLE[which]
     kept = [max(1, round(share * each / multiple)) * multiple for share in _SHARES]
-    found = []
+    found: list[float] = []
+    if max(kept) >= each:  # a layer of one or two heads: there is nothing between all and none
+        return None
     for count in kept:
         cut = make(keep=count / each, which=which, round_to=multiple)
         trial = runner.run(Recipe(passes=(cut,), runtime=runtime), "preflight")

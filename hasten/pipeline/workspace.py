@@ -78,6 +78,8 @@ def open_workspace(request: Request, *, header: Mapping[str, Any]) -> Iterator[W
             if request.overwrite:
                 _clear(out)
             remove_staging(out)
+            if not (out / FILE_NAME).is_file():  # without a ledger nobody knows of what run these weights are
+                shutil.rmtree(out / "work", ignore_errors=True)
             (out / "work").mkdir(exist_ok=True)
             with Ledger.open(out / FILE_NAME, run_key=request.run_key, header=header) as ledger:
                 space = Workspace(out=out, ledger=ledger)

@@ -7,14 +7,18 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_models import language_model
+from tiny_models import language_config, language_model, shaken
+from unit_cases import outputs, rows_for
 
 from hasten.models import adapter_for
+from hasten.models.reshape import prepared
 from hasten.models.surgery import LowRankLinear, replace_module
 from hasten.passes.family import check_in_turn
 from hasten.passes.magnitude import head_norms, neuron_norms
 from hasten.passes.matrices import by_source, encoder_matrices
+from hasten.passes.smooth_quant import SmoothQuantConfig, smooth
 from hasten.records import Rejected
+from hasten.tasks.wrappers import LogitsWrapper
 
 
 def seen(family: str, *, layer: int = 0) -> dict[str, tuple[str, str]]:
@@ -104,3 +108,18 @@ def test_what_cannot_be_walked_through_is_refused(family: str, why: str | None) 
         return
     with pytest.raises(Rejected, match=why):
         check_in_turn(model, what="a test")
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen3", "gpt2", "phi3"])
+def test_norms_of_decoders_can_be_smoothed(family: str) -> None:
+    import transformers as t
+
+    torch.manual_seed(0)
+    made = t.AutoModelForSequenceClassification.from_config(language_config(family, num_labels=3))
+    model = LogitsWrapper(prepared(shaken(made))).eval()
+    given = rows_for(model, labels=False)
+    norm = made.get_submodule("transformer.h.0.ln_2" if family == "gpt2" else "model.layers.0.input_layernorm")
+    whole, before = outputs(model, given), norm.weight.detach().clone()
+    smooth(model, SmoothQuantConfig(), given)
+    assert not torch.equal(norm.weight, before)
+    assert torch.allclose(outputs(model, given), whole, atol=1e-5)

@@ -111,6 +111,21 @@ def test_every_grid_is_stored_as_it_is(bits: int, group: int | None) -> None:
     assert torch.equal(found[3], torch.full((160,), 0.25))
 
 
+def test_an_offset_far_below_its_step_is_stored_too() -> None:
+    """One huge weight among tiny ones: with more digits the sum of offset and steps would not be exact."""
+    weight = heavy(64, 64)
+    weight[:4] /= 1000
+    weight[:4, 5], weight[:4, 6], weight[:4, 40] = 6.28, 2.1, 500.0
+    weight[7, 32:] = 0.5 + weight[7, 32:] / 1000
+    for bits in (2, 3, 4, 8):
+        found = half_quadratic(weight, bits=bits, group=32, rounds=20)
+        parts = grid_store.pack(found)
+        assert parts is not None
+        assert parts["layout"].tolist() == [64, 64, bits, 32]
+        assert parts["offsets"].dtype == parts["scales"].dtype == torch.float16
+        assert torch.equal(grid_store.unpack(parts), found)
+
+
 @pytest.mark.parametrize("embeddings", [False, True])
 def test_more_bits_lose_less(embeddings: bool) -> None:
     lost = {}

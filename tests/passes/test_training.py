@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from hasten.passes.calibration import Calibration
+from hasten.passes.calibration import Calibration, Progress
 from hasten.passes.training import Schedule, Standing, train
 from hasten.records import InputError, Rejected
 
@@ -92,6 +93,23 @@ def test_a_state_of_another_training_is_not_taken(tmp_path: Path) -> None:
         train(linear, _after(4, linear), rows=ROWS, schedule=short, given=given(folder), what="x")
     assert list(folder.iterdir())
     assert run(other, given(folder)).step == 30
+
+
+@pytest.mark.parametrize("change", ["rate", "weights", "config"])
+def test_a_finished_training_is_not_taken_for_one_of_the_same_length(tmp_path: Path, change: str) -> None:
+    folder = tmp_path / "s"
+    first, second = model(), model()
+    train(first, partial(loss_of, first), rows=ROWS, schedule=SCHEDULE, given=given(folder), what="x", config=1)
+    if change == "weights":
+        with torch.no_grad():
+            second.weight += 1.0
+    heard: list[Progress] = []
+    train(
+        second, partial(loss_of, second), rows=ROWS,
+        schedule=replace(SCHEDULE, lr=2e-3) if change == "rate" else SCHEDULE,
+        given=replace(given(folder), listen=heard.append), what="x", config=2 if change == "config" else 1,
+    )  # fmt: skip
+    assert len(heard) == 30, "every step was made"
 
 
 def _after(count: int, linear: nn.Linear) -> Callable[[Sequence[int]], Tensor]:

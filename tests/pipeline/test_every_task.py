@@ -108,15 +108,16 @@ def test_every_runtime_gives_the_same_outputs(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("task", [t for t in TASKS if t not in ("text-classification", "feature-extraction")])
+@pytest.mark.parametrize("task", ["question-answering", "image-classification", "language-modeling"])
 def test_the_same_command_makes_a_bundle(task: str, tmp_path: Path) -> None:
     model, rows = save_task_model(tmp_path / "model", task), save_task_rows(tmp_path, task)
     result = hasten.optimize(
-        model, task=task, data=rows, budget="quality_drop<=60%", time="25s", out=tmp_path / "out", cores=own_core(),
+        model, task=task, data=rows, budget="quality_drop<=60%", time="150s", out=tmp_path / "out", cores=own_core(),
         runtimes=("onnxruntime",), techniques=("fp32",), max_length=48,
     )  # fmt: skip
-    assert result.outcome in ("met", "baseline_best"), result
-    with hasten.load(result.bundle) if result.bundle else pytest.skip("nothing was faster") as bundle:
+    assert result.outcome == "met", result
+    assert result.bundle is not None
+    with hasten.load(result.bundle) as bundle:
         if task == "image-classification":
             image = next(p for p in rows.rglob("*.png"))
             (record,) = bundle.predict([{"image": image.read_bytes()}])
@@ -140,7 +141,7 @@ def test_a_family_without_an_adapter_is_optimized_all_the_same(tmp_path: Path) -
     save_tokenizer(tmp_path / "model")
     result = hasten.optimize(
         tmp_path / "model", task="text-classification", data=save_task_rows(tmp_path, "text-classification"),
-        budget="quality_drop<=60%", time="25s", out=tmp_path / "out", cores=own_core(), runtimes=("onnxruntime",),
+        budget="quality_drop<=60%", time="150s", out=tmp_path / "out", cores=own_core(), runtimes=("onnxruntime",),
         techniques=("fp32", "int8-dynamic"),
     )  # fmt: skip
     assert result.outcome in ("met", "baseline_best"), result

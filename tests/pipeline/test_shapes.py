@@ -61,11 +61,20 @@ def test_the_slope_is_the_cost_and_is_measured_once(tmp_path: Path) -> None:
     assert stored_costs(runner.space.ledger.rows.rows, OnnxRuntimeConfig(precision="int8-dynamic")) is None
 
 
+def test_layers_of_two_heads_have_no_slope(tmp_path: Path) -> None:
+    runner: Any = Timed(tmp_path, 0.01, 0.0002)
+    runner.facts = SimpleNamespace(layers=2, heads=4, neurons=128)
+    assert measure_costs(runner, OnnxRuntimeConfig()) is None
+
+
 def test_what_saves_nothing_gives_no_cost(tmp_path: Path) -> None:
     runner: Any = Timed(tmp_path, 0.01, -0.0001)
     assert measure_costs(runner, OnnxRuntimeConfig()) is None
     assert stored_costs(runner.space.ledger.rows.rows, OnnxRuntimeConfig()) is None
-    calls, runner.full = runner.calls, None
+    calls = runner.calls
+    assert measure_costs(runner, OnnxRuntimeConfig()) is None
+    assert runner.calls == calls, "and is not measured again"
+    runner.full = None
     assert measure_costs(runner, OnnxRuntimeConfig(fusion=False)) is None
     assert runner.calls == calls
 
