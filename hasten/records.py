@@ -67,8 +67,12 @@ class Recipe:
 
 
 def config_to_dict(config: Config) -> dict[str, Any]:
-    """One config as plain data with its ``kind``, numbers of their declared types: 12 epochs and 12.0 are the same."""
-    made: Any = read_as(type(config), dataclasses.asdict(config))  # type: ignore[call-overload]  # every config is one
+    """One config as plain data with its ``kind``, numbers of their declared types: 12 epochs and 12.0 are the same.
+
+    Raises InputError for an ill-typed setting.
+    """
+    given = dataclasses.asdict(config)  # type: ignore[call-overload]  # every config is one
+    made: Any = config_from_dict({"kind": config.kind, **given}, {config.kind: type(config)})
     return {"kind": config.kind, **dataclasses.asdict(made)}
 
 

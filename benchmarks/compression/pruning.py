@@ -12,8 +12,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import torch
-
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from banking import Lesson, require_material
 from common import write
@@ -30,15 +28,15 @@ _MOST_EPOCHS = 20
 def main(minutes: str = "5", *budgets: str) -> None:
     require_material()
     lesson = Lesson()
+    original = lesson.accuracy(lesson.model())
     for removed in map(float, budgets or map(str, REMOVED)):
         draws = [pruned(lesson, "random_units", removed, draw=draw)[1] for draw in (1, 2)]
         write(
             f"compression/pruning_{100 * removed:.0f}",
             "Fisher pruning against magnitude, random and entropy, before and after distillation",
             {
-                "original": lesson.accuracy(lesson.model()), "removed": removed, "minutes": float(minutes),
-                "threads": torch.get_num_threads(), "rows": at(lesson, removed, minutes=float(minutes)),
-                "random_again": draws,
+                "original": original, "removed": removed, "minutes": float(minutes),
+                "rows": at(lesson, removed, minutes=float(minutes)), "random_again": draws,
             },
         )  # fmt: skip
 

@@ -26,7 +26,8 @@ Way = tuple[str, dict[str, Any]]
 WAYS: list[Way] = [
     *(("layers", {"count": 3, "by": by}) for by in ("even", "influence", "loss")),
     *((kind, {"keep": keep}) for kind in UNITS for keep in (0.7, 0.5)),
-    *(("fisher", {"keep": 0.5, **off}) for off in ({"tune": False}, {"rearrange": False, "tune": False}, {"batch": 1})),
+    *(("fisher", {"keep": keep, "batch": 32}) for keep in (0.7, 0.5)),  # the paper's groups of rows
+    *(("fisher", {"keep": 0.5, "batch": 32, "tune": False, "rearrange": rearrange}) for rearrange in (True, False)),
     *(("low_rank", {"keep": keep}) for keep in (0.7, 0.5)),
     ("narrow", {"keep": 0.5}),
     *((kind, {"sparsity": sparsity}) for kind in SPARSE for sparsity in (0.5, 0.7)),

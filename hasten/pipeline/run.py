@@ -263,11 +263,11 @@ class _Loop:
 
     def _clock(self) -> Clock:
         """The final test takes about two contests: it is never squeezed out by the search. Nor are the screens of a
-        trained shape's steps."""
+        trained shape's steps: its passes, and its runtime in fp32."""
         tried = [t for t in self._trials() if t.stage in ("screen", "contest") and t.status == "ok"]
         long = [t.elapsed_s for t in tried if not t.recipe["passes"]]
         steps = max((len(t.recipe["passes"]) for t in tried), default=0)
-        final_s = min(2.0 * max(long, default=15.0) + 10.0 * (1 + steps), 0.4 * self.request.time_s)
+        final_s = min(2.0 * max(long, default=15.0) + 10.0 * (1 + steps + (steps > 0)), 0.4 * self.request.time_s)
         return Clock(elapsed_s=self._elapsed(), limit_s=self.request.time_s, final_s=final_s)
 
     def _tell(self, text: str) -> None:

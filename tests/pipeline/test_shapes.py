@@ -51,6 +51,11 @@ def test_a_setting_read_back_is_the_same_recipe() -> None:
     assert json.dumps(made[0].to_dict()) == json.dumps(made[1].to_dict())
 
 
+def test_an_ill_typed_setting_is_no_recipe() -> None:
+    with pytest.raises(InputError, match="patience"):
+        Recipe(passes=(configs()["distill"](patience=2.5),), runtime=TorchConfig()).to_dict()
+
+
 def test_the_slope_is_the_cost_and_is_measured_once(tmp_path: Path) -> None:
     runner: Any = Timed(tmp_path, 0.01, 0.0002)
     runtime = OnnxRuntimeConfig()
