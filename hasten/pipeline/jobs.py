@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from hasten.pipeline.disk import on_watched_disk
 from hasten.records import ModelRef, Rejected, config_from_dict
 
 if TYPE_CHECKING:
@@ -103,6 +104,7 @@ def describe(found: Any) -> CheckpointFacts:
     )
 
 
+@on_watched_disk
 def build_artifact(
     *,
     ref: ModelRef,
@@ -124,7 +126,7 @@ def build_artifact(
     ``pass_cache`` and may take ``seconds``; ``rehearse`` leaves their training out and says what it would take.
     ``cache`` is shared by all exports of the same module; eager's outputs on ``parity`` come back, since the original's
     are another function's.
-    Raises Rejected when the recipe cannot be built.
+    Raises Rejected when the recipe cannot be built, and DiskFull when there is no room for it.
     """
     import torch
 
@@ -170,6 +172,7 @@ def _eager(wrapper: Any, batches: Sequence[Arrays]) -> tuple[np.ndarray[Any, Any
         return tuple(wrapper(**{n: torch.from_numpy(a) for n, a in b.items()}).float().numpy() for b in batches)
 
 
+@on_watched_disk
 def open_artifact(*, folder: Path, config: Mapping[str, Any], threads: int, cores: tuple[int, ...]) -> Any:
     """The session of an exported candidate."""
     from hasten.runtimes import configs, get_runtime
@@ -178,6 +181,7 @@ def open_artifact(*, folder: Path, config: Mapping[str, Any], threads: int, core
     return get_runtime(parsed.kind).open(folder, parsed, threads=threads, cores=cores)
 
 
+@on_watched_disk
 def open_bundle(*, folder: Path, threads: int | None, cores: tuple[int, ...] | None) -> Any:
     """A verified bundle as a session (hashes, instructions and golden outputs are checked)."""
     from hasten.bundle import load
