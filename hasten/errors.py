@@ -26,6 +26,12 @@ class InputError(HastenError, ValueError):
         return (_input_error, (type(self), self.got, self.expected, self.remedy))
 
 
+class DiskFull(InputError):
+    """A write found no room. It ends a run, which can be gone on with; no candidate is to blame for it."""
+
+    exit_code = 74  # EX_IOERR of sysexits.h
+
+
 class MissingDependency(HastenError, ImportError):
     """An optional library is not installed; the message names the extra that brings it."""
 

@@ -99,6 +99,9 @@ def config_from_dict(data: Mapping[str, Any], table: Mapping[str, type]) -> Conf
         made: Config = read_as(table[kind], settings)
     except ValidationError as error:
         first = error.errors()[0]
+        own = first.get("ctx", {}).get("error")
+        if isinstance(own, InputError):  # the config's own words
+            raise own from error
         raise _bad_setting(kind, ".".join(map(str, first["loc"])), first["msg"], known) from error
     return made
 

@@ -59,6 +59,20 @@ def test_bad_input_is_explained_and_leaves_nothing(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("error", ["DiskFull('a', expected='b', remedy='c')", "OSError(28, 'No space left')"])
+def test_a_full_disk_has_an_exit_code_of_its_own(error: str, tmp_path: Path) -> None:
+    code = (
+        "import sys, hasten.pipeline\nfrom hasten.cli import main\nfrom hasten.errors import DiskFull\n"
+        f"def fails(*a, **k): raise {error}\n"
+        "hasten.pipeline.optimize = fails\n"
+        f"sys.argv[1:] = ['optimize', 'm', '--task', 'x', '--out', {str(tmp_path)!r}]\nmain()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == (74 if "DiskFull" in error else 2), done.stderr
+    assert "to do:" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 @pytest.mark.parametrize("verb", ["run", "check", "report"])
 def test_verbs_on_something_else(verb: str, tmp_path: Path) -> None:
     done = hasten(verb, tmp_path, *(("--data", tmp_path / "x.csv") if verb == "run" else ()), "--json")

@@ -2,8 +2,8 @@
 
 Takes arguments, prints for people on stdout (progress on stderr) or, with ``--json``,
 one machine-readable object. Exit codes: 0 done (for ``check``: passed), 1 regression
-or budget not met, 2 bad input, 70 a fault of hasten's own, 130 interrupted. Heavy imports stay inside the verbs,
-so ``hasten --help`` answers at once.
+or budget not met, 2 bad input, 70 a fault of hasten's own, 74 the disk is full, 130 interrupted. Heavy imports stay
+inside the verbs, so ``hasten --help`` answers at once.
 """
 
 from __future__ import annotations

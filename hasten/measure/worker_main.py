@@ -171,16 +171,22 @@ def reply_to(child: Child, payload: bytes) -> bytes:
         command, arguments = pickle.loads(payload)
         return pickle.dumps(("ok", child.handle(command, arguments)), protocol=5)
     except HastenError as error:
-        traceback.print_exc()
+        _print_fault()
         return _pickled_error(error)
     except MemoryError as error:
-        traceback.print_exc()
+        _print_fault()
         return pickle.dumps(("memory", str(error) or "an allocation failed"))
     except (Exception, SystemExit) as error:
-        traceback.print_exc()
+        _print_fault()
         if any(words in str(error) for words in NATIVE_OUT_OF_MEMORY):
             return pickle.dumps(("memory", str(error).splitlines()[0]))
         return pickle.dumps(("error", described(error)))
+
+
+def _print_fault() -> None:
+    """Into the log. A disk that is full must not take the reply with it."""
+    with contextlib.suppress(OSError):
+        traceback.print_exc()
 
 
 def described(error: BaseException) -> str:
@@ -244,7 +250,8 @@ def main() -> None:
             write_frame(replies, reply_to(child, payload))
     with contextlib.suppress(Exception):
         child.close()
-    sys.stderr.flush()
+    with contextlib.suppress(OSError):
+        sys.stderr.flush()
     os._exit(0)  # native thread pools may hang or crash in their destructors; all that mattered is done
 
 

@@ -18,6 +18,8 @@ from typing import Any, Protocol
 from hasten.models import FAMILIES
 from hasten.records import InputError, MissingDependency, ModelRef
 
+# Weights that only hasten can put together (:mod:`hasten.models.reshape`).
+OWN_WEIGHTS = "hasten.safetensors"
 _PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
 _HUB_FILES = ["*.json", "*.txt", "*.safetensors", "*.model", "README.md", "LICENSE*", "1_Pooling/*", "*.jinja"]
 # What each head of transformers is for; the name is the end of the class.
@@ -212,7 +214,7 @@ def _check_head(config: Mapping[str, Any], *, folder: Path, head: str | tuple[st
 
 
 def _find_weights(folder: Path, ref: ModelRef) -> tuple[tuple[Path, ...], bool]:
-    found = tuple(sorted(folder.glob("model*.safetensors")))
+    found = tuple(folder.glob(OWN_WEIGHTS)) or tuple(sorted(folder.glob("model*.safetensors")))
     if found:
         return found, False
     pickles = tuple(sorted(folder.glob("pytorch_model*.bin")))

@@ -66,8 +66,8 @@ def load_checkpoint(ref: ModelRef, *, task: Purpose) -> Checkpoint:
         normalize=normalize,
         tokenizer_json=processor_files.get("tokenizer.json", b"").decode("utf-8"),
         processor_files=processor_files,
-        input_names=_input_names(model),
-        max_length=min(_positions(model), limit),
+        input_names=input_names(model),
+        max_length=min(positions_of(model), limit),
         source_hash=files.source_hash(),
         license=None if files.gguf else license_of(files.folder),
     )
@@ -99,7 +99,7 @@ def _dequantized(files: CheckpointFiles) -> CheckpointFiles:
     return replace(files, folder=folder, weights=(folder / WEIGHTS,))
 
 
-def _positions(model: Any) -> int:
+def positions_of(model: Any) -> int:
     """Tokens that the model has positions for; families that need none say so by leaving it out.
 
     Positions of RoBERTa and its kin start after the padding index, which their table then knows.
@@ -110,7 +110,7 @@ def _positions(model: Any) -> int:
     return NO_LIMIT if not found else int(found) - (0 if padding is None else int(padding) + 1)
 
 
-def _input_names(model: Any) -> tuple[str, ...]:
+def input_names(model: Any) -> tuple[str, ...]:
     """The arrays that the model's forward takes: token types only where the checkpoint embeds more than one."""
     if model.main_input_name != "input_ids":
         return (str(model.main_input_name),)

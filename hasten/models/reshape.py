@@ -3,7 +3,9 @@
 Takes a model after surgery, writes a Hugging Face folder (safetensors, config, nothing else), and opens it
 again. The weights themselves say what shape every linear layer has: there is no second description that could
 contradict them. Matrices of many zeros or few values are stored compactly (:mod:`hasten.models.compact_store`). A
-folder of neither kind opens as any checkpoint does.
+folder of neither kind opens as any checkpoint does. The weights of these two kinds lie in ``hasten.safetensors``: from
+``model.safetensors`` transformers would take what it knows, fill the rest at random and say little of it; without that
+file it refuses.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from torch import Tensor, nn
 
 from hasten.models import adapter_for
 from hasten.models.compact_store import compact_form, load_compact, write_stored
+from hasten.models.inspect import OWN_WEIGHTS
 from hasten.models.prefix import attach_stored
 from hasten.models.surgery import LowRankLinear, replace_module
 from hasten.records import InputError
@@ -25,23 +28,31 @@ from hasten.records import InputError
 MARK = "hasten_reshaped"
 COMPACT = "hasten_compact"
 _WEIGHTS = "model.safetensors"
+_ONE_FILE = 1 << 62  # bytes of a shard
 
 
 def save_model(model: Any, folder: Path) -> None:
-    """Write config and weights; marks the config when a plain ``from_pretrained`` could not read them."""
-    if differs_from_config(model):
+    """Write config and weights. Where a plain ``from_pretrained`` could not read them, the config is marked and the
+    weights get a name that it does not look for."""
+    for mark in (MARK, COMPACT):  # of the folder that it came from
+        if hasattr(model.config, mark):
+            delattr(model.config, mark)
+    reshaped = differs_from_config(model)
+    if reshaped:
         setattr(model.config, MARK, True)
-    if hasattr(model.config, COMPACT):  # of the folder that it came from
-        delattr(model.config, COMPACT)
+    plain, own = folder / _WEIGHTS, folder / OWN_WEIGHTS
+    own.unlink(missing_ok=True)
     # The names of the model's own modules: transformers would write older ones for some families.
-    model.save_pretrained(folder, save_original_format=False)
-    path = folder / _WEIGHTS
-    smaller = compact_form(path) if path.is_file() else None  # a model in shards stays as transformers wrote it
+    model.save_pretrained(folder, save_original_format=False, max_shard_size=_ONE_FILE)
+    smaller = compact_form(plain)
     if smaller is not None:
         # The mark comes first: with it either form can be read, without it parts would pass for missing weights.
         setattr(model.config, COMPACT, True)
         model.config.save_pretrained(folder)
-        write_stored(smaller, path)
+        write_stored(smaller, own)
+        plain.unlink()
+    elif reshaped:
+        plain.replace(own)
 
 
 def open_model(cls: Any, folder: Path, *, attention: str, dtype: Any) -> Any:
@@ -61,7 +72,8 @@ def open_model(cls: Any, folder: Path, *, attention: str, dtype: Any) -> Any:
         return prepared(plain).eval()
     config._attn_implementation = attention
     model = prepared(cls(config))
-    weights = load_compact(folder / _WEIGHTS)
+    own = folder / OWN_WEIGHTS
+    weights = load_compact(own if own.is_file() else folder / _WEIGHTS)  # the second: a folder of an older version
     fit_to_weights(model, weights)
     attach_stored(model, weights)
     _load(model, weights, folder)

@@ -3,7 +3,8 @@
 ``model`` is a task wrapper (token arrays in, one tensor out; ``model.hf`` is the transformers model), ``calibration``
 a :class:`hasten.passes.calibration.Calibration`. A pass may change the wrapper in place and gives it back.
 
-To add one: a file beside this one with a frozen config and a function, and a line in :data:`PASSES`.
+To add one: a file beside this one with a frozen config, whose ``__post_init__`` begins with
+:func:`hasten.passes.settings.as_declared`, and a function; a line in :data:`PASSES`; a page in ``docs/techniques``.
 Every pass can be called by its function's name: ``hasten.passes.drop_layers(model, config, calibration)``.
 """
 

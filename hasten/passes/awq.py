@@ -28,6 +28,7 @@ from hasten.models.prefix import has_prefixes
 from hasten.passes.calibration import Calibration, Progress
 from hasten.passes.grid import GridSpec, Group, check_grid, clipped, fitted, output_error
 from hasten.passes.matrices import encoder_matrices
+from hasten.passes.settings import as_declared
 from hasten.passes.smooth_quant import Fold, fold, folds
 from hasten.passes.sparsity import layer_by_layer
 from hasten.passes.surgeon import check_inputs
@@ -51,6 +52,7 @@ class AwqConfig:
     rows: int = 256
 
     def __post_init__(self) -> None:
+        as_declared(self)
         check_grid(self.grid, bits=(2, 3, 4, 8))
         if self.rows < 1:
             raise InputError(f"rows={self.rows}", expected="at least one row", remedy="correct the recipe")

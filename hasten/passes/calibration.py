@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from hasten.records import InputError
 from hasten.tasks.examples import stacked
 from hasten.tasks.wrappers import IGNORED
 
@@ -52,7 +53,7 @@ class Calibration:
     ``validate`` scores a wrapper on rows that a pass never sees, higher is better. A long pass keeps its state in
     ``state`` (a folder) so that a killed run goes on from there. With ``rehearse`` a training pass tells it how many
     seconds it would take, and trains nothing. A training ends with the best it has when ``time.monotonic()`` passes
-    ``deadline``.
+    ``deadline``; :func:`hasten.passes.pace.ended_by` ends any other pass.
     """
 
     rows: Sequence[Row]
@@ -70,13 +71,19 @@ class Calibration:
     def __len__(self) -> int:
         return len(self.rows)
 
+    def first(self, count: int | None = None) -> Sequence[Row]:
+        """The first ``count`` rows, or all. Raises InputError as :func:`check_rows`."""
+        found = self.rows[:count]
+        check_rows(found)
+        return found
+
     def head(self, count: int) -> list[Batch]:
         """The first ``count`` rows, each a batch of its own, without padding."""
-        return [as_tensors(row) for row in self.rows[:count]]
+        return [as_tensors(row) for row in self.first(count)]
 
     def batches(self, *, batch: int, limit: int | None = None) -> Iterator[tuple[Batch, Tensor | None]]:
         """The rows once, in order, ``batch`` at a time (padded), with their targets where there are any."""
-        count = len(self.rows) if limit is None else min(limit, len(self.rows))
+        count = len(self.first(limit))
         for start in range(0, count, batch):
             index = range(start, min(start + batch, count))
             yield padded([self.rows[i] for i in index]), self.targets_of(index)
@@ -86,6 +93,17 @@ class Calibration:
         if self.targets is None:
             return None
         return torch.from_numpy(stacked([np.asarray(self.targets[i]) for i in index], fill=IGNORED))
+
+
+def check_rows(rows: Sequence[Row]) -> None:
+    """Raise InputError when there is nothing to look at: no row, or not a single token in any of them."""
+    if any(int(np.sum(row["attention_mask"])) if "attention_mask" in row else True for row in rows):
+        return
+    raise InputError(
+        f"none of the {len(rows)} calibration rows has a token" if rows else "the calibration has no rows",
+        expected="rows of the data that the model will see, with at least one token",
+        remedy="give more data, or look at what the tokenizer makes of it",
+    )
 
 
 def padded(rows: Sequence[Row]) -> Batch:

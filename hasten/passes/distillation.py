@@ -19,11 +19,12 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from hasten.passes.calibration import Calibration, padded, real
+from hasten.passes.calibration import Calibration, check_rows, padded, real
 from hasten.passes.family import adapter_of
 from hasten.passes.relations import Relations
+from hasten.passes.settings import as_declared
 from hasten.passes.targets import Targets
-from hasten.passes.teachers import teachers_for
+from hasten.passes.teachers import adapter_of_teacher, teachers_for
 from hasten.passes.training import Schedule, train
 from hasten.records import InputError, Rejected
 
@@ -33,8 +34,8 @@ class DistillConfig:
     """What the student imitates (weights of the losses) and for how long.
 
     ``labels``: weight of the cross entropy with the user's labels. ``teachers``: folders of further or other
-    teachers; empty means the original model. ``embeddings``: train the word embeddings too (slow on a CPU, and they
-    are good already).
+    teachers, of any family, whose outputs are averaged; inner states are the first one's. Empty means the original
+    model. ``embeddings``: train the word embeddings too (slow on a CPU, and they are good already).
     """
 
     kind: ClassVar[str] = "distill"
@@ -51,13 +52,19 @@ class DistillConfig:
     teachers: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        weights = (self.logits, self.hidden, self.relations, self.labels)
-        if min(weights) < 0 or max(weights) == 0 or not 0 < self.temperature <= 100:
+        as_declared(self)
+        weights = {name: getattr(self, name) for name in ("logits", "hidden", "relations", "labels")}
+        if min(weights.values()) < 0 or max(weights.values()) == 0 or not 0 < self.temperature <= 100:
             raise InputError(
-                f"loss weights {weights} at temperature {self.temperature}",
+                f"{', '.join(f'{name}={value}' for name, value in weights.items())}, temperature={self.temperature}",
                 expected="weights of zero or more, one of them above zero, and a temperature from 0 to 100",
                 remedy="correct the recipe",
             )
+        if self.patience < 1:
+            raise InputError(
+                f"patience={self.patience}", expected="at least one score without a better one before it stops",
+                remedy="correct the recipe",
+            )  # fmt: skip
         self.schedule()
 
     def schedule(self) -> Schedule:
@@ -102,10 +109,11 @@ def epochs_text(epochs: float) -> str:
 def distill(model: Any, config: DistillConfig, calibration: Calibration) -> Any:
     """The student with the weights that scored best on selection (the last ones without a score).
 
-    Takes about three forward passes of the student a row and epoch, and one of the teacher a row. Raises Rejected
-    for a teacher that does not fit, too few rows, labels that are not there, or a loss that is not a number from the
-    start.
+    Takes about three forward passes of the student a row and epoch, and one of the teacher a row. Raises InputError
+    without any rows, and Rejected for a teacher that does not fit, too few rows, labels that are not there, or a loss
+    that is not a number from the start.
     """
+    check_rows([*calibration.rows, *calibration.extra])
     if config.imitates and calibration.original is None and not config.teachers:
         raise Rejected("distill", "distillation needs a teacher: the original model or one named in the recipe")
     if not config.imitates and calibration.targets is None:
@@ -139,15 +147,18 @@ class _Student(nn.Module):
 
     def _look_up_to(self, teachers: Sequence[Any], *, seed: int) -> None:
         """What is to be imitated of them; the first one's inner states."""
-        adapter = adapter_of(self.model, what="distillation")
-        own, theirs = len(adapter.layers(self.model.hf)), len(adapter.layers(teachers[0].hf))
-        self.targets = Targets(teachers, self.rows, depth_map(own, theirs) if self.config.hidden else ())
-        narrow, wide = self.model.hf.config.hidden_size, teachers[0].hf.config.hidden_size
-        if narrow != wide:
-            torch.manual_seed(seed)
-            self.project = nn.Linear(narrow, wide)
+        first = teachers[0]
+        depths: tuple[int, ...] = ()
+        if self.config.hidden:
+            own = len(adapter_of(self.model, what="distillation").layers(self.model.hf))
+            depths = depth_map(own, len(adapter_of_teacher(first, what="hidden states").layers(first.hf)))
+            narrow, wide = self.model.hf.config.hidden_size, first.hf.config.hidden_size
+            if narrow != wide:
+                torch.manual_seed(seed)
+                self.project = nn.Linear(narrow, wide)
         if self.config.relations:
-            self.relations = Relations(self.model, teachers[0])
+            self.relations = Relations(self.model, first)
+        self.targets = Targets(teachers, self.rows, depths)
 
     def frozen(self) -> list[nn.Parameter]:
         if self.config.embeddings:

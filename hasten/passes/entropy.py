@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from hasten.models import KINDS
 from hasten.passes.calibration import Batch, Calibration, real
 from hasten.passes.family import check_in_turn
+from hasten.passes.settings import as_declared
 from hasten.passes.unit_budget import cut_evenly
 from hasten.passes.units import PerUnit, Units, batches_of, check_settings, real_tokens, share
 
@@ -37,6 +38,7 @@ class EntropyConfig:
     rows: int = 256
 
     def __post_init__(self) -> None:
+        as_declared(self)
         check_settings(keep=self.keep, round_to=self.round_to, rows=self.rows)
 
     @property

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from hasten.passes.calibration import Calibration
 from hasten.passes.reconstruction import Walk, fold, fold_scales, moments, sublayers, tuned_masks
+from hasten.passes.settings import as_declared
 from hasten.passes.unit_budget import search
 from hasten.passes.units import Costs, PerUnit, Units, batches_of, by_length, check_settings, share
 from hasten.records import InputError
@@ -48,6 +49,7 @@ class FisherConfig:
     batch: int = 1
 
     def __post_init__(self) -> None:
+        as_declared(self)
         check_settings(keep=self.keep, round_to=self.round_to, rows=self.rows)
         if self.batch < 1 or (self.unit_costs is not None and min(self.unit_costs) <= 0):
             raise InputError(

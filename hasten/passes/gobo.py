@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from hasten.passes.calibration import Calibration, Progress
+from hasten.passes.settings import as_declared
 from hasten.passes.tables import plain_weights
 from hasten.records import InputError
 
@@ -39,6 +40,7 @@ class GoboConfig:
     embeddings: bool = False
 
     def __post_init__(self) -> None:
+        as_declared(self)
         if self.bits not in (2, 3, 4, 5) or not math.isfinite(self.log_density):
             raise InputError(
                 f"bits={self.bits}, log_density={self.log_density}", expected="2 to 5 bits and a finite bound",

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from hasten.passes.calibration import Calibration
 from hasten.passes.grid import Grid, GridSpec, Group, check_grid, fitted
+from hasten.passes.settings import as_declared
 from hasten.passes.sparsity import layer_by_layer
 from hasten.passes.surgeon import column_by_column, inverse_factor
 from hasten.records import InputError
@@ -43,6 +44,7 @@ class GptqConfig:
     rows: int = 512
 
     def __post_init__(self) -> None:
+        as_declared(self)
         check_grid(self.grid, bits=(2, 3, 4, 8))
         if not 0 < self.damp < 10 or self.rows < 1:
             raise InputError(

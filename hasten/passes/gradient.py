@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from hasten.passes.calibration import Calibration
+from hasten.passes.settings import as_declared
 from hasten.passes.unit_budget import cut_evenly
 from hasten.passes.units import PerUnit, Units, check_settings, share
 
@@ -29,6 +30,7 @@ class GradientConfig:
     rows: int = 2048
 
     def __post_init__(self) -> None:
+        as_declared(self)
         check_settings(keep=self.keep, round_to=self.round_to, rows=self.rows)
 
     @property

@@ -28,6 +28,7 @@ from hasten.passes.fake_quant import round_weight, rounding_inputs, straight_thr
 from hasten.passes.family import adapter_of
 from hasten.passes.matrices import Matrix, encoder_matrices
 from hasten.passes.reconstruction import Walk
+from hasten.passes.settings import as_declared
 from hasten.passes.units import batches_of, real_tokens
 from hasten.records import InputError
 
@@ -45,6 +46,7 @@ class ZeroQuantConfig:
     rows: int = 256
 
     def __post_init__(self) -> None:
+        as_declared(self)
         if self.bits not in (4, 8) or self.group not in (32, 64, 128):
             raise InputError(
                 f"bits={self.bits}, group={self.group}", expected="4 or 8 bits in groups of 32, 64 or 128",

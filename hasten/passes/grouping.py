@@ -28,6 +28,7 @@ from hasten.models.settling import configs_of, say
 from hasten.models.surgery import unit_rows
 from hasten.passes.calibration import Calibration, Progress
 from hasten.passes.family import adapter_of
+from hasten.passes.settings import as_declared
 from hasten.passes.units import share
 from hasten.records import InputError, Rejected
 
@@ -42,6 +43,7 @@ class GqaConfig:
     groups: int | None = None
 
     def __post_init__(self) -> None:
+        as_declared(self)
         if not 0 < self.keep < 1 or (self.groups is not None and self.groups < 1):
             raise InputError(
                 f"keep={self.keep}, groups={self.groups}",

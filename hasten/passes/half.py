@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from hasten.passes.calibration import Calibration, Progress
 from hasten.passes.family import adapter_of
 from hasten.passes.sensitivity import Trial, check_bound, kept_by_list
+from hasten.passes.settings import as_declared
 from hasten.records import Rejected
 
 _TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -39,6 +40,7 @@ class HalfConfig:
     rows: int = 128
 
     def __post_init__(self) -> None:
+        as_declared(self)
         check_bound(self.bound, self.rows)
 
     @property

@@ -26,6 +26,7 @@ from torch import Tensor
 
 from hasten.passes.calibration import Calibration, Progress
 from hasten.passes.grid import GridSpec, Group, check_grid, grouped, short
+from hasten.passes.settings import as_declared
 from hasten.passes.tables import plain_weights
 from hasten.records import InputError
 
@@ -45,6 +46,7 @@ class HqqConfig:
     embeddings: bool = False
 
     def __post_init__(self) -> None:
+        as_declared(self)
         check_grid(GridSpec(self.bits, self.group), bits=(2, 3, 4, 8))
         if self.rounds < 0:
             raise InputError(f"rounds={self.rounds}", expected="0 or more of them", remedy="correct the recipe")

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 
 from hasten.passes.calibration import Calibration, Progress
 from hasten.passes.reconstruction import Walk, fold_scales, moments, solved_weight, sublayers
+from hasten.passes.settings import as_declared
 from hasten.passes.unit_budget import search
 from hasten.passes.units import Costs, Loss, PerUnit, Units, batches_of, check_settings, real_tokens, share
 from hasten.records import InputError
@@ -46,6 +47,7 @@ class KPruneConfig:
     rows: int = 512
 
     def __post_init__(self) -> None:
+        as_declared(self)
         check_settings(keep=self.keep, round_to=self.round_to, rows=self.rows)
         if self.representation < 0 or self.temperature <= 0 or self.damp <= 0:
             raise InputError(

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from hasten.models.surgery import keep_layers, set_layers, stack_of
 from hasten.passes.calibration import Batch, Calibration, real
 from hasten.passes.family import adapter_of
+from hasten.passes.settings import as_declared
 from hasten.records import InputError, Rejected
 
 _ROWS = 256
@@ -37,15 +38,17 @@ class LayersConfig:
     keep: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
+        as_declared(self)
         if self.keep is not None and self.by != "even":
             raise InputError(
                 f"keep={self.keep} with by={self.by!r}", expected="one of the two: layers named, or chosen by a score",
                 remedy="correct the recipe",
             )  # fmt: skip
-        if self.count < 1 or (self.keep is not None and len(self.keep) != self.count):
+        named = () if self.keep is None else self.keep
+        if self.count < 1 or (self.keep is not None and len(named) != self.count) or min(named, default=0) < 0:
             raise InputError(
                 f"count={self.count} with keep={self.keep}",
-                expected="at least one layer, and as many in keep as count says",
+                expected="at least one layer, and as many in keep, counted from 0, as count says",
                 remedy="correct the recipe",
             )
 
@@ -78,7 +81,7 @@ def drop_layers(model: Any, config: LayersConfig, calibration: Calibration) -> A
 
 def _chosen(model: Any, config: LayersConfig, calibration: Calibration, total: int) -> Sequence[int]:
     if config.keep is not None:
-        if max(config.keep) >= total or list(config.keep) != sorted(set(config.keep)) or min(config.keep) < 0:
+        if max(config.keep) >= total or list(config.keep) != sorted(set(config.keep)):
             raise Rejected("layers", f"keep={config.keep}: layers 0 to {total - 1} exist, each at most once, in order")
         return config.keep
     if config.by == "even":

@@ -24,6 +24,7 @@ from hasten.passes.calibration import Calibration, Progress
 from hasten.passes.grid import GridSpec, fitted
 from hasten.passes.half import rounded
 from hasten.passes.matrices import encoder_matrices
+from hasten.passes.settings import as_declared
 from hasten.passes.smooth_quant import input_maxima
 from hasten.passes.surgeon import check_inputs
 from hasten.passes.units import batches_of
@@ -41,6 +42,7 @@ class LlmInt8Config:
     rows: int = 256
 
     def __post_init__(self) -> None:
+        as_declared(self)
         if not 0 < self.threshold < float("inf") or self.rows < 1:
             raise InputError(
                 f"threshold={self.threshold}, rows={self.rows}",

@@ -23,6 +23,7 @@ from hasten.passes.calibration import Calibration
 from hasten.passes.distillation import AdditionConfig, distill, epochs_text
 from hasten.passes.family import adapter_of
 from hasten.passes.matrices import encoder_matrices
+from hasten.passes.settings import as_declared
 from hasten.records import InputError, MissingDependency
 
 
@@ -35,6 +36,7 @@ class LoraConfig(AdditionConfig):
     alpha: float = 32.0
 
     def __post_init__(self) -> None:
+        as_declared(self)
         if not 1 <= self.rank <= 4096 or not 0 < self.alpha < float("inf"):
             raise InputError(
                 f"rank={self.rank}, alpha={self.alpha}", expected="a rank from 1 to 4096 and an alpha above 0",

@@ -25,6 +25,7 @@ from hasten.models.surgery import LowRankLinear, replace_module
 from hasten.passes.calibration import Calibration
 from hasten.passes.family import adapter_of
 from hasten.passes.reconstruction import Walk
+from hasten.passes.settings import as_declared
 from hasten.passes.units import batches_of, check_settings, real_tokens, share
 from hasten.records import Rejected
 
@@ -43,6 +44,7 @@ class LowRankConfig:
     rows: int = 512
 
     def __post_init__(self) -> None:
+        as_declared(self)
         check_settings(keep=self.keep, round_to=self.round_to, rows=self.rows)
 
     @property

@@ -18,6 +18,7 @@ from torch import Tensor
 from hasten.models.adapter import AttentionParts, FeedForward
 from hasten.models.surgery import unit_rows
 from hasten.passes.calibration import Calibration
+from hasten.passes.settings import as_declared
 from hasten.passes.unit_budget import cut_evenly
 from hasten.passes.units import PerUnit, Units, check_settings, share
 
@@ -31,6 +32,7 @@ class MagnitudeUnitsConfig:
     round_to: int = 32
 
     def __post_init__(self) -> None:
+        as_declared(self)
         check_settings(keep=self.keep, round_to=self.round_to, rows=1)
 
     @property

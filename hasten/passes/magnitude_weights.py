@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 
 from hasten.passes.calibration import Calibration
 from hasten.passes.matrices import encoder_matrices
+from hasten.passes.settings import as_declared
 from hasten.passes.sparsity import Scope, amount, apply_masks, check_pattern, check_sparsity, masks_of, tell_zeros
 
 
@@ -27,6 +28,7 @@ class MagnitudeConfig:
     scope: Scope = "global"
 
     def __post_init__(self) -> None:
+        as_declared(self)
         check_sparsity(sparsity=self.sparsity, pattern=self.pattern, scope=self.scope)
 
     @property

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from hasten.models.surgery import keep_width, side_by_side
 from hasten.passes.calibration import Calibration
 from hasten.passes.gradient import sensitivities
+from hasten.passes.settings import as_declared
 from hasten.passes.unit_budget import best_of_layer
 from hasten.passes.units import PerUnit, Units, check_settings, share
 from hasten.records import Rejected
@@ -39,6 +40,7 @@ class NarrowConfig:
     rows: int = 512
 
     def __post_init__(self) -> None:
+        as_declared(self)
         check_settings(keep=self.keep, round_to=self.round_to, rows=self.rows)
 
     @property

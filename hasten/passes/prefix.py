@@ -26,6 +26,7 @@ from hasten.passes.calibration import Calibration
 from hasten.passes.distillation import AdditionConfig, distill, epochs_text
 from hasten.passes.family import adapter_of
 from hasten.passes.lora import train_the_head
+from hasten.passes.settings import as_declared
 from hasten.records import InputError, MissingDependency, Rejected
 
 
@@ -38,6 +39,7 @@ class PrefixConfig(AdditionConfig):
     lr: float = 5e-3
 
     def __post_init__(self) -> None:
+        as_declared(self)
         if not 1 <= self.tokens <= 512:
             raise InputError(f"tokens={self.tokens}", expected="1 to 512", remedy="correct the recipe")
         self.lesson()

@@ -20,6 +20,7 @@ from hasten.passes.calibration import Calibration
 from hasten.passes.distillation import DistillConfig, distill
 from hasten.passes.family import adapter_of
 from hasten.passes.layers import LayersConfig, drop_layers
+from hasten.passes.settings import as_declared
 from hasten.records import InputError, Rejected
 from hasten.tasks import get_task
 
@@ -40,6 +41,7 @@ class ProgressiveConfig:
     patience: int = 4
 
     def __post_init__(self) -> None:
+        as_declared(self)
         falling = list(self.assistants) == sorted(set(self.assistants), reverse=True)
         if not self.assistants or min(self.assistants) < 1 or not falling:
             raise InputError(

@@ -21,6 +21,7 @@ from hasten.passes.calibration import Calibration
 from hasten.passes.distillation import DistillConfig, distill, epochs_text
 from hasten.passes.fake_quant import Range, round_weight, rounding_inputs, straight_through
 from hasten.passes.matrices import encoder_matrices
+from hasten.passes.settings import as_declared
 from hasten.records import InputError
 
 
@@ -38,6 +39,7 @@ class QatConfig:
     lr: float = 5e-5
 
     def __post_init__(self) -> None:
+        as_declared(self)
         if (self.bits == 4) != (self.group is not None):
             raise InputError(
                 f"bits={self.bits} with group={self.group}",

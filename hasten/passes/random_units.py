@@ -12,8 +12,10 @@ from typing import Any, ClassVar, Literal
 import torch
 
 from hasten.passes.calibration import Calibration
+from hasten.passes.settings import as_declared
 from hasten.passes.unit_budget import best_of_layer, cut_evenly
 from hasten.passes.units import Units, check_settings, share
+from hasten.records import InputError
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +30,10 @@ class RandomUnitsConfig:
     which: Literal["both", "heads", "neurons"] = "both"
 
     def __post_init__(self) -> None:
+        as_declared(self)
         check_settings(keep=self.keep, round_to=self.round_to, rows=1)
+        if self.draw < 0:
+            raise InputError(f"draw={self.draw}", expected="0 or more", remedy="correct the recipe")
 
     @property
     def label(self) -> str:

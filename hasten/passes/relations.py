@@ -14,8 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from hasten.models.adapter import Adapter
 from hasten.passes.calibration import real
 from hasten.passes.family import adapter_of
+from hasten.passes.teachers import adapter_of_teacher, seen_by
 from hasten.records import Rejected
 
 
@@ -24,7 +26,8 @@ class Relations:
 
     def __init__(self, student: Any, teacher: Any) -> None:
         self.student, self.teacher = student, teacher
-        self.own, self.theirs = (self._projections(model) for model in (student, teacher))
+        self.own = _projections(student, adapter_of(student, what="distillation of relations"))
+        self.theirs = _projections(teacher, adapter_of_teacher(teacher, what="attention relations"))
         self.heads = math.gcd(self.own[0].out_features, self.theirs[0].out_features)
         # As many relation heads as divide both widths, but none thinner than 16.
         while self.heads > 1 and min(self.own[0].out_features, self.theirs[0].out_features) // self.heads < 16:
@@ -50,23 +53,22 @@ class Relations:
         hidden = ~real(batch, x)[:, None, None, :]
         return scores.masked_fill(hidden, -1e9).log_softmax(dim=-1).masked_fill(hidden, 0.0)
 
-    @staticmethod
-    def _projections(model: Any) -> tuple[nn.Linear, nn.Linear, nn.Linear]:
-        adapter = adapter_of(model, what="distillation of relations")
-        parts = adapter.attention(adapter.layers(model.hf)[-1])
-        if parts.fused or parts.groups != parts.heads:
-            raise Rejected(
-                "distill", f"relations need queries, keys and values of one size in matrices of their own, and this "
-                f"{adapter.family} has them fused or fewer keys than queries",
-            )  # fmt: skip
-        return parts.query, parts.key, parts.value
+
+def _projections(model: Any, adapter: Adapter) -> tuple[nn.Linear, nn.Linear, nn.Linear]:
+    parts = adapter.attention(adapter.layers(model.hf)[-1])
+    if parts.fused or parts.groups != parts.heads:
+        raise Rejected(
+            "distill", f"relations need queries, keys and values of one size in matrices of their own, and this "
+            f"{adapter.family} has them fused or fewer keys than queries",
+        )  # fmt: skip
+    return parts.query, parts.key, parts.value
 
 
 def _seen(model: Any, projections: tuple[nn.Linear, ...], batch: dict[str, Tensor]) -> list[Tensor]:
     caught: list[Tensor] = []
     hooks = [p.register_forward_hook(lambda _m, _i, out: caught.append(out)) for p in projections]
     try:
-        model(**batch)
+        model(**seen_by(model, batch))
     finally:
         for hook in hooks:
             hook.remove()

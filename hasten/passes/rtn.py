@@ -18,6 +18,7 @@ from torch import Tensor
 
 from hasten.passes.calibration import Calibration, Progress
 from hasten.passes.grid import GridSpec, Group, check_grid, clipped, fitted
+from hasten.passes.settings import as_declared
 from hasten.passes.tables import plain_weights
 
 
@@ -34,6 +35,7 @@ class RtnConfig:
     embeddings: bool = False
 
     def __post_init__(self) -> None:
+        as_declared(self)
         check_grid(self.grid, bits=range(2, 9))
 
     @property

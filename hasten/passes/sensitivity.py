@@ -33,6 +33,7 @@ from hasten.models.precision import keep_fp32
 from hasten.passes.calibration import Batch, Calibration, Progress, length_of, padded
 from hasten.passes.fake_quant import Range, fake_quantized
 from hasten.passes.matrices import Matrix, encoder_matrices
+from hasten.passes.settings import as_declared
 from hasten.records import InputError, Rejected
 
 _BATCH = 32
@@ -55,6 +56,7 @@ class PrecisionConfig:
     savings_ms: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
+        as_declared(self)
         check_bound(self.bound, self.rows)
         if (self.save_ms is None) != (not self.savings_ms) or len(self.savings_ms) % _KINDS:
             raise InputError(
@@ -62,6 +64,8 @@ class PrecisionConfig:
                 expected="neither, or both with three savings or three for each layer",
                 remedy="measure what each part saves, or leave both out",
             )
+        if self.save_ms is not None and self.save_ms <= 0:
+            raise InputError(f"save_ms={self.save_ms}", expected="above 0 ms", remedy="correct the recipe")
 
     @property
     def label(self) -> str:
@@ -202,7 +206,7 @@ def divergence(reference: Sequence[Tensor], found: Sequence[Tensor], *, says: st
 def even_batches(calibration: Calibration, *, rows: int) -> list[Batch]:
     """The first ``rows`` rows in batches of one length each: padding would widen the ranges of activations."""
     groups: dict[int, list[int]] = {}
-    for number, row in enumerate(calibration.rows[:rows]):
+    for number, row in enumerate(calibration.first(rows)):
         groups.setdefault(length_of(row), []).append(number)
     return [
         padded([calibration.rows[i] for i in numbers[start : start + _BATCH]])

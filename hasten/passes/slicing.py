@@ -28,6 +28,7 @@ from hasten.models.adapter import Adapter
 from hasten.models.rotation import mean_free, rotate, stream_of
 from hasten.passes.calibration import Batch, Calibration, Progress, real
 from hasten.passes.family import adapter_of
+from hasten.passes.settings import as_declared
 from hasten.passes.units import batches_of, share
 from hasten.records import InputError, Rejected
 
@@ -43,6 +44,7 @@ class SliceConfig:
     rows: int = 256
 
     def __post_init__(self) -> None:
+        as_declared(self)
         if not 0 < self.keep <= 1 or self.round_to < 1 or self.rows < 1:
             raise InputError(
                 f"keep={self.keep}, round_to={self.round_to}, rows={self.rows}",

@@ -34,6 +34,7 @@ from hasten.models.surgery import LowRankLinear, is_rms
 from hasten.passes.calibration import Batch, Calibration
 from hasten.passes.family import adapter_of
 from hasten.passes.routing import unpadded
+from hasten.passes.settings import as_declared
 from hasten.passes.units import batches_of, real_tokens
 from hasten.records import InputError, Rejected
 
@@ -49,6 +50,7 @@ class SmoothQuantConfig:
     rows: int = 256
 
     def __post_init__(self) -> None:
+        as_declared(self)
         if not 0 <= self.alpha <= 1 or self.rows < 1:
             raise InputError(
                 f"alpha={self.alpha}, rows={self.rows}", expected="alpha from 0 to 1 and at least one row",
@@ -134,7 +136,9 @@ def input_maxima(model: Any, linears: Sequence[nn.Linear], batches: Sequence[Bat
 
     def watch(largest: Tensor) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
         def hook(_module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            torch.maximum(largest, real_tokens(inputs[0], current[0]).abs().amax(dim=0), out=largest)
+            tokens = real_tokens(inputs[0], current[0])
+            if len(tokens):  # a batch may hold empty texts alone
+                torch.maximum(largest, tokens.abs().amax(dim=0), out=largest)
 
         return hook
 

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from hasten.passes.calibration import Calibration
 from hasten.passes.matrices import encoder_matrices
+from hasten.passes.settings import as_declared
 from hasten.passes.sparsity import (
     amount,
     check_pattern,
@@ -48,6 +49,7 @@ class SparseGptConfig:
     damp: float = 0.01
 
     def __post_init__(self) -> None:
+        as_declared(self)
         check_sparsity(sparsity=self.sparsity, pattern=self.pattern, rows=self.rows)
         if self.block < 1 or not 0 < self.damp < 10 or (self.pattern and self.block % pattern_of(self.pattern)[1]):
             raise InputError(

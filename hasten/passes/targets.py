@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from hasten.passes.calibration import Row, padded, real
+from hasten.passes.teachers import seen_by
 
 _BATCH = 64
 _MOST_BYTES = 1_500_000_000
@@ -46,7 +47,7 @@ class Targets:
     @torch.inference_mode()
     def _ask(self, index: Sequence[int]) -> dict[int, tuple[Tensor, Tensor]]:
         batch = padded([self.rows[i] for i in index])
-        outputs = torch.stack([teacher(**batch) for teacher in self.teachers]).mean(dim=0)
+        outputs = torch.stack([teacher(**seen_by(teacher, batch)) for teacher in self.teachers]).mean(dim=0)
         states = self._hidden(batch)
         answers = {}
         lengths = real(batch, states[0] if len(states) else next(iter(batch.values()))).sum(dim=1).tolist()
@@ -62,7 +63,8 @@ class Targets:
         if not self.depths:
             first = next(iter(batch.values()))
             return torch.zeros(0, len(first), first.shape[1], 1)
-        states = self.teachers[0].hf.base_model(**batch, output_hidden_states=True).hidden_states
+        first = self.teachers[0]
+        states = first.hf.base_model(**seen_by(first, batch), output_hidden_states=True).hidden_states
         return torch.stack([states[d] for d in self.depths])
 
     def _fits(self, answers: dict[int, tuple[Tensor, Tensor]]) -> bool:

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from hasten.passes.calibration import Calibration, task_loss
 from hasten.passes.matrices import Matrix, encoder_matrices
+from hasten.passes.settings import as_declared
 from hasten.passes.sparsity import Scope, amount, apply_masks, check_pattern, check_sparsity, masks_of, tell_zeros
 from hasten.records import InputError
 
@@ -37,6 +38,7 @@ class TaylorConfig:
     batch: int = 8
 
     def __post_init__(self) -> None:
+        as_declared(self)
         check_sparsity(sparsity=self.sparsity, pattern=self.pattern, scope=self.scope, rows=self.rows)
         if self.batch < 1:
             raise InputError(f"batch={self.batch}", expected="at least 1", remedy="correct the recipe")

@@ -3,17 +3,16 @@
 Takes a wrapper, a loss per batch and a schedule; leaves the best weights in the wrapper. Knows nothing of what the
 loss means. Scores come from ``calibration.validate`` on rows that are not in here; without it the last weights stay.
 
-A killed run goes on from its last saved state: order of rows, learning rate and moments are functions of the step,
-so nothing else has to be remembered.
+A killed run goes on from its last saved state, an interrupted one from the step that it was at: order of rows and
+learning rate are functions of the step, so weights, moments and standing are all that has to be remembered.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from hasten.passes.calibration import Calibration, Progress, Row, length_of
+from hasten.passes.training_state import DamagedState, identity, read_state, write_state
 from hasten.records import InputError, Rejected
 
 _FILE = "training.safetensors"
@@ -68,12 +68,14 @@ class Schedule:
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """Where training is: the next step, the best score and when it was had, and scores since without a better one."""
+    """Where training is: the next step, the best score and when it was had, scores since without a better one, and the
+    step of the last score."""
 
     step: int = 0
     best_score: float | None = None
     best_step: int = 0
     stale: int = 0
+    scored: int = -1
 
 
 Loss = Callable[[Sequence[int]], Tensor]
@@ -87,15 +89,20 @@ def train(
 
     Raises Rejected when there are too few rows, or when the loss is not a number before anything good was reached;
     after that the last good weights are kept. A state that was left behind is gone on with only if it is of the same
-    training: of this ``config`` and schedule, from these weights.
+    training: of this ``config`` and schedule, from these weights, rows and original. A KeyboardInterrupt leaves one of
+    the step that it came at.
     """
     if len(rows) < FEWEST_ROWS:
         raise Rejected("training", f"{what}: {len(rows)} rows are too few to learn from, {FEWEST_ROWS} are needed")
     loop = _Loop(model, loss, schedule, given, what, total=schedule.steps(len(rows)))
-    loop.key = _identity(loop.named, repr((schedule, config, given.seed, len(rows), what)))
     if given.rehearse is not None:
         given.rehearse(loop.rehearsed_s(rows))
         return loop.standing
+    if loop.state is not None:
+        loop.key = identity(
+            repr((schedule, config, given.seed, what, loop.total, list(loop.named))), modules=(model, given.original),
+            rows=rows, targets=given.targets or (),
+        )  # fmt: skip
     return loop.run(rows)
 
 
@@ -115,23 +122,37 @@ class _Loop:
         self.best: dict[str, Tensor] = {}
         self.standing = Standing()
         self.key = ""
+        self._torn = False
 
     def run(self, rows: Sequence[Row]) -> Standing:
         self._restore()
-        self._score(first=True)
+        try:
+            noted = self._learn(rows)
+        except KeyboardInterrupt:
+            self._save_for_later()
+            raise
+        self._put_back()
+        if self.standing.step < self.total and not noted:  # whoever listens should not wait for the rest
+            said = Progress(f"{self.what}: no better for long", self.standing.step, self.standing.step)
+            self.given.listen(replace(said, score=self.standing.best_score))
+        return self.standing
+
+    def _learn(self, rows: Sequence[Row]) -> bool:
+        """All steps that are still to come; True when a note says why it stopped before the last one."""
         saved = time.monotonic()
         every = max(1, round(math.ceil(len(rows) / self.schedule.batch) / self.schedule.checks))
+        self._score(every)  # of the first weights, or of those that a kill left unscored
         for index in self._order(rows):
-            if self.standing.stale >= self.schedule.patience or self._late() or not self._step(index):
-                break
-            if self.standing.step % every == 0 or self.standing.step == self.total:
-                self._score()
+            if self.standing.stale >= self.schedule.patience:
+                return False
+            if self._late() or not self._step(index):
+                return True
+            self._score(every)
             if time.monotonic() - saved > _SAVE_EVERY_S:
                 self._save()
                 saved = time.monotonic()
             self._tell()
-        self._put_back()
-        return self.standing
+        return False
 
     def rehearsed_s(self, rows: Sequence[Row]) -> float:
         """Seconds that the whole training would take, from a few steps on weights that are put back."""
@@ -171,15 +192,17 @@ class _Loop:
         self.optimizer.zero_grad(set_to_none=True)
         value.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(list(self.named.values()), 1.0)
+        self._torn = True  # until weights, moments and standing are of the same step
         self.optimizer.step()
         self.standing = replace(self.standing, step=self.standing.step + 1)
+        self._torn = False
         return True
 
     def _late(self) -> bool:
         """No time for another step: what was learnt since the last score gets one."""
         if time.monotonic() < self.given.deadline:
             return False
-        self._score(first=not self.standing.step)
+        self._score()
         self._tell(f"{self.what}: stopped by the clock at step {self.standing.step} of {self.total}", note=True)
         return True
 
@@ -193,16 +216,19 @@ class _Loop:
 
     # ------------------------------------------------------------------ scores and state
 
-    def _score(self, *, first: bool = False) -> None:
-        """Score the weights and keep them when they are the best."""
-        if self.given.validate is None or (first and self.standing.step):
+    def _score(self, every: int = 1) -> None:
+        """Score the weights, when it is time to and they were not yet, and keep them when they are the best."""
+        step = self.standing.step
+        if self.given.validate is None or self.standing.scored == step or (step % every and step != self.total):
             return
         score = self.given.validate(self.model)
+        self._torn = True
         if self.standing.best_score is None or score > self.standing.best_score:
             self.best = {name: p.detach().clone() for name, p in self.named.items()}
-            self.standing = replace(self.standing, best_score=score, best_step=self.standing.step, stale=0)
+            self.standing = replace(self.standing, best_score=score, best_step=step, stale=0, scored=step)
         else:
-            self.standing = replace(self.standing, stale=self.standing.stale + 1)
+            self.standing = replace(self.standing, stale=self.standing.stale + 1, scored=step)
+        self._torn = False
         self._save()
 
     def _put_back(self) -> None:
@@ -217,48 +243,39 @@ class _Loop:
         """Weights, moments and standing in one file, replaced whole."""
         if self.state is None:
             return
-        from safetensors.torch import save_file
-
-        tensors = {f"now/{name}": p.detach() for name, p in self.named.items()}
+        tensors: dict[str, Tensor] = {f"now/{name}": p for name, p in self.named.items()}
         tensors |= {f"best/{name}": kept for name, kept in self.best.items()}
         for name, p in self.named.items():
             for key, value in self.optimizer.state.get(p, {}).items():
                 tensors[f"{key}/{name}"] = value
-        self.state.parent.mkdir(parents=True, exist_ok=True)
-        part = self.state.with_suffix(".part")
-        facts = {"standing": json.dumps(asdict(self.standing)), "total": str(self.total), "key": self.key}
-        save_file({k: v.contiguous() for k, v in tensors.items()}, part, metadata=facts)
-        part.replace(self.state)
+        write_state(self.state, tensors, facts={"standing": json.dumps(asdict(self.standing)), "key": self.key})
+
+    def _save_for_later(self) -> None:
+        """Of an interrupted training. In the midst of a step the last saved state is what there is."""
+        if not self._torn:
+            self._save()
+        at = f"interrupted at step {self.standing.step} of {self.total}"
+        self._tell(f"{self.what}: {at}" + (", can be gone on with" if self.state else ""), note=True)
 
     def _restore(self) -> None:
         """Go on from the saved state, if it is of this training."""
-        if self.state is None or not self.state.is_file():
+        try:
+            found = None if self.state is None else read_state(self.state, key=self.key)
+        except DamagedState as error:
+            self._tell(f"{self.what}: begun again, as its saved state is damaged ({error})", note=True)
             return
-        from safetensors import safe_open
-
-        with safe_open(self.state, framework="pt") as stored:
-            facts: dict[str, Any] = stored.metadata() or {}
-            names = {key.partition("/")[2] for key in stored.keys() if key.startswith("now/")}  # noqa: SIM118
-            if facts.get("key") != self.key or facts.get("total") != str(self.total) or names != set(self.named):
-                return
-            self.standing = Standing(**json.loads(facts["standing"]))
-            for key in stored.keys():  # noqa: SIM118  (not a mapping)
-                part, _, name = key.partition("/")
-                tensor = stored.get_tensor(key)
-                if part == "now":
-                    self.named[name].data.copy_(tensor)
-                elif part == "best":
-                    self.best[name] = tensor
-                else:
-                    self.optimizer.state[self.named[name]][part] = tensor
-
-
-def _identity(named: Mapping[str, Tensor], settings: str) -> str:
-    """What makes two trainings the same one: settings, and the weights that they begin with."""
-    whole = hashlib.sha256(settings.encode())
-    for name, weight in named.items():
-        whole.update(name.encode() + weight.detach().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
-    return whole.hexdigest()
+        if found is None:
+            return
+        facts, tensors = found
+        self.standing = Standing(**json.loads(facts["standing"]))
+        for key, tensor in tensors.items():
+            part, _, name = key.partition("/")
+            if part == "now":
+                self.named[name].data.copy_(tensor)
+            elif part == "best":
+                self.best[name] = tensor
+            else:
+                self.optimizer.state[self.named[name]][part] = tensor
 
 
 def _epoch(lengths: np.ndarray[Any, Any], batch: int, rng: np.random.Generator) -> list[list[int]]:

@@ -108,7 +108,8 @@ class Units:
 
     def costs(self, calibration: Calibration) -> Costs:
         """MACs of one head and one neuron for a row of the calibration's mean length."""
-        tokens = sum(self.adapter.tokens(self.model.hf, row) for row in calibration.rows) / len(calibration.rows)
+        rows = calibration.first()
+        tokens = sum(self.adapter.tokens(self.model.hf, row) for row in rows) / len(rows)
         parts, ffn = self.attention[0], self.ffn[0]
         hidden = parts.query.in_features
         maps = 1 + sum(linear.out_features for linear in ffn.inputs) // ffn.neurons  # down, up, and a gate
@@ -185,7 +186,7 @@ def _times(mask: Tensor, width: int) -> Callable[[nn.Module, tuple[Tensor, ...]]
 
 def by_length(calibration: Calibration, *, rows: int) -> list[list[int]]:
     """The numbers of the first ``rows`` rows in batches, short rows first: little is computed on padding."""
-    count = min(rows, len(calibration.rows))
+    count = len(calibration.first(rows))
     order = sorted(range(count), key=lambda i: length_of(calibration.rows[i]))
     return [order[start : start + BATCH] for start in range(0, count, BATCH)]
 

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from hasten.passes.calibration import Calibration
 from hasten.passes.matrices import encoder_matrices
+from hasten.passes.settings import as_declared
 from hasten.passes.sparsity import (
     amount,
     apply_masks,
@@ -39,6 +40,7 @@ class WandaConfig:
     rows: int = 128
 
     def __post_init__(self) -> None:
+        as_declared(self)
         check_sparsity(sparsity=self.sparsity, pattern=self.pattern, rows=self.rows)
 
     @property

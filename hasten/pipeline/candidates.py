@@ -6,6 +6,7 @@ baseline itself is not a candidate.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 
 from hasten.measure.host import instruction_sets
@@ -14,7 +15,7 @@ from hasten.pipeline.request import Request
 from hasten.plan.search import slow_to_build
 from hasten.plan.space import recipes as narrowed
 from hasten.records import Config, InputError, Recipe
-from hasten.runtimes import ON_REQUEST, RUNTIMES, get_runtime
+from hasten.runtimes import ON_REQUEST, RUNTIMES, get_runtime, read_recipe
 from hasten.runtimes.generation_spaces import generation_space
 from hasten.tasks import get_task
 from hasten.tasks.task import Generative
@@ -29,11 +30,20 @@ def baseline_recipe() -> Recipe:
 
 
 def candidate_recipes(request: Request) -> tuple[Recipe, ...]:
-    """What the available runtimes offer here, narrowed to what the user named.
+    """What the available runtimes offer here, narrowed to what the user named; the one recipe that was asked for, and
+    the original set up well.
 
     Raises InputError for an unknown name, a named runtime that is not available (with the reason), or when
     nothing is left to try; MissingDependency for a named pass whose library is not installed.
     """
+    if request.recipe is not None:
+        asked = read_recipe(json.loads(request.recipe))
+        if asked == baseline_recipe():
+            raise InputError(
+                f"the recipe {asked.label} is the original as it is", expected="a recipe that changes something",
+                remedy="add a pass, or another runtime; every run measures the original anyway",
+            )  # fmt: skip
+        return (asked, *(r for r in _tuned_forms(request) if r not in (asked, baseline_recipe())))
     unknown = [name for name in request.runtimes or () if name not in RUNTIMES]
     usual = tuple(name for name in RUNTIMES if name not in ON_REQUEST)
     wanted = (request.runtimes or usual) if not unknown else tuple(RUNTIMES)

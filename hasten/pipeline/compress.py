@@ -10,7 +10,6 @@ import copy
 import hashlib
 import json
 import math
-import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -19,10 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from hasten.pipeline.material import Material, calibration_of
+from hasten.pipeline.pacing import paced
+from hasten.pipeline.pass_cache import DAMAGED, PassCache, made_from
 from hasten.records import Config, config_to_dict
-
-_DONE = "done.json"
-_STATE = "state"
 
 
 def passes_id(passes: Sequence[Config]) -> str:
@@ -42,31 +40,39 @@ def compressed(
     notes: list[str],
     seconds: float = math.inf,
 ) -> Any:
-    """The task's wrapper after all ``passes``.
+    """The task's wrapper after all ``passes``; those whose result is in ``cache`` are not run
+    (:class:`hasten.pipeline.pass_cache.PassCache`).
 
     With ``rehearse`` (a list) training passes only measure what they would take, in seconds, and add it to the list;
-    nothing is kept then. All together have ``seconds``; a training that gets less ends with the best it has. What they
-    have to say of their result is added to ``notes``. Raises Rejected when a pass cannot do its work.
+    nothing is kept then. All together have ``seconds``: a training that gets less ends with the best it has, other
+    passes look at fewer rows. What they have to say of their result is added to ``notes``. Raises Rejected when a pass
+    cannot do its work, or not in time.
     """
-    from hasten.passes import check_order, run_pass
+    from hasten.models.reshape import save_model
+    from hasten.passes import check_order
 
     check_order(passes)
     started = time.monotonic()
     original = _wrap(task, checkpoint, copy.deepcopy(checkpoint.model))
-    done = next((n for n in range(len(passes), 0, -1) if (cache / passes_id(passes[:n]) / _DONE).is_file()), 0)
-    wrapper = copy.deepcopy(original)
-    if done:
-        wrapper = _opened(task, checkpoint, cache / passes_id(passes[:done]))
-        notes += json.loads((cache / passes_id(passes[:done]) / _DONE).read_text())["notes"]
-    for number in range(done, len(passes)):
-        folder = cache / passes_id(passes[: number + 1])
+    store = PassCache(
+        cache, made_from(material, source_hash=checkpoint.source_hash, task=task.name, labels=checkpoint.labels)
+    )
+    names = [passes_id(passes[:count]) for count in range(1, len(passes) + 1)]
+    kept = store.newest(names, say=notes.append)
+    said = [] if kept is None else list(kept.notes)
+    wrapper = copy.deepcopy(original) if kept is None else _opened(task, checkpoint, kept.folder)
+    for number in range(0 if kept is None else kept.count, len(passes)):
         given = calibration_of(
-            material, original=original, task=task, labels=checkpoint.labels, state=folder / _STATE,
+            material, original=original, task=task, labels=checkpoint.labels, state=store.state(names[number]),
             rehearse=None if rehearse is None else rehearse.append, seconds=seconds - (time.monotonic() - started),
         )  # fmt: skip
-        wrapper = run_pass(wrapper, passes[number], replace(given, listen=partial(_noting, given.listen, notes)))
+        given = replace(given, listen=partial(_noting, given.listen, said))
+        wrapper = paced(wrapper, passes, number, given, seconds=seconds)
         if not rehearse:  # nothing was left out so far
-            _keep(wrapper, folder, passes[: number + 1], notes)
+            about = [config_to_dict(p) for p in passes[: number + 1]]
+            lasting = [note for note in said if DAMAGED not in note]  # what happened on the way is told once
+            store.keep(names[number], write=partial(save_model, wrapper.hf), notes=lasting, about=about)
+    notes += said
     return wrapper.eval()
 
 
@@ -87,16 +93,5 @@ def _opened(task: Any, checkpoint: Any, folder: Path) -> Any:
     from hasten.models.reshape import open_model
 
     attention = checkpoint.config._attn_implementation or "sdpa"
-    model = open_model(type(checkpoint.model), folder / "model", attention=attention, dtype=torch.float32)
+    model = open_model(type(checkpoint.model), folder, attention=attention, dtype=torch.float32)
     return _wrap(task, checkpoint, model)
-
-
-def _keep(wrapper: Any, folder: Path, passes: Sequence[Config], notes: Sequence[str]) -> None:
-    """Weights first, the mark that they are whole last."""
-    from hasten.models.reshape import save_model
-
-    shutil.rmtree(folder / "model", ignore_errors=True)
-    save_model(wrapper.hf, folder / "model")
-    done = {"passes": [config_to_dict(p) for p in passes], "notes": list(notes)}
-    (folder / _DONE).write_text(json.dumps(done))
-    shutil.rmtree(folder / _STATE, ignore_errors=True)  # only now: until here a killed run trains on from it

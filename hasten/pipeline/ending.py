@@ -10,12 +10,15 @@ import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
+from hasten.passes import PASSES
 from hasten.pipeline.compress import passes_id
 from hasten.pipeline.final import Finalist, Tuned, broken, outcome_of, run_finals, tuned_duel
+from hasten.pipeline.pacing import ROWS_CUT
 from hasten.pipeline.publish import Publisher
 from hasten.pipeline.trials import TrialRunner
 from hasten.pipeline.workspace import Workspace
 from hasten.plan.choose import is_tuned_baseline, untried
+from hasten.plan.ladder import worth_keeping
 from hasten.plan.sentences import relaxations, verdict_sentence
 from hasten.records import Host, Measured, Recipe, Rejected, Trial, Verdict
 from hasten.report.steps import bought, steps
@@ -25,7 +28,8 @@ from hasten.runtimes import configs, read_recipe
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """Everything the last steps need. ``elapsed`` says how long the run took so far, with earlier sittings."""
+    """Everything the last steps need. ``elapsed`` says how long the run took so far, with earlier sittings; ``remarks``
+    what the search has to say of itself."""
 
     runner: TrialRunner
     space: Workspace
@@ -33,6 +37,7 @@ class Ending:
     host: Host
     interrupted: bool
     elapsed: Callable[[], float]
+    remarks: tuple[str, ...] = ()
 
     def run(self) -> Verdict:
         """Final test, verdict, bundle; ``verdict.json`` is written last."""
@@ -71,9 +76,17 @@ class Ending:
         return [t for t in trials if t.recipe_id != self.runner.baseline.id]
 
     def _keep_training(self, finalist: Finalist | None) -> None:
-        """With more time the run goes on from the weights of the pick, and does not train them again."""
+        """With more time the run goes on from the weights of the pick, and from those of a few trained shapes that may
+        still take its place or be trained on. What lost by far is not kept: only another budget would ask for it. One
+        that was interrupted goes on from all that it had."""
+        if self.interrupted:
+            self.space.keep_all_passes()
         passes = read_recipe(finalist.trial.recipe).passes if finalist else ()
         self.space.trained.update(passes_id(passes[:count]) for count in range(1, len(passes) + 1))
+        for trial in worth_keeping(self.space.ledger.trials(), self.runner.request.budget):
+            passes = read_recipe(trial.recipe).passes
+            last = max((n for n, p in enumerate(passes, 1) if PASSES[p.kind].step == "recovery"), default=0)
+            self.space.trained.update([passes_id(passes[:last])] if last else [])
 
     def _measure_steps(self, finalist: Finalist | None) -> None:
         """The chosen passes one by one on the original's runtime, then all on the chosen runtime in fp32: what each
@@ -122,15 +135,21 @@ class Ending:
             splits=self.runner.prepared.splits,
             host=self.host,
             elapsed_s=self.elapsed(),
-            warnings=(*self.runner.prepared.warnings, *self._doubts(trials)),
+            warnings=(*self.runner.prepared.warnings, *self.remarks, *self._doubts(trials), *_cut_short(finalist)),
             interrupted=self.interrupted,
         )
 
     def _settle_bundle(self, finalist: Finalist | None, verdict: Verdict) -> None:
         bundle, near = self.space.out / "bundle", self.space.out / "closest-miss"
-        keep = {"met": bundle, "not_met": near, "baseline_best": None}[verdict.outcome]
+        asked = bundle if self.runner.request.recipe is not None else None  # it is wanted, faster or not
+        keep = {"met": bundle, "not_met": near, "baseline_best": asked}[verdict.outcome]
         if finalist is not None and keep is not None:
             built = self.runner.built_in_full(read_recipe(finalist.trial.recipe))
             self.publisher.publish(finalist.trial, built, measured_on="test", name=keep.name)
         for stale in {bundle, near} - {keep if finalist is not None else None}:
             shutil.rmtree(stale, ignore_errors=True)
+
+
+def _cut_short(finalist: Finalist | None) -> list[str]:
+    """What the passes of the choice say of rows that they had no time to look at."""
+    return [] if finalist is None else [note for note in finalist.trial.notes if ROWS_CUT in note]

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hasten.models.writing import Writing, writing_of
+from hasten.pipeline.disk import on_watched_disk
 from hasten.records import ModelRef, Rejected, config_from_dict
 
 if TYPE_CHECKING:
@@ -106,6 +107,7 @@ def describe(found: Any) -> CheckpointFacts:
     )
 
 
+@on_watched_disk
 def build_artifact(
     *,
     ref: ModelRef,
@@ -127,7 +129,7 @@ def build_artifact(
     ``pass_cache`` and may take ``seconds``; ``rehearse`` leaves their training out and says what it would take.
     ``cache`` is shared by all exports of the same module; eager's outputs on ``parity`` come back, since the original's
     are another function's.
-    Raises Rejected when the recipe cannot be built.
+    Raises Rejected when the recipe cannot be built, and DiskFull when there is no room for it.
     """
     import torch
 
@@ -175,6 +177,7 @@ def _eager(wrapper: Any, batches: Sequence[Arrays]) -> tuple[np.ndarray[Any, Any
         return tuple(wrapper(**{n: torch.from_numpy(a) for n, a in b.items()}).float().numpy() for b in batches)
 
 
+@on_watched_disk
 def open_artifact(*, folder: Path, config: Mapping[str, Any], threads: int, cores: tuple[int, ...]) -> Any:
     """The session of an exported candidate."""
     from hasten.runtimes import configs, get_runtime
@@ -183,6 +186,7 @@ def open_artifact(*, folder: Path, config: Mapping[str, Any], threads: int, core
     return get_runtime(parsed.kind).open(folder, parsed, threads=threads, cores=cores)
 
 
+@on_watched_disk
 def open_bundle(*, folder: Path, threads: int | None, cores: tuple[int, ...] | None) -> Any:
     """A verified bundle as a session (hashes, instructions and golden outputs are checked)."""
     from hasten.bundle import load

@@ -15,6 +15,7 @@ from typing import Protocol
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
+from hasten.pipeline.pass_cache import DAMAGED
 from hasten.records import Trial
 
 _SILENCE_S = 30.0
@@ -43,17 +44,20 @@ class Silent:
 
 
 class Lines:
-    """One plain line per finished fact, for pipes and log files; in a long silence, what runs now."""
+    """One plain line per finished fact, for pipes and log files; in a long silence, what runs now.
 
-    def __init__(self, write: Callable[[str], object]) -> None:
-        self._write, self._started = write, time.monotonic()
+    ``bound`` is what the time that is left is: the most that there is, or an estimate.
+    """
+
+    def __init__(self, write: Callable[[str], object], *, bound: str = "at most") -> None:
+        self._write, self._bound, self._started = write, bound, time.monotonic()
         self._last = self._started
 
     def stage(self, text: str, *, done: float, total: float, left_s: float | None) -> None:
         """A pipe wants facts, not a moving bar: only after half a minute without any does it hear this."""
         del done, total
         if time.monotonic() - self._last >= _SILENCE_S:
-            self.line(text if left_s is None else f"{text} (at most {clock(left_s)} left)")
+            self.line(text if left_s is None else f"{text} ({self._bound} {clock(left_s)} left)")
 
     def line(self, text: str) -> None:
         self._last = time.monotonic()
@@ -61,9 +65,10 @@ class Lines:
 
 
 class Bar(AbstractContextManager["Bar"]):
-    """A live bar at the bottom, finished facts scrolling above it."""
+    """A live bar at the bottom, finished facts scrolling above it. ``bound`` as with :class:`Lines`."""
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Console, *, bound: str = "at most") -> None:
+        self._bound = bound
         self._progress = Progress(
             SpinnerColumn(),
             TextColumn("{task.description}"),
@@ -77,7 +82,7 @@ class Bar(AbstractContextManager["Bar"]):
         self._progress.start()
 
     def stage(self, text: str, *, done: float, total: float, left_s: float | None) -> None:
-        left = "" if left_s is None else f"at most {clock(left_s)} left"
+        left = "" if left_s is None else f"{self._bound} {clock(left_s)} left"
         self._progress.update(self._task, description=text, completed=done, total=total, left=left)
 
     def line(self, text: str) -> None:
@@ -90,7 +95,11 @@ class Bar(AbstractContextManager["Bar"]):
 
 
 def trial_line(trial: Trial) -> str:
-    """One line for a finished trial."""
+    """One line for a finished trial, and one for whatever damage it met."""
+    return "\n".join([_line(trial), *(f"{'':9} {note}" for note in trial.notes if DAMAGED in note)])
+
+
+def _line(trial: Trial) -> str:
     head = f"{trial.stage:9} {trial.label:44.44}"
     if trial.status == "rejected":
         return f"{head} rejected at {trial.rejected_at}: {trial.reason}"

@@ -15,6 +15,7 @@ from typing import Any
 from hasten.bundle.golden import Golden, make_golden
 from hasten.bundle.manifest import Manifest, Measurement
 from hasten.bundle.write import write_bundle
+from hasten.errors import DiskFull
 from hasten.measure.worker import Worker
 from hasten.pipeline.jobs import Built, CheckpointFacts
 from hasten.pipeline.prepare import GOLDEN_ROWS, Prepared
@@ -40,7 +41,8 @@ class Publisher:
     log: Path
 
     def publish(self, trial: Trial, built: Built, *, measured_on: str, name: str = "bundle") -> Manifest:
-        """Write, reopen, verify, swap in; raises Rejected when the written bundle does not verify."""
+        """Write, reopen, verify, swap in; raises Rejected when the written bundle does not verify, and OSError or
+        DiskFull when there is no room for it."""
         target = self.request.out / name
         trying = self.request.out / "work" / "bundle-trying"
         shutil.rmtree(trying, ignore_errors=True)
@@ -94,6 +96,8 @@ class Publisher:
         with Worker.start(cores=workload.cores, threads=workload.threads, log=self.log) as worker:
             try:
                 worker.open("hasten.pipeline.jobs:open_bundle", folder=folder, threads=None, cores=workload.cores)
+            except DiskFull:
+                raise
             except Exception as error:
                 raise Rejected("bundle", f"the written bundle does not open again: {error}") from error
 

@@ -11,7 +11,7 @@ import json
 import re
 import shlex
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from typing import Any
 from hasten.measure.host import usable_cores
 from hasten.pipeline.answering import check_workload
 from hasten.plan.budget import parse_budget
-from hasten.records import Budget, Columns, InputError, ModelRef, Workload
+from hasten.records import Budget, Columns, InputError, ModelRef, Recipe, Workload
 
 _SECONDS = {"s": 1.0, "sec": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
 _SHORTEST_S = 20.0
@@ -37,7 +37,7 @@ class DataFiles:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One run of the optimizer."""
+    """One run of the optimizer. ``recipe`` is the JSON of the one to build where nothing is to be searched."""
 
     model: ModelRef
     task: str
@@ -49,6 +49,7 @@ class Request:
     out: Path
     runtimes: tuple[str, ...] | None = None
     techniques: tuple[str, ...] | None = None
+    recipe: str | None = None
     max_rows: int | None = None
     extra_file: str | None = None
     extra_texts: tuple[str, ...] = ()
@@ -61,6 +62,8 @@ class Request:
         facts = asdict(self)
         for free in ("time_s", "out", "budget", "keep_work", "overwrite"):
             facts.pop(free)
+        if self.recipe is None:  # as runs were known before there were recipes
+            facts.pop("recipe")
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -127,6 +130,7 @@ def make_request(
     splits: tuple[str | None, str | None, str | None] = (None, None, None),
     runtimes: tuple[str, ...] | None = None,
     techniques: tuple[str, ...] | None = None,
+    recipe: str | Path | Mapping[str, Any] | Recipe | None = None,
     threads: int | None = None,
     cores: str | tuple[int, ...] | None = None,
     batch: int = 1,
@@ -168,6 +172,7 @@ def make_request(
         out=Path(out),
         runtimes=runtimes,
         techniques=techniques,
+        recipe=None if recipe is None else _recipe(recipe, narrowed=bool(runtimes or techniques)),
         extra_file=extra_file,
         extra_texts=extra_texts,
         max_rows=max_rows if max_rows is None else _at_least_one("--max-rows", max_rows),
@@ -193,6 +198,17 @@ def _workload(
         chat=chat,
         prefix=prefix,
     )
+
+
+def _recipe(given: str | Path | Mapping[str, Any] | Recipe, *, narrowed: bool) -> str:
+    from hasten.pipeline.asked import read_asked
+
+    if narrowed:
+        raise InputError(
+            "--recipe with --runtimes or --techniques", expected="one of them: a recipe leaves nothing to search",
+            remedy="leave the others out",
+        )  # fmt: skip
+    return json.dumps(read_asked(given).to_dict(), sort_keys=True)
 
 
 def _files(data: str | Path | None, splits: tuple[str | None, str | None, str | None]) -> DataFiles:

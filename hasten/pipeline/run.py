@@ -18,6 +18,7 @@ from hasten.measure.worker import Worker
 from hasten.models.inspect import inspect_checkpoint
 from hasten.pipeline.candidates import candidate_recipes
 from hasten.pipeline.compression import Compression, may_train
+from hasten.pipeline.disk import needed_bytes, watched_disk
 from hasten.pipeline.ending import Ending
 from hasten.pipeline.interruption import interruptible
 from hasten.pipeline.jobs import PREFLIGHT_LAYERS, CheckpointFacts
@@ -31,7 +32,7 @@ from hasten.pipeline.unit_costs import measure_costs
 from hasten.pipeline.workspace import Workspace, check_disk, check_folder, open_workspace
 from hasten.plan.choose import best, passes
 from hasten.plan.cost import predict
-from hasten.plan.search import Clock, Finish, Run, Skip, next_action, without_old_skips
+from hasten.plan.search import Clock, Finish, Run, Skip, next_action, only, without_old_skips
 from hasten.records import Columns, Recipe, Rejected, Stage, Trial
 from hasten.report.verdict_json import FILE_NAME as VERDICT_FILE
 from hasten.report.verdict_json import read_verdict
@@ -60,23 +61,19 @@ def optimize(
 
     Writes ``out/bundle`` (the artifact, from the first candidate that passes on), ``report.html``,
     ``trials.jsonl`` and ``verdict.json``. Give ``data`` to be split, or three files of your own. ``options``
-    are those of the command line: runtimes, techniques (tuples of names), extra_data (a file or any iterable of
-    texts), threads, cores, batch, concurrency, max_length, max_rows, new_tokens, prompt_tokens, chat, prefix, seed,
-    revision, allow_pickle, trust_remote_code, keep_work, overwrite.
+    are those of the command line: runtimes, techniques (tuples of names), recipe (a file, its content or a Recipe: then
+    nothing is searched), extra_data (a file or any iterable of texts), threads, cores, batch, concurrency, max_length,
+    max_rows, new_tokens, prompt_tokens, chat, prefix, seed, revision, allow_pickle, trust_remote_code, keep_work,
+    overwrite.
 
-    Raises InputError for bad input, with nothing written. Ctrl-C finalises with what is known.
+    Raises InputError for bad input, with nothing written, and DiskFull when there is no room (the same call goes on
+    later). Ctrl-C finalises with what is known.
     """
     request = make_request(
-        model,
-        task=task,
-        data=data,
-        budget=budget,
-        time=time,
-        out=out,
+        model, task=task, data=data, budget=budget, time=time, out=out,
         columns=Columns(text_column, text_pair_column, label_column),
-        splits=(calibration_data, selection_data, test_data),
-        **options,
-    )
+        splits=(calibration_data, selection_data, test_data), **options,
+    )  # fmt: skip
     return run_request(request, reporter or Silent())
 
 
@@ -104,12 +101,14 @@ def run_request(request: Request, say: Reporter) -> Result:
             "data_sha256": prepared.rows.sha256,
             "extra_sha256": prepared.extra_sha256,
         }
-        with open_workspace(request, header=header) as space:
+        needed = needed_bytes(weights_bytes=files.weights_bytes, trains=may_train(request))
+        with open_workspace(request, header=header, needed=needed) as space:
             space.check_sources(header)
             with TrialRunner(request, facts, prepared, space, builder) as runner:
                 _Loop(request, facts, prepared, space, runner, recipes, say, started).run()
     result = open_result(request.out)
-    write_report(result)
+    with watched_disk(request.out):
+        write_report(result)
     return result
 
 
@@ -128,6 +127,7 @@ class _Loop:
     published: tuple[str, str] | None = None
     before_rows: int = 0
     before_s: float = 0.0
+    remarks: tuple[str, ...] = ()
 
     def run(self) -> None:
         """Baseline, search, final test, verdict."""
@@ -149,7 +149,7 @@ class _Loop:
         self.say.stage("final test on rows that nothing has seen", done=1, total=1, left_s=None)
         self.say.line("final test on rows that nothing has seen")
         publisher = self._publisher()
-        Ending(self.runner, self.space, publisher, publisher.host, interrupted, self._elapsed).run()
+        Ending(self.runner, self.space, publisher, publisher.host, interrupted, self._elapsed, self.remarks).run()
 
     def _verdict_stands(self) -> bool:
         """The verdict on disk answers the same budget, and nothing is left that the time would allow to try."""
@@ -177,6 +177,7 @@ class _Loop:
         self._settle_epochs()
         if reason := self._compression().why_not():
             self.say.line(f"no smaller shapes are tried: {reason}")
+        self.remarks = self._compression().remarks()
         while isinstance(step := self._next(self._trials()), tuple):
             recipe, action = step
             if isinstance(action, Skip):
@@ -191,7 +192,8 @@ class _Loop:
     def _next(self, trials: Sequence[Trial]) -> tuple[Recipe, Run | Skip] | Finish:
         """What to do with which recipe. Smaller shapes join once the runtimes and numbers are known."""
         recipes, clock = {r.id: r for r in self.recipes}, self._clock()
-        action = next_action(trials, self.recipes, clock, budget=self.request.budget)
+        asked = only(trials, self.recipes[0]) if self.request.recipe is not None else None
+        action = asked or next_action(trials, self.recipes, clock, budget=self.request.budget)
         if isinstance(action, Finish) or (isinstance(action, Run) and action.stage == "contest"):
             recipes |= {r.id: r for r in self._compression().recipes(trials)}
             action = next_action(trials, tuple(recipes.values()), clock, budget=self.request.budget)

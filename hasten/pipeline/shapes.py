@@ -21,13 +21,13 @@ _SYMMETRIC = ("rtn", "awq", "gptq")
 
 @dataclass(frozen=True, slots=True)
 class Menu:
-    """``named`` passes, in any order; ``layers`` of the checkpoint; ``epochs`` that a training may take; what a head
-    and a neuron cost in milliseconds (``unit_costs``) where it was measured; the ``grid`` (bits, group) that the
-    runtime rounds weights to, if it has one."""
+    """``named`` passes, in any order; ``layers`` of the checkpoint; ``epochs`` that a training may take, 0 where none
+    is possible; what a head and a neuron cost in milliseconds (``unit_costs``) where it was measured; the ``grid``
+    (bits, group) that the runtime rounds weights to, if it has one."""
 
     named: Sequence[str]
     layers: int
-    epochs: int
+    epochs: float
     unit_costs: tuple[float, float] | None = None
     grid: tuple[int, int | None] | None = None
 
@@ -47,8 +47,25 @@ class Menu:
 
     @property
     def trains(self) -> bool:
-        """Is there a training in any of the shapes?"""
+        """Would there be a training in any of the shapes, given time and rows?"""
         return not self.named or any(PASSES[kind].step == "recovery" for kind in self.named)
+
+    def misfits(self) -> list[str]:
+        """Sentences on the named passes that no shape has, with the reason; not on those that would train without time
+        or rows to do so."""
+        used = {p.kind for shape in self.shapes() for p in shape}
+        left = [k for k in self.named if k not in used and (self.epochs or PASSES[k].step != "recovery")]
+        return [f"{kind} was not tried: {self._why_not(kind)}" for kind in left]
+
+    def _why_not(self, kind: str) -> str:
+        depth = f"a model of {self.layers} layer{'s' * (self.layers != 1)}"
+        if kind == "progressive" and not self.allows("layers"):
+            return "its students have fewer layers, and layers is not among the techniques that are named"
+        if kind == "progressive" and self.layers > 1:
+            return f"{depth} leaves no room for an assistant between it and a student"
+        if kind == "layers" or (self.allows("layers") and not self._structures()):
+            return f"{depth} has none to spare"
+        return "it fits no shape that the other techniques make"
 
     def _structures(self) -> list[str]:
         return [kind for kind in self.named if PASSES[kind].step == "structure"]
@@ -68,21 +85,27 @@ class Menu:
         return _make(kind, keep=keep, **({"unit_costs": self.unit_costs} if timed else {}))
 
     def _recoveries(self, count: int, *, cut: bool) -> list[Shape]:
-        """The ways in which a shape is taught; nothing at all where none is named, and where nothing was cut."""
+        """The ways in which a shape is taught. What was cut stays untaught only where nothing named can teach it, the
+        whole model where numbers are named."""
+        ways = self._lessons(count, cut=cut) if self.epochs else []
+        numbers = any(PASSES[kind].step == "numbers" for kind in self.named)
+        untaught = bool(self._structures()) and not ways if cut else numbers
+        return [*([()] if untaught else []), *ways]
+
+    def _lessons(self, count: int, *, cut: bool) -> list[Shape]:
         kinds = [k for k, e in PASSES.items() if e.teaches and self.allows(k)] if self.named else ["distill"]
         taught = [(one,) for k in kinds if (cut or PASSES[k].alone) and (one := self._teaching(k, count)) is not None]
         ways: list[Shape] = list(taught)
         if "qat" in self.named:
-            ways = [(*way, self.qat()) for way in ways] or [(self.qat(),)]
-        if ways:
-            return ways
-        untaught = cut or any(PASSES[kind].step == "numbers" for kind in self.named)
-        return [()] if untaught and not (cut and kinds) else []
+            ways += [(*way, self.qat()) for way in taught] or [(self.qat(),)]
+        return ways
 
     def qat(self) -> Config:
-        """Training on the grid of the runtime that is meant."""
+        """Training on the grid of the runtime that is meant, no longer than the time allows."""
         bits, group = self.grid or (8, None)
-        return _make("qat", bits=bits, group=group, activations="token" if group else "tensor")
+        settings = {"bits": bits, "group": group, "activations": "token" if group else "tensor"}
+        usual: Any = _make("qat", **settings)
+        return _make("qat", **settings, epochs=min(usual.epochs, self.epochs or usual.epochs))
 
     def _teaching(self, kind: str, count: int) -> Config | None:
         """The pass with its settings; ``None`` where no assistant fits between the two depths."""
@@ -93,12 +116,13 @@ class Menu:
         return _make(kind, epochs=self.epochs, assistants=(between,)) if fits else None
 
     def _numbers(self, recovery: Shape) -> list[Shape]:
-        """Every way in which the named passes can join: of those that decide on the weights, one at a time."""
+        """Every way in which the named passes can join: none of them, those that go with any, and with these one at a
+        time of those that decide on the weights. So whoever names one more loses no shape by it."""
         named = [kind for kind in PASSES if kind in self.named and PASSES[kind].step == "numbers"]
         trained = any(p.kind == "qat" for p in recovery)
         deciding = [] if trained else [kind for kind in named if PASSES[kind].slot]
         others = [kind for kind in named if not PASSES[kind].slot and not (trained and kind == "smooth_quant")]
-        chosen = [[k for k in named if k in others or k == one] for one in deciding] or [others]
+        chosen = [[], others, *([k for k in named if k in others or k == one] for one in deciding)]
         return [tuple(self._number(kind) for kind in kinds) for kinds in chosen]
 
     def _number(self, kind: str) -> Config:

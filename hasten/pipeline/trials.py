@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from hasten.bundle.answers import SCORED_TOGETHER, scored
+from hasten.errors import DiskFull
 from hasten.measure.duel import Round, speedup
 from hasten.measure.host import available_memory_bytes
 from hasten.measure.worker import Worker
@@ -118,7 +119,7 @@ class TrialRunner(AbstractContextManager["TrialRunner"]):
     # ------------------------------------------------------------------ candidates
 
     def run(self, recipe: Recipe, stage: Stage, *, needed_bytes: int | None = None) -> Trial:
-        """One trial. Only an interruption leaves it."""
+        """One trial. Only an interruption and a full disk leave it, which say nothing of the candidate."""
         started = time.perf_counter()
         try:
             if needed_bytes is not None and needed_bytes > available_memory_bytes():
@@ -129,6 +130,8 @@ class TrialRunner(AbstractContextManager["TrialRunner"]):
                 )
             first = self._rehearsal if recipe.passes else self._preflight
             trial = first(recipe) if stage == "preflight" else self._full_or_again(recipe, stage)
+        except DiskFull:
+            raise
         except HastenError as error:
             at, reason = (error.stage, error.reason) if isinstance(error, Rejected) else ("input", str(error))
             trial = replace(self._row(recipe, stage, 0.0), status="rejected", rejected_at=at, reason=reason)
@@ -280,13 +283,9 @@ class TrialRunner(AbstractContextManager["TrialRunner"]):
 
     def _row(self, recipe: Recipe, stage: Stage, elapsed: float) -> Trial:
         return Trial(
-            recipe=recipe.to_dict(),
-            recipe_id=recipe.id,
-            label=recipe.label,
-            stage=stage,
-            status="ok",
+            recipe=recipe.to_dict(), recipe_id=recipe.id, label=recipe.label, stage=stage, status="ok",
             elapsed_s=elapsed,
-        )
+        )  # fmt: skip
 
     def close(self) -> None:
         self.builds.close()

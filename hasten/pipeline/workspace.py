@@ -14,21 +14,20 @@ from pathlib import Path
 from typing import Any
 
 from hasten.bundle.write import remove_staging
+from hasten.errors import DiskFull
 from hasten.ledger import FILE_NAME, Ledger
+from hasten.pipeline.disk import needed_bytes, size_bytes, watched_disk
 from hasten.pipeline.request import Request
 from hasten.records import InputError
 
 _SOURCES = {"source_hash": "the checkpoint", "data_sha256": "the data", "extra_sha256": "the extra data"}
 _OURS = {"bundle", "closest-miss", "report.html", FILE_NAME, "verdict.json", "work", ".lock"}
-PASSES = "passes"
-# Every candidate is written once, the bundle twice while it is swapped, the shared exports once. Shapes that are
-# trained stay until the end, and a training in progress holds its weights twice with both moments.
-_DISK_COPIES, _TRAINING_COPIES = 6, 8
+PASSES, _EXPORTS = "passes", "cache"
 
 
 @dataclass(frozen=True, slots=True)
 class Workspace:
-    """Paths of a run. ``trained`` names the folders of trained weights that stay when it has ended."""
+    """Paths of a run. ``trained`` are the ids of the passes whose weights stay when it has ended."""
 
     out: Path
     ledger: Ledger
@@ -49,6 +48,10 @@ class Workspace:
         path.mkdir(parents=True)
         return path
 
+    def keep_all_passes(self) -> None:
+        """An interrupted run goes on from everything that passes made, half-trained weights too."""
+        self.trained.update(_of(folder) for folder in (self.work / PASSES).glob("*"))
+
     def check_sources(self, header: Mapping[str, Any]) -> None:
         """Raise InputError when model or data changed under the same names since the run began."""
         found = self.ledger.rows.header
@@ -62,10 +65,11 @@ class Workspace:
 
 
 @contextmanager
-def open_workspace(request: Request, *, header: Mapping[str, Any]) -> Iterator[Workspace]:
+def open_workspace(request: Request, *, header: Mapping[str, Any], needed: int = 0) -> Iterator[Workspace]:
     """Lock the folder, clear what a killed run left, open the ledger to resume or start.
 
-    Raises InputError when the folder holds something else, another run is in it, or it cannot be written.
+    Raises InputError when the folder holds something else, another run is in it, or it cannot be written; DiskFull when
+    its disk has no room, with the ledger whole and what passes made still there. ``needed`` bytes are said then.
     """
     from filelock import FileLock, Timeout
 
@@ -74,12 +78,13 @@ def open_workspace(request: Request, *, header: Mapping[str, Any]) -> Iterator[W
     try:
         out.mkdir(parents=True, exist_ok=True)
         lock = FileLock(out / ".lock", timeout=0)
-        with lock:
+        with watched_disk(out, needed=needed), lock:
             if request.overwrite:
                 _clear(out)
             remove_staging(out)
             if not (out / FILE_NAME).is_file():  # without a ledger nobody knows of what run these weights are
                 shutil.rmtree(out / "work", ignore_errors=True)
+            shutil.rmtree(out / "work" / _EXPORTS, ignore_errors=True)  # the last one may be half-written
             (out / "work").mkdir(exist_ok=True)
             with Ledger.open(out / FILE_NAME, run_key=request.run_key, header=header) as ledger:
                 space = Workspace(out=out, ledger=ledger)
@@ -98,12 +103,12 @@ def open_workspace(request: Request, *, header: Mapping[str, Any]) -> Iterator[W
 
 
 def check_disk(out: Path, *, weights_bytes: int, trains: bool) -> None:
-    """Raise InputError when the disk cannot hold the candidates that a run writes."""
+    """Raise DiskFull when the disk cannot hold the candidates that a run writes, less what an earlier sitting wrote."""
     folder = next(p for p in (out, *out.resolve().parents) if p.exists())
-    copies = _DISK_COPIES + (_TRAINING_COPIES if trains else 0)
-    needed, free = copies * weights_bytes, shutil.disk_usage(folder).free
+    needed = needed_bytes(weights_bytes=weights_bytes, trains=trains) - size_bytes(out)
+    free = shutil.disk_usage(folder).free
     if free < needed:
-        raise InputError(
+        raise DiskFull(
             f"{free / 1e6:,.0f} MB free where {out} is",
             expected=f"about {needed / 1e6:,.0f} MB for the candidates and the bundle",
             remedy="free some space, or give an --out on a larger disk",
@@ -129,11 +134,16 @@ def _tidy(space: Workspace) -> None:
     """Leave nothing in ``work`` but weights that took minutes to train: with more time the run goes on from them."""
     trained = space.work / PASSES
     for folder in (*space.work.glob("*"), *trained.glob("*")):
-        if folder != trained and not (folder.parent == trained and folder.name in space.trained):
+        if folder != trained and not (folder.parent == trained and _of(folder) in space.trained):
             shutil.rmtree(folder, ignore_errors=True) if folder.is_dir() else folder.unlink(missing_ok=True)
     for empty in (trained, space.work):
         with suppress(OSError):  # of what holds something
             empty.rmdir()
+
+
+def _of(folder: Path) -> str:
+    """The id of the passes that a folder of kept weights is of; what they were given follows it."""
+    return folder.name.partition("-")[0]
 
 
 def _clear(out: Path) -> None:

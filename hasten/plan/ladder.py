@@ -11,7 +11,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from hasten.plan.choose import gain, latest, passes, searched, trial_checks
+from hasten.passes import PASSES
+from hasten.plan.choose import gain, latest, may_pass, passes, searched, trial_checks
 from hasten.records import Budget, Recipe, Trial
 
 # A rung must promise this much over the best so far to be worth its training.
@@ -24,6 +25,7 @@ _HAIR_PT = 0.5
 _QUALITY = ("quality_drop", "quality")
 _KNOWN_BEFORE = ("p50_ms", "p90_ms", "bytes", "peak_rss_bytes")
 _SLACK = 1.15  # a rehearsal is a short look
+MOST_KEPT = 6  # each is a copy of its weights on the disk
 
 
 def next_rung(trials: Sequence[Trial], rungs: Sequence[Recipe], *, budget: Budget) -> Trial | None:
@@ -40,15 +42,51 @@ def open_rungs(trials: Sequence[Trial], rungs: Sequence[Recipe], *, budget: Budg
     ids = {r.id for r in rungs}
     held = {t.recipe_id: t for t in trials if t.stage == "preflight" and t.status == "ok" and t.recipe_id in ids}
     tried = {t.recipe_id for t in trials if t.stage == "screen"}
-    ceiling = _ceiling(trials, budget)
-    failed = [t for t in latest(searched(trials)) if t.recipe_id in held and _points_missed(t, budget)]
-    ends = [(t, expected_ms(held[t.recipe_id]) * (_NEAR_SHARE if nearly(t, budget) else 1.0)) for t in failed]
+    ceiling, ends = _ceiling(trials, budget), [e for e in _ends(trials, budget) if e[0].recipe_id in held]
     fit = [
         t for i, t in held.items()
         if i not in tried and _floor(ends, t) < expected_ms(t) * WORTH <= ceiling
         and not _breaks_a_bound(t, budget)
     ]  # fmt: skip
     return sorted(fit, key=lambda t: -expected_ms(t))
+
+
+def left_out(trials: Sequence[Trial], *, budget: Budget) -> list[tuple[Trial, str]]:
+    """Rehearsals of the shapes that were never built in full, each with the reason; those that the trials tell one of
+    are not among them."""
+    begun = {t.recipe_id for t in trials if t.stage != "preflight"}
+    rehearsed = {t.recipe_id: t for t in trials if t.stage == "preflight" and t.recipe["passes"]}
+    held = [t for t in rehearsed.values() if t.status == "ok" and t.recipe_id not in begun]
+    ends = _ends(trials, budget)
+    return [(t, f"{_verb(t)}: {_why_left_out(t, trials, ends, budget)}") for t in held]
+
+
+def _why_left_out(rung: Trial, trials: Sequence[Trial], ends: Sequence[tuple[Trial, float]], budget: Budget) -> str:
+    ms = expected_ms(rung)
+    if _breaks_a_bound(rung, budget):
+        return "its rehearsal breaks a bound clearly"
+    top = _fastest_standing(trials, budget)
+    if top is not None and top.figures.latency_ms and ms * WORTH > top.figures.latency_ms.p50:
+        own = f"at about {ms:.2f} ms"
+        return f"{own} it is hardly faster than {top.label} ({top.figures.latency_ms.p50:.2f} ms), which passes"
+    lost = next((t for t, end in ends if _alike(t, rung) and end >= ms * WORTH), None)
+    if lost is not None:
+        return f"{lost.label} is slower, and lost too much quality already"
+    needs = rung.prediction.build_s if rung.prediction else 0.0
+    return f"the search ended before its turn; it needs about {needs:.0f} s"
+
+
+def _verb(rung: Trial) -> str:
+    return "not trained" if _taught(rung) else "not measured in full"
+
+
+def worth_keeping(trials: Sequence[Trial], budget: Budget) -> list[Trial]:
+    """Trained shapes that a run which goes on may take or train on: those that may pass, fastest first, and those that
+    miss by little; a few."""
+    tried = [t for t in latest(searched(trials)) if _taught(t)]
+    standing = sorted((t for t in tried if may_pass(t, budget)), key=lambda t: -gain(t))
+    missed = [t for t in tried if nearly(t, budget) and t not in standing]
+    return [*standing, *missed][:MOST_KEPT]
 
 
 def expected_ms(rehearsal: Trial) -> float:
@@ -78,8 +116,20 @@ def _breaks_a_bound(rehearsal: Trial, budget: Budget) -> bool:
 
 def _ceiling(trials: Sequence[Trial], budget: Budget) -> float:
     """The p50 of the fastest that passes: a rung must beat it."""
+    top = _fastest_standing(trials, budget)
+    return float("inf") if top is None or top.figures.latency_ms is None else top.figures.latency_ms.p50
+
+
+def _fastest_standing(trials: Sequence[Trial], budget: Budget) -> Trial | None:
     standing = [t for t in latest(searched(trials)) if passes(t, budget) and gain(t) and t.figures.latency_ms]
-    return min((t.figures.latency_ms.p50 for t in standing if t.figures.latency_ms), default=float("inf"))
+    return min(standing, key=lambda t: t.figures.latency_ms.p50 if t.figures.latency_ms else 0.0, default=None)
+
+
+def _ends(trials: Sequence[Trial], budget: Budget) -> list[tuple[Trial, float]]:
+    """Shapes that lost too much quality, and the latency at and below which each says that nothing will do."""
+    held = {t.recipe_id: t for t in trials if t.stage == "preflight" and t.status == "ok" and t.recipe["passes"]}
+    failed = [t for t in latest(searched(trials)) if t.recipe_id in held and _points_missed(t, budget)]
+    return [(t, expected_ms(held[t.recipe_id]) * (_NEAR_SHARE if nearly(t, budget) else 1.0)) for t in failed]
 
 
 def _floor(ends: Sequence[tuple[Trial, float]], rung: Trial) -> float:
@@ -88,8 +138,14 @@ def _floor(ends: Sequence[tuple[Trial, float]], rung: Trial) -> float:
     return max((ms for trial, ms in ends if _alike(trial, rung)), default=0.0)
 
 
-def _alike(a: Trial, b: Trial) -> bool:
-    """Were they made in the same ways, or one in some of the other's? A control at random says nothing about a choice
-    that is well made."""
-    x, y = ({p["kind"] for p in t.recipe["passes"]} for t in (a, b))
-    return x <= y or y <= x
+def _alike(failed: Trial, rung: Trial) -> bool:
+    """Were they made in the same ways, or one in some of the other's, for the same runtime? A control at random says
+    nothing about a choice that is well made, nor does what was taught in fewer ways about one taught in more."""
+    x, y = ({p["kind"] for p in t.recipe["passes"]} for t in (failed, rung))
+    same = failed.recipe["runtime"] == rung.recipe["runtime"]
+    return same and (x <= y or y <= x) and _taught(rung) <= _taught(failed)
+
+
+def _taught(trial: Trial) -> set[str]:
+    kinds = {str(p["kind"]) for p in trial.recipe["passes"]}
+    return {kind for kind in kinds if kind in PASSES and PASSES[kind].step == "recovery"}

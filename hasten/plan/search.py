@@ -123,6 +123,21 @@ def _of_shapes(trials: Sequence[Trial], recipes: Sequence[Recipe], clock: Clock,
     return Run(chosen.recipe_id, "screen")
 
 
+def only(trials: Sequence[Trial], recipe: Recipe) -> Run | None:
+    """The next look at a recipe that was asked for by itself: it is built and measured whatever is expected of it.
+
+    ``None`` after its screen, or when it cannot be built.
+    """
+    own = {t.stage: t for t in trials if t.recipe_id == recipe.id}
+    looks: tuple[Stage, ...] = ("preflight", "screen")
+    for stage in looks:
+        if stage not in own:
+            return Run(recipe.id, stage)
+        if own[stage].status != "ok":
+            return None
+    return None
+
+
 def slow_to_build(recipe: Recipe) -> bool:
     """Compilers take a minute where exporters take seconds."""
     return bool(recipe.to_dict()["runtime"].get("compile"))

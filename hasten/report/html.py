@@ -64,7 +64,7 @@ def render_html(
         sides=view.sides(verdict),
         comparison=view.comparison(verdict),
         candidates=view.reached(trials),
-        rejected=view.rejected(trials),
+        rejected=view.fallen(verdict, trials),
         steps=steps,
         bought=stepwise.bought(steps),
         slowest_ms=max((s.figures.latency_ms.p50 for s in steps if s.figures.latency_ms), default=None),

@@ -31,7 +31,7 @@ def render_terminal(
     verdict: Verdict, trials: Sequence[Trial], *, console: Console, next_command: str | None = None
 ) -> None:
     """Print the whole report, the verdict last: that is what stays in view when it has scrolled by."""
-    fallen, candidates = view.rejected(trials), view.reached(trials)
+    fallen, candidates = view.fallen(verdict, trials), view.reached(trials)
     if fallen:
         console.print(_rejected(fallen))
     if candidates:

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
+from hasten.plan.ladder import left_out
 from hasten.records import Figures, Latency, Measured, Prediction, Quality, Trial, Verdict, Workload
 from hasten.report import quantities as q
 
@@ -122,6 +123,15 @@ def rejected(trials: Sequence[Trial]) -> list[Trial]:
     """Every candidate that ended rejected, with its last reason, in the order in which they fell."""
     last = {trial.recipe_id: trial for trial in trials}
     return [trial for trial in last.values() if trial.status == "rejected"]
+
+
+def fallen(verdict: Verdict, trials: Sequence[Trial]) -> list[Trial]:
+    """Every candidate that did not come through: the rejected ones, then shapes that were rehearsed and left at that,
+    as trials that say why."""
+    left = left_out(trials, budget=verdict.budget)
+    return [
+        *rejected(trials), *(replace(t, status="rejected", rejected_at="left out", reason=reason) for t, reason in left)
+    ]  # fmt: skip
 
 
 def reached(trials: Sequence[Trial]) -> list[Trial]:

@@ -178,6 +178,16 @@ def test_log_is_appended_and_only_own_words_are_quoted(tmp_path: Path) -> None:
     assert log.read_text().startswith("words of another")
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no device that is always full")
+def test_a_log_without_room_takes_no_reply_with_it() -> None:
+    with Worker.start(cores=(), threads=1, log=Path("/dev/full")) as worker:
+        with pytest.raises(Rejected, match=r"KeyError.*layer\.7"):
+            worker.call(f"{JOBS}:plain_error")
+        with pytest.raises(InputError, match="a cat"):
+            worker.call(f"{JOBS}:user_error")
+        assert worker.call(f"{JOBS}:echo", value=1) == 1
+
+
 def test_interrupt_in_the_parent_ends_the_child() -> None:
     # A shell that puts the tests into the background has them ignore SIGINT.
     previous = signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from hasten.models import adapter_for, codebook_store, half_store, sparse_store
 from hasten.models.bit_packing import as_integers, pack_bits, packed_bytes, unpack_bits
 from hasten.models.compact_store import load_compact, packed, save_compact, unpacked
+from hasten.models.inspect import OWN_WEIGHTS
 from hasten.models.load import load_checkpoint
 from hasten.models.reshape import COMPACT, MARK, open_model, save_model
 from hasten.models.surgery import keep_neurons
@@ -198,7 +199,7 @@ def thinned(model: Any) -> None:
 
 
 def bytes_of(folder: Path) -> int:
-    return (folder / "model.safetensors").stat().st_size
+    return sum(path.stat().st_size for path in folder.glob("*.safetensors"))
 
 
 @pytest.mark.parametrize("family", ["bert", "roberta", "distilbert", "electra"])
@@ -238,7 +239,7 @@ def test_bf16_stays_compact(checkpoint: Any, tmp_path: Path) -> None:
     model = loaded(checkpoint("bert")).to(torch.bfloat16)
     thinned(model)
     save_model(model, tmp_path)
-    assert any(name.startswith("hasten.sparse.mask:") for name in load_file(tmp_path / "model.safetensors"))
+    assert any(name.startswith("hasten.sparse.mask:") for name in load_file(tmp_path / OWN_WEIGHTS))
     again = open_model(type(model), tmp_path, attention="sdpa", dtype=torch.bfloat16)
     assert torch.equal(logits(again), logits(model))
 
@@ -247,8 +248,8 @@ def test_a_compact_folder_with_a_part_gone_is_refused(checkpoint: Any, tmp_path:
     model = loaded(checkpoint("bert"))
     thinned(model)
     save_model(model, tmp_path)
-    stored = load_file(tmp_path / "model.safetensors")
+    stored = load_file(tmp_path / OWN_WEIGHTS)
     gone = next(name for name in stored if name.startswith("hasten.sparse.values:"))
-    save_file({name: tensor for name, tensor in stored.items() if name != gone}, tmp_path / "model.safetensors")
+    save_file({name: tensor for name, tensor in stored.items() if name != gone}, tmp_path / OWN_WEIGHTS)
     with pytest.raises(InputError, match="has no values"):
         open_model(type(model), tmp_path, attention="sdpa", dtype=torch.float32)

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from hasten.models import adapter_for
+from hasten.models.inspect import OWN_WEIGHTS
 from hasten.models.load import load_checkpoint
 from hasten.models.reshape import MARK, open_model, save_model
 from hasten.models.surgery import LowRankLinear, keep_heads, keep_layers, keep_neurons, replace_module
@@ -79,13 +80,11 @@ def test_weights_that_fit_nothing_are_refused(checkpoint: Checkpoints, tmp_path:
     model = loaded(checkpoint("bert"))
     keep_neurons(adapter_for("bert").ffn(adapter_for("bert").layers(model)[0]), range(8))  # type: ignore[union-attr]
     save_model(model, tmp_path)
-    weights = load_file(tmp_path / "model.safetensors")
+    weights = load_file(tmp_path / OWN_WEIGHTS)
     gone = weights.pop("bert.encoder.layer.1.output.dense.weight")
-    save_file(weights, tmp_path / "model.safetensors")
+    save_file(weights, tmp_path / OWN_WEIGHTS)
     with pytest.raises(InputError, match="missing"):
         open_model(type(model), tmp_path, attention="sdpa", dtype=torch.float32)
-    save_file(
-        {**weights, "bert.encoder.layer.1.output.dense.weight": gone.T.contiguous()[:3]}, tmp_path / "model.safetensors"
-    )
+    save_file({**weights, "bert.encoder.layer.1.output.dense.weight": gone.T.contiguous()[:3]}, tmp_path / OWN_WEIGHTS)
     with pytest.raises(InputError, match="do not fit"):
         open_model(type(model), tmp_path, attention="sdpa", dtype=torch.float32)

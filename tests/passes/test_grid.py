@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from unit_cases import outputs, rows_for
 
 from hasten.models import grid_store
+from hasten.models.inspect import OWN_WEIGHTS
 from hasten.models.reshape import open_model, save_model
 from hasten.passes import run_pass
 from hasten.passes.awq import AwqConfig
@@ -169,10 +170,11 @@ def test_the_file_has_the_bits_and_the_model_is_the_same(config: Any, bits: floa
     save_model(model.hf, tmp_path / "dense")
     run_pass(model, config, rows)
     save_model(model.hf, tmp_path / "rounded")
-    stored = load_file(tmp_path / "rounded" / "model.safetensors")
+    stored = load_file(tmp_path / "rounded" / OWN_WEIGHTS)
     assert sum(key.startswith("hasten.grid.codes:") for key in stored) == 24
     weights = sum(m.linear.weight.numel() for m in encoder_matrices(model, what="a test"))
-    dense, rounded = ((tmp_path / name / "model.safetensors").stat().st_size for name in ("dense", "rounded"))
+    names = ("dense/model.safetensors", f"rounded/{OWN_WEIGHTS}")
+    dense, rounded = ((tmp_path / name).stat().st_size for name in names)
     assert bits - 0.1 < 8 * (rounded - (dense - 4 * weights)) / weights < bits + 0.3
     again = open_model(type(model.hf), tmp_path / "rounded", attention="sdpa", dtype=torch.float32)
     assert torch.equal(outputs(LogitsWrapper(again), rows), outputs(model, rows))

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,6 +20,10 @@ from hasten.records import InputError, Rejected
 ROWS = [{"input_ids": np.full((1, 2 + n % 5), n, dtype=np.int64)} for n in range(40)]
 GOAL = torch.linspace(-1, 1, 6).view(2, 3)
 SCHEDULE = Schedule(epochs=6, batch=8, lr=0.05, patience=100)
+
+
+class Killed(BaseException):
+    """An end that leaves no time for anything."""
 
 
 def model() -> nn.Linear:
@@ -64,10 +69,10 @@ def test_a_killed_training_ends_like_one_that_was_not(tmp_path: Path) -> None:
         nonlocal calls
         calls += 1
         if calls == 18:
-            raise KeyboardInterrupt
+            raise Killed
         return loss_of(killed, index)
 
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(Killed):
         run(killed, given(tmp_path / "b"), dying)
     again = model()  # a new process knows the state on disk alone
     seen: list[Sequence[int]] = []
@@ -85,6 +90,92 @@ def test_a_killed_training_ends_like_one_that_was_not(tmp_path: Path) -> None:
     assert len(seen) == 30 - 15, "and costs no step"
 
 
+def at_step(number: int) -> Callable[[Progress], None]:
+    """Ctrl-C while somebody hears of this step."""
+
+    def listen(progress: Progress) -> None:
+        if progress.done == number and not progress.note:
+            raise KeyboardInterrupt
+
+    return listen
+
+
+def in_score(number: int) -> Callable[[nn.Module], float]:
+    """Ctrl-C in this score."""
+    left = iter(range(number))
+
+    def validate(linear: nn.Module) -> float:
+        if next(left, None) is None:
+            raise KeyboardInterrupt
+        return distance(linear)
+
+    return validate
+
+
+@pytest.mark.parametrize(
+    ("changes", "done"),
+    [({"listen": at_step(12)}, 12), ({"listen": at_step(15)}, 15), ({"validate": in_score(3)}, 15)],
+    ids=["between scores", "after a score", "in a score"],
+)
+def test_an_interrupted_training_goes_on_at_its_step(changes: dict[str, Any], done: int, tmp_path: Path) -> None:
+    whole, stopped, again = model(), model(), model()
+    wanted = run(whole, given(tmp_path / "a"))
+    with pytest.raises(KeyboardInterrupt):
+        run(stopped, replace(given(tmp_path / "b"), **changes))
+    heard: list[Progress] = []
+    found = run(again, replace(given(tmp_path / "b"), listen=heard.append))
+    assert [p.done for p in heard] == list(range(done + 1, 31))
+    assert torch.equal(again.weight, whole.weight)
+    assert found == wanted
+
+
+def test_an_interruption_within_a_step_saves_no_half_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole, stopped, again = model(), model(), model()
+    run(whole, given(tmp_path / "a"))
+    step, calls = torch.optim.AdamW.step, iter(range(17))
+
+    def torn(self: torch.optim.AdamW, *args: Any) -> Any:
+        made = step(self, *args)
+        if next(calls, None) is None:
+            raise KeyboardInterrupt  # the weights are a step further than all else
+        return made
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.optim.AdamW, "step", torn)
+        with pytest.raises(KeyboardInterrupt):
+            run(stopped, given(tmp_path / "b"))
+    heard: list[Progress] = []
+    run(again, replace(given(tmp_path / "b"), listen=heard.append))
+    assert heard[0].done == 16, "goes on from the last score"
+    assert torch.equal(again.weight, whole.weight)
+
+
+def test_a_damaged_state_is_told_and_not_taken(tmp_path: Path) -> None:
+    whole, stopped, again = model(), model(), model()
+    run(whole, given(tmp_path / "a"))
+    with pytest.raises(KeyboardInterrupt):
+        run(stopped, replace(given(tmp_path / "b"), listen=at_step(12)))
+    path = tmp_path / "b" / "training.safetensors"
+    path.write_bytes(path.read_bytes()[:-9])
+    heard: list[Progress] = []
+    run(again, replace(given(tmp_path / "b"), listen=heard.append))
+    assert heard[0].note
+    assert "begun again, as its saved state is damaged" in heard[0].what
+    assert len(heard) == 1 + 30
+    assert torch.equal(again.weight, whole.weight)
+
+
+def test_who_listens_hears_of_an_early_end() -> None:
+    heard: list[Progress] = []
+    linear = model()
+    calibration = replace(given(validate=lambda _: 1.0), listen=heard.append)
+    train(
+        linear, partial(loss_of, linear), rows=ROWS, schedule=replace(SCHEDULE, patience=2), given=calibration, what="x"
+    )
+    assert (heard[-2].done, heard[-2].total) == (10, 30)
+    assert (heard[-1].done, heard[-1].total) == (10, 10)
+
+
 def test_a_state_of_another_training_is_not_taken(tmp_path: Path) -> None:
     linear, other = model(), model()
     short = replace(SCHEDULE, epochs=1)
@@ -95,7 +186,7 @@ def test_a_state_of_another_training_is_not_taken(tmp_path: Path) -> None:
     assert run(other, given(folder)).step == 30
 
 
-@pytest.mark.parametrize("change", ["rate", "weights", "config"])
+@pytest.mark.parametrize("change", ["rate", "weights", "config", "rows", "teacher"])
 def test_a_finished_training_is_not_taken_for_one_of_the_same_length(tmp_path: Path, change: str) -> None:
     folder = tmp_path / "s"
     first, second = model(), model()
@@ -104,10 +195,12 @@ def test_a_finished_training_is_not_taken_for_one_of_the_same_length(tmp_path: P
         with torch.no_grad():
             second.weight += 1.0
     heard: list[Progress] = []
+    teacher = nn.Linear(3, 2) if change == "teacher" else None
     train(
-        second, partial(loss_of, second), rows=ROWS,
+        second, partial(loss_of, second), rows=ROWS[::-1] if change == "rows" else ROWS,
         schedule=replace(SCHEDULE, lr=2e-3) if change == "rate" else SCHEDULE,
-        given=replace(given(folder), listen=heard.append), what="x", config=2 if change == "config" else 1,
+        given=replace(given(folder), listen=heard.append, original=teacher), what="x",
+        config=2 if change == "config" else 1,
     )  # fmt: skip
     assert len(heard) == 30, "every step was made"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from own_core import own_core
 
 import hasten
 from hasten.ledger import read_rows
+from hasten.passes import configs as pass_configs
 from hasten.pipeline.candidates import SEARCHED
 from hasten.pipeline.compression import FEWEST_ROWS, Compression
 from hasten.pipeline.jobs import CheckpointFacts
@@ -30,6 +32,10 @@ NAMES = ("input_ids", "attention_mask")
 FACTS = CheckpointFacts("bert", ("a", "b"), "{}", {}, NAMES, 128, "0", None, 6, 72, 9216, 1000)
 
 
+def configs_of(kind: str) -> Any:
+    return pass_configs([kind])[kind]
+
+
 def compression(rows: int = 10_000, ms: float = 8.0, **options: Any) -> Compression:
     return Compression(asked(**options), FACTS, rows, ms)
 
@@ -42,7 +48,11 @@ def compression(rows: int = 10_000, ms: float = 8.0, **options: Any) -> Compress
         ({"budget": "", "techniques": ("layers",)}, None),
         ({"techniques": ("int8",)}, "names none"),
         ({"rows": FEWEST_ROWS - 1}, "rows to learn from"),
-        ({"time": "2m"}, "too short to train"),
+        ({"rows": FEWEST_ROWS - 1, "techniques": ("layers", "kprune")}, None),
+        ({"rows": FEWEST_ROWS - 1, "techniques": ("kprune", "distill")}, None),
+        ({"rows": FEWEST_ROWS - 1, "techniques": ("distill",)}, "rows to learn from"),
+        ({"time": "20s"}, "too short to train"),
+        ({"time": "20s", "techniques": ("gobo",)}, None),
     ],
 )
 def test_when_shapes_are_tried(options: dict[str, Any], reason: str | None) -> None:
@@ -55,10 +65,10 @@ def test_what_is_named_is_all_that_is_tried() -> None:
     assert kinds == {"layers", "distill"}
     assert {p.kind for shape in compression().menu.shapes() for p in shape} == {"layers", "kprune", "distill"}
     taught = compression(techniques=("layers", "lora", "progressive", "qat")).menu.shapes()
-    assert [p.kind for p in taught[0]] == ["layers", "progressive", "qat"]
-    assert [p.kind for p in taught[1]] == ["layers", "lora", "qat"]
-    forced = compression(techniques=("fisher", "sparsegpt")).menu.shapes()
-    assert [[p.kind for p in shape] for shape in forced] == [["sparsegpt"], *[["fisher", "sparsegpt"]] * 2]
+    ways = [["progressive"], ["lora"], ["progressive", "qat"], ["lora", "qat"]]
+    assert [[p.kind for p in shape] for shape in taught[:4]] == [["layers", *way] for way in ways]
+    sparse = compression(techniques=("fisher", "sparsegpt")).menu.shapes()
+    assert [[p.kind for p in s] for s in sparse] == [["sparsegpt"], *[["fisher"], ["fisher", "sparsegpt"]] * 2]
     for kind in SEARCHED:
         shapes = compression(techniques=(kind,)).menu.shapes()
         assert shapes, kind
@@ -87,6 +97,79 @@ def test_a_shape_that_misses_by_little_is_taught_on(drop: float, kinds: list[str
 
 def test_more_time_trains_longer() -> None:
     assert 1 <= compression(time="10m").epochs() < compression(time="40m").epochs() <= 12
+
+
+@pytest.mark.parametrize("rows", [10_000, 50_000, 1_000_000])
+def test_more_data_than_time_is_trained_on_as_far_as_it_fits(rows: int) -> None:
+    found = compression(rows=rows, ms=20.0, time="10m")
+    epochs = found.epochs()
+    assert 0 < epochs < 1
+    assert 0.98 * 90.0 <= epochs * rows * 0.010 <= 90.0, "a seventh of the time"
+    lessons = [p for shape in found.menu.shapes() for p in shape if p.kind == "distill"]
+    assert lessons
+    assert all(p.epochs == epochs for p in lessons)  # type: ignore[attr-defined]
+    (said,) = found.remarks()
+    assert f"{epochs * rows:,.0f} of {rows:,} rows" in said
+    on_grid: Any = found.menu.qat()
+    assert on_grid.epochs == epochs
+
+
+def test_a_training_of_too_few_steps_is_none() -> None:
+    slow = compression(rows=10_000, ms=200.0, time="10m")  # 90 rows in a seventh of the time
+    assert slow.epochs() == 0
+    reason = str(slow.why_not())
+    needed_s = float(reason.rpartition("about ")[2].partition(" s")[0])
+    assert compression(rows=10_000, ms=200.0, time=needed_s * 1.01).epochs() > 0
+    assert compression(rows=10_000, ms=200.0, time=needed_s * 0.9).epochs() == 0
+
+
+def test_what_is_left_out_is_said() -> None:
+    assert compression().remarks() == ()
+    assert compression(techniques=("int8",)).remarks() == ()
+    (few,) = compression(rows=150).remarks()
+    assert few == "no smaller shapes were tried: 150 rows to learn from, 200 are needed"
+    (untaught,) = compression(rows=150, techniques=("kprune", "distill", "qat")).remarks()
+    assert untaught == "distill and qat were not tried: 150 rows to learn from, 200 are needed"
+    assert compression(rows=150, techniques=("kprune",)).remarks() == ()
+    shallow = Compression(asked(techniques=("progressive",)), replace(FACTS, layers=2), 10_000, 8.0)
+    assert shallow.remarks() == (
+        "no smaller shapes were tried: progressive was not tried: a model of 2 layers leaves no room for an assistant "
+        "between it and a student",
+    )
+    one = Compression(asked(techniques=("layers", "kprune")), replace(FACTS, layers=1), 10_000, 8.0)
+    assert one.remarks() == ("layers was not tried: a model of 1 layer has none to spare",)
+    assert {p.kind for shape in one.menu.shapes() for p in shape} == {"kprune"}
+
+
+def test_only_shapes_that_torch_stores_go_to_torch() -> None:
+    torch, onnx = configs()["torch"](), configs()["onnxruntime"](precision="int8-dynamic")
+    plain = [Recipe(passes=(), runtime=torch), Recipe(passes=(), runtime=onnx)]
+    rows = [screened(plain[0], drop=0.0), screened(plain[1], drop=0.0)]
+    without = compression(techniques=("layers", "distill", "awq")).recipes(rows)
+    found = compression(techniques=("layers", "distill", "awq", "gobo")).recipes(rows)
+    assert set(without) <= set(found), "naming one more removes nothing"
+    for recipe in found:
+        kinds = {p.kind for p in recipe.passes}
+        assert recipe.runtime == (torch if kinds & {"awq", "gobo"} else onnx), recipe.label
+    assert {frozenset(p.kind for p in r.passes) for r in found} >= {
+        frozenset({"layers", "distill"}), frozenset({"layers", "distill", "gobo"}), frozenset({"gobo"}),
+    }  # fmt: skip
+    (rounded,) = {p for r in found for p in r.passes if p.kind == "awq"}
+    assert rounded == configs_of("awq")(), "not on the grid of a runtime that it does not go to"
+
+
+def test_a_trained_shape_is_tried_on_the_other_runtimes_of_its_own_kind() -> None:
+    torch, again = configs()["torch"](), configs()["torch"](attention="eager")
+    onnx, fp32 = (configs()["onnxruntime"](precision=p) for p in ("int8-dynamic", "fp32"))
+    rows = [screened(Recipe(passes=(), runtime=r), drop=0.0) for r in (torch, again, onnx, fp32)]
+    menu = compression(techniques=("layers", "distill", "gobo"))
+    shapes = menu.recipes(rows)
+    stored = next(r for r in shapes if "gobo" in {p.kind for p in r.passes} and len(r.passes) == 3)
+    other = next(r for r in shapes if "gobo" not in {p.kind for p in r.passes})
+    for shape, kind in ((stored, "torch"), (other, "onnxruntime")):
+        siblings = set(menu.recipes([*rows, screened(shape, drop=0.5)])) - set(shapes)
+        assert siblings
+        assert {r.runtime.kind for r in siblings if r.passes == shape.passes} == {kind}
 
 
 @pytest.mark.slow

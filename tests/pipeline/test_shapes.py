@@ -8,6 +8,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from hasten import passes
 from hasten.ledger import Ledger
@@ -118,8 +120,13 @@ def test_passes_that_undo_each_other_are_alternatives() -> None:
     def kinds(*named: str) -> list[list[str]]:
         return [[p.kind for p in shape] for shape in Menu(named, 6, 3).shapes()]
 
-    assert kinds("magnitude", "wanda", "smooth_quant") == [["magnitude", "smooth_quant"], ["wanda", "smooth_quant"]]
-    assert kinds("qat", "gobo", "smooth_quant", "mixed_precision") == [["qat", "mixed_precision"]]
+    assert kinds("magnitude", "wanda", "smooth_quant") == [
+        ["smooth_quant"], ["magnitude", "smooth_quant"], ["wanda", "smooth_quant"],
+    ]  # fmt: skip
+    assert kinds("qat", "gobo", "smooth_quant", "mixed_precision") == [
+        ["smooth_quant", "mixed_precision"], ["smooth_quant", "gobo", "mixed_precision"],
+        ["qat"], ["qat", "mixed_precision"],
+    ]  # fmt: skip
     for shape in Menu(("layers", "distill", "qat", "sparsegpt", "zeroquant", "gobo", "smooth_quant"), 6, 3).shapes():
         check_order(shape)
 
@@ -144,16 +151,46 @@ def test_what_only_torch_stores_is_tried_on_torch() -> None:
             for k, r in recipes.items()
         ]  # fmt: skip
 
-    def chosen(trials: list[Trial], *techniques: str) -> list[str]:
+    def chosen(trials: list[Trial], *, stored: bool = False) -> list[str]:
         asked = make_request(
             "m", task="text-classification", data="d.csv", out="out", columns=Columns(), budget="", time="9m",
-            techniques=techniques or None,
         )  # fmt: skip
-        return [config.kind for config in best_runtimes(trials, asked)]
+        return [config.kind for config in best_runtimes(trials, asked, stored=stored)]
 
     assert chosen(rows(torch=1.0, ort=4.0)) == ["onnxruntime"]
-    assert chosen(rows(torch=1.0, ort=4.0), "gobo") == ["torch"]
+    assert chosen(rows(torch=1.0, ort=4.0), stored=True) == ["torch"]
     assert chosen(rows(torch=1.0)) == ["torch"]
+    assert chosen(rows(ort=4.0), stored=True) == []
+
+
+STRUCTURES = ("layers", "fisher", "kprune", "low_rank")
+RECOVERIES = ("distill", "progressive", "lora", "qat")
+NUMBERS = ("smooth_quant", "zeroquant", "mixed_precision", "gobo", "awq")
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.sets(st.sampled_from((*STRUCTURES, *RECOVERIES, *NUMBERS))), st.sampled_from(NUMBERS), st.integers(1, 12))
+def test_naming_numbers_as_well_removes_no_shape(named: set[str], more: str, layers: int) -> None:
+    before = Menu(tuple(named), layers, 3.0).shapes() if named else []
+    after = Menu((*named, more), layers, 3.0).shapes()
+    kept = {shape for shape in before if {p.kind for p in shape} <= set(STRUCTURES) | set(RECOVERIES)}
+    assert kept <= set(after)
+    assert any(more in {p.kind for p in shape} for shape in after) or ("qat" in named and more == "smooth_quant")
+    assert len(set(after)) == len(after)
+    for shape in after:
+        check_order(shape)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.sets(st.sampled_from((*STRUCTURES, *RECOVERIES, *NUMBERS)), min_size=1), st.integers(1, 12))
+def test_every_named_pass_is_in_a_shape_or_it_is_said_why_not(named: set[str], layers: int) -> None:
+    for epochs in (0.0, 0.2, 3.0):
+        menu = Menu(tuple(named), layers, epochs)
+        used = {p.kind for shape in menu.shapes() for p in shape}
+        missing = {kind for kind in named - used if epochs or kind not in RECOVERIES}
+        assert {said.partition(" ")[0] for said in menu.misfits()} == missing
+        assert epochs or not used & set(RECOVERIES)
+        assert used <= named | {"layers"}
 
 
 def test_a_pass_without_its_library_is_refused_before_anything_runs(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 import hasten
+from hasten.errors import DiskFull
+from hasten.models.inspect import OWN_WEIGHTS
 from hasten.passes import (
     FisherConfig,
     LayersConfig,
@@ -54,7 +58,7 @@ def test_what_was_cut_unevenly_opens_again_with_the_same_score(bench: Workbench,
         batch = {name: torch.from_numpy(array) for name, array in ours.items()}
         np.testing.assert_allclose(again.model()(**batch).numpy(), model(**batch).numpy(), atol=1e-5)
     whole = bench.save(bench.model(), tmp_path / "whole")
-    assert (folder / "model.safetensors").stat().st_size < 0.8 * (whole / "model.safetensors").stat().st_size
+    assert (folder / OWN_WEIGHTS).stat().st_size < 0.8 * (whole / "model.safetensors").stat().st_size
 
 
 def test_a_folder_that_holds_something_is_left_alone(bench: Workbench, tmp_path: Path) -> None:
@@ -62,6 +66,29 @@ def test_a_folder_that_holds_something_is_left_alone(bench: Workbench, tmp_path:
     with pytest.raises(InputError, match="holds something"):
         bench.save(bench.model(), tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == ["mine.txt"]
+
+
+@pytest.mark.parametrize("there", [False, True], ids=["new", "empty"])
+def test_a_save_without_room_leaves_nothing(
+    there: bool, bench: Workbench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def halfway(model: Any, folder: Path) -> None:
+        model.config.save_pretrained(folder)
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    folder = tmp_path / "small"
+    if there:
+        folder.mkdir()
+    with monkeypatch.context() as patch:
+        patch.setattr("hasten.models.reshape.save_model", halfway)
+        with pytest.raises(DiskFull, match="No space left"):
+            bench.save(bench.model(), folder)
+    assert [p.name for p in tmp_path.iterdir()] == (["small"] if there else [])
+    assert folder.is_dir() == there
+    assert not there or not any(folder.iterdir())
+    saved = bench.save(bench.model(), folder)
+    assert {"config.json", "tokenizer.json"} <= {p.name for p in saved.iterdir()}
+    assert [p.name for p in tmp_path.iterdir()] == ["small"]
 
 
 def test_bad_input_is_that_of_a_run(tiny: tuple[Path, Path]) -> None:

@@ -8,10 +8,10 @@ from typing import ClassVar
 
 from hypothesis import given
 from hypothesis import strategies as st
-from made_trials import MadeOnnx, recipe, trial
+from made_trials import MadeOnnx, MadeTorch, recipe, trial
 
 from hasten.plan.budget import parse_budget
-from hasten.plan.ladder import WORTH, next_rung, open_rungs
+from hasten.plan.ladder import MOST_KEPT, WORTH, left_out, next_rung, open_rungs, worth_keeping
 from hasten.plan.search import NO_TIME, Clock, Finish, Run, Skip, next_action
 from hasten.records import Recipe, Trial
 
@@ -166,3 +166,63 @@ def test_a_control_that_fails_rules_out_itself_alone() -> None:
     rows = [trial(r, stage="preflight", predicted_ms=ms) for r, ms in ((control, 4.0), (shape, 2.0), (both, 1.9))]
     rows.append(trial(control, speedup=2.0, drop=20.0, p50=4.0))
     assert [t.recipe_id for t in open_rungs(rows, [control, shape, both], budget=BUDGET)] == [shape.id]
+
+
+@dataclass(frozen=True, slots=True)
+class MadeLesson:
+    kind: ClassVar[str] = "distill"
+    label: ClassVar[str] = "taught"
+
+
+@dataclass(frozen=True, slots=True)
+class MadeGrid:
+    kind: ClassVar[str] = "qat"
+    label: ClassVar[str] = "on its grid"
+
+
+def test_a_shape_that_lost_says_nothing_of_one_on_another_runtime_or_better_taught() -> None:
+    shape = MadeShape(4.0)
+    lost = Recipe(passes=(shape, MadeLesson()), runtime=MadeOnnx())
+    rungs = [
+        lost,
+        Recipe(passes=(shape, MadeLesson()), runtime=MadeTorch()),
+        Recipe(passes=(shape, MadeLesson(), MadeGrid()), runtime=MadeOnnx()),
+        Recipe(passes=(shape,), runtime=MadeOnnx()),
+    ]
+    rows = [*rehearsals(rungs, (4.0, 3.0, 3.5, 3.8)), trial(lost, speedup=2.5, drop=9.0, p50=4.0)]
+    assert {t.recipe_id for t in open_rungs(rows, rungs, budget=BUDGET)} == {rungs[1].id, rungs[2].id}
+
+
+def test_every_shape_that_was_only_rehearsed_has_a_reason() -> None:
+    budget = parse_budget("quality_drop<=1, p50_ms<=6")
+    sizes = (9.0, 5.5, 4.0, 2.0, 3.0)
+    rungs = [Recipe(passes=(MadeShape(size), MadeLesson()), runtime=MadeOnnx()) for size in sizes]
+    rows = [trial(PLAIN, speedup=2.0, p50=5.0), *rehearsals(rungs, sizes)]
+    rows += [trial(rungs[3], speedup=5.0, drop=9.0, p50=2.0), trial(rungs[4], rejected_at=NO_TIME)]
+    smaller = Recipe(passes=(MadeShape(1.0), MadeLesson()), runtime=MadeOnnx())
+    plain = Recipe(passes=(MadeShape(3.9),), runtime=MadeOnnx())
+    rows += rehearsals([smaller, plain], (1.0, 3.9))
+    found = {t.recipe_id: reason for t, reason in left_out(rows, budget=budget)}
+    assert set(found) == {rungs[0].id, rungs[1].id, rungs[2].id, smaller.id, plain.id}
+    assert found[rungs[0].id] == "not trained: its rehearsal breaks a bound clearly"
+    assert found[rungs[1].id] == (
+        f"not trained: at about 5.50 ms it is hardly faster than {PLAIN.label} (5.00 ms), which passes"
+    )
+    assert found[rungs[2].id] == "not trained: the search ended before its turn; it needs about 1 s"
+    assert found[smaller.id] == f"not trained: {rungs[3].label} is slower, and lost too much quality already"
+    assert found[plain.id].startswith("not measured in full: the search ended")
+    shown = {t.recipe_id for t in open_rungs(rows, [*rungs, smaller, plain], budget=budget)}
+    assert {i for i, reason in found.items() if "before its turn" in reason} == shown
+
+
+def test_weights_that_a_run_may_go_on_from_are_kept() -> None:
+    shapes = [Recipe(passes=(MadeShape(n), MadeLesson()), runtime=MadeOnnx()) for n in range(12)]
+    untaught = Recipe(passes=(MadeShape(0.5),), runtime=MadeOnnx())
+    rows = [
+        trial(shapes[0], speedup=3.0, drop=9.0, width=0.3), trial(shapes[1], speedup=5.0, drop=1.8, width=0.3),
+        trial(shapes[2], speedup=2.0, drop=0.1), trial(shapes[3], speedup=2.5, drop=0.1),
+        trial(shapes[4], rejected_at="training"), trial(untaught, speedup=4.0), trial(PLAIN),
+    ]  # fmt: skip
+    assert [t.recipe_id for t in worth_keeping(rows, BUDGET)] == [shapes[3].id, shapes[2].id, shapes[1].id]
+    rows += [trial(shape, speedup=2.0) for shape in shapes[5:]]
+    assert len(worth_keeping(rows, BUDGET)) == MOST_KEPT

@@ -22,6 +22,7 @@ from hasten.plan.search import (
     Skip,
     contestants,
     next_action,
+    only,
     without_old_skips,
 )
 from hasten.records import Recipe, Stage, Trial
@@ -282,3 +283,13 @@ def test_three_that_fail_the_contest_are_replaced_by_the_next() -> None:
     assert contestants(rows, recipes, BUDGET) == (recipes[3].id,)
     clock = Clock(elapsed_s=0.0, limit_s=1000.0, final_s=10.0)
     assert next_action(rows, recipes, clock, budget=BUDGET) == Run(recipes[3].id, "contest")
+
+
+def test_a_recipe_that_was_asked_for_is_measured_whatever_is_expected() -> None:
+    asked, other = onnx(2)
+    rows = [trial(other, stage=s, p50=1.0, speedup=10.0, predicted_ms=1.0) for s in ("preflight", "screen")]
+    for stage in ("preflight", "screen"):
+        assert only(rows, asked) == Run(asked.id, stage)
+        rows.append(trial(asked, stage=stage, p50=50.0, speedup=0.2, predicted_ms=50.0))
+    assert only(rows, asked) is None
+    assert only([trial(asked, stage="preflight", rejected_at="export")], asked) is None

@@ -12,7 +12,7 @@ from hasten.records import Check, Constraint, Interval, Latency, Trial, Verdict
 from hasten.report import plots, view
 from hasten.report import quantities as q
 from hasten.report import steps as stepwise
-from hasten.report.html import strip
+from hasten.report.html import render_html, strip
 
 
 @pytest.mark.parametrize(
@@ -69,6 +69,18 @@ def test_a_candidate_that_fell_later_did_not_pass(trials: list[Trial]) -> None:
     fallen = replace(trials[-1], stage="final", status="rejected", reason="slower than the baseline")
     assert fallen.recipe_id not in {t.recipe_id for t in view.reached([*trials, fallen])}
     assert view.rejected([*trials, fallen])[-1] == fallen
+
+
+def test_a_shape_that_was_only_rehearsed_is_listed_with_its_reason(verdict: Verdict, trials: list[Trial]) -> None:
+    shaped = {**trials[0].recipe, "passes": [{"kind": "layers", "count": 3}, {"kind": "distill"}]}
+    rehearsed = replace(trials[0], recipe=shaped, recipe_id="s1", label="3 layers + distilled", stage="preflight")
+    (shown,) = [t for t in view.fallen(verdict, [*trials, rehearsed]) if t not in view.rejected(trials)]
+    assert (shown.recipe_id, shown.rejected_at) == ("s1", "left out")
+    assert str(shown.reason).startswith("not trained: ")
+    page = render_html(verdict, [*trials, rehearsed], command="hasten optimize")
+    assert "3 layers + distilled" in page
+    assert "not trained: " in page
+    assert view.fallen(verdict, [*trials, rehearsed, replace(rehearsed, stage="screen")]) == view.rejected(trials)
 
 
 def test_steps_lead_from_the_baseline_to_the_chosen(verdict: Verdict, trials: list[Trial]) -> None:
