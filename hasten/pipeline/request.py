@@ -159,8 +159,7 @@ def make_request(
         parse_cores(cores), threads=threads, batch=batch, concurrency=concurrency, max_length=max_length, seed=seed,
         **written,
     )  # fmt: skip
-    bounds = parse_budget(budget)
-    check_workload(task, workload, bounds)
+    check_workload(task, workload, bounds := parse_budget(budget))
     return Request(
         model=ModelRef(str(model), revision, allow_pickle, trust_remote_code),
         task=task,

@@ -22,6 +22,7 @@ import numpy as np
 from hasten.models.precision import belongs_to, kept_fp32
 from hasten.records import Config, MissingDependency, Rejected
 from hasten.runtimes.generation_facts import facts_of, is_generative, read_facts
+from hasten.runtimes.openvino_files import save_whole
 from hasten.runtimes.openvino_weights import with_integer_weights
 from hasten.runtimes.runtime import Array, Arrays, Exported, Probe, Session, is_tokens
 
@@ -258,7 +259,7 @@ def _converted(wrapper: Any, *, example: Arrays, cache: Path) -> Path:
             port.get_node().set_partial_shape(openvino.PartialShape(shape))
             port.set_names({name})
         model.validate_nodes_and_infer_types()
-        openvino.save_model(model, path, compress_to_fp16=False)
+        save_whole(model, path)
     return path
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from hasten.runtimes.decoder_parts import Part, parts_of, present
 from hasten.runtimes.onnx_graph import attention, quiet
+from hasten.runtimes.openvino_files import save_whole
 from hasten.runtimes.runtime import Arrays
 
 ROWS = "beam_idx"
@@ -43,7 +44,7 @@ def _converted(part: Part, *, cache: Path, attending: str) -> Path:
     past = [name for name in part.inputs if name.startswith("past.")]
     if past:
         _keep_state(model, past)
-    openvino.save_model(model, path, compress_to_fp16=False)
+    save_whole(model, path)
     return path
 
 

@@ -301,7 +301,7 @@ def test_models_that_are_open_at_once_share_their_threads(images: Path) -> None:
     for session in (first, second):
         session.close()
     wider = room.open(images, FP32, threads=2, cores=(0, 1))
-    assert wider.run(pictures()[1]).shape == (3, 3)
+    assert len(wider.run(pictures()[1])) == 3
 
 
 def test_an_architecture_that_cannot_be_lowered_is_rejected_with_the_reason(tmp_path: Path) -> None:
