@@ -22,6 +22,7 @@ import numpy as np
 from hasten.models.precision import belongs_to, kept_fp32
 from hasten.records import Config, MissingDependency, Rejected
 from hasten.runtimes.generation_facts import facts_of, is_generative, read_facts
+from hasten.runtimes.openvino_compile import compiled_apart
 from hasten.runtimes.openvino_files import save_whole
 from hasten.runtimes.openvino_weights import with_integer_weights
 from hasten.runtimes.runtime import Array, Arrays, Exported, Probe, Session, is_tokens
@@ -169,7 +170,7 @@ def open(folder: Path, config: OpenVinoConfig, *, threads: int, cores: tuple[int
 
 def _compiled(path: Path, config: OpenVinoConfig, *, threads: int) -> Any:
     try:
-        import openvino
+        import openvino  # noqa: F401
     except ImportError as error:
         raise MissingDependency("openvino", extra="openvino") from error
     # Said out loud: left alone, OpenVINO picks bf16 by itself where the CPU has it, and keeps a cache in 8 bits.
@@ -183,7 +184,7 @@ def _compiled(path: Path, config: OpenVinoConfig, *, threads: int) -> Any:
         "CPU_RUNTIME_CACHE_CAPACITY": 4096,
     }
     try:
-        return openvino.Core().compile_model(path, "CPU", settings)
+        return compiled_apart(path, settings)
     except Exception as error:
         raise Rejected("open", f"openvino cannot open {path.name}: {str(error).strip()[:300]}") from error
 
