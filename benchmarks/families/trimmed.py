@@ -3,7 +3,7 @@
 ``trimmed.py [--model gemma|smollm2] [--tokens N]``: the vocabulary that WikiText-2's valid text and the first N test
 tokens need, cut with ``hasten trim-vocabulary``; bytes, parameters, milliseconds a window and perplexity before and
 after. Logits of the tokens that stay do not change, but fewer of them share the probability, so the trimmed model's
-perplexity is a little lower by construction; beside it stands that of the whole model over the tokens that stayed.
+perplexity is a little lower by construction.
 """
 
 from __future__ import annotations

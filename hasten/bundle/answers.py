@@ -5,7 +5,7 @@ Takes numbers, gives :class:`hasten.runtimes.generation.Generation`. Knows no te
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from hasten.runtimes.generation import Generation
 
@@ -16,23 +16,28 @@ SCORED_TOGETHER = 8  # answers take long: what is only scored is written at leas
 class Answers:
     """``most`` tokens an answer may have, ``timed`` ones that every timed request writes, whatever it says.
 
-    ``ends`` are the tokens after which an answer is over, ``start`` an encoder-decoder's first ids.
+    ``ends`` are the tokens after which an answer is over, ``start`` an encoder-decoder's first ids, ``never`` what it
+    must not write, ``never_first`` what no answer begins with.
     """
 
     most: int
     timed: int
     ends: tuple[int, ...] = ()
     start: tuple[int, ...] = ()
+    never: tuple[int, ...] = ()
+    never_first: tuple[int, ...] = ()
 
     @property
     def scored(self) -> Generation:
         """Greedy, until an end."""
-        return Generation(new_tokens=self.most, ends=self.ends, start=self.start)
+        return Generation(
+            new_tokens=self.most, ends=self.ends, start=self.start, never=self.never, never_first=self.never_first
+        )
 
     @property
     def measured(self) -> Generation:
         """Of one length, so that times of two models can be compared."""
-        return Generation(new_tokens=self.timed, ends=self.ends, ignore_ends=True, start=self.start)
+        return replace(self.scored, new_tokens=self.timed, ignore_ends=True)
 
 
 def scored(answers: Answers | None) -> Generation | None:

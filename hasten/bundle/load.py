@@ -31,6 +31,7 @@ Row = str | tuple[str, str] | Mapping[str, Any]
 Prediction = dict[str, Any] | list[float]
 _PARTS = {"text": str, "text_pair": str, "image": object, "audio": object}
 _HALF = "\ufffd"
+_SETTINGS: Mapping[str, Any] = {"temperature": (int, float), "top_k": int, "top_p": (int, float), "seed": int}
 
 
 class Model:
@@ -97,19 +98,19 @@ class Model:
         and for settings or prompts that the model cannot take.
         """
         answers = self._answers()
-        generation = replace(answers.scored, new_tokens=new_tokens or answers.most, **settings)
+        _check_settings(settings)
+        most = answers.most if new_tokens is None else new_tokens
+        generation = replace(answers.scored, new_tokens=most, **settings)
         arrays, ids, said = self.encode(row), list[int](), ""
         for (token,) in self._session.generate(arrays, generation):
             if int(token) in answers.ends:
                 break
             ids.append(int(token))
             text = self._processor.text(ids)
-            if text != said and text.startswith(said) and not text.endswith(_HALF):  # a letter may need another token
-                yield text[len(said) :]
+            if not text.endswith(_HALF):  # a letter may need another token
+                yield from _further(said, text)
                 said = text
-        text = self._processor.text(ids)
-        if text.startswith(said) and text != said:
-            yield text[len(said) :]
+        yield from _further(said, self._processor.text(ids))
 
     def _answers(self) -> Answers:
         if self.manifest.answers is None:
@@ -185,6 +186,23 @@ class Model:
             outputs = answered(self._session, collate(chosen, self.manifest.input_names), scored(self.manifest.answers))
             made |= dict(zip(some, unbatched([outputs], chosen), strict=True))
         return [made[i] for i in range(len(examples))]
+
+
+def _further(said: str, text: str) -> Iterator[str]:
+    """What ``text`` has behind all that it shares with what was ``said``: a later token may change an earlier space."""
+    shared = next((n for n, (a, b) in enumerate(zip(said, text, strict=False)) if a != b), min(len(said), len(text)))
+    new = text[shared:]
+    if new:
+        yield new
+
+
+def _check_settings(settings: Mapping[str, Any]) -> None:
+    """Raise InputError for names and kinds of values that no answer is written with."""
+    for name, value in settings.items():
+        if name not in _SETTINGS or isinstance(value, bool) or not isinstance(value, _SETTINGS[name]):
+            raise InputError(
+                f"{name} = {value!r}", expected=f"numbers for {', '.join(_SETTINGS)}", remedy="correct or drop it"
+            )
 
 
 def load(

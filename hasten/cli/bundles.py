@@ -45,6 +45,9 @@ def run(as_json: bool, **options: Any) -> None:
 @click.option("--requests", type=int, default=300, show_default=True, help="Timed requests a side.")
 @click.option("--rounds", type=int, default=3, show_default=True, help="Fresh process pairs.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of the sample.")
+@click.option("--new-tokens", type=int, help="Tokens of an answer [default: a bundle's own, else 64].")
+@click.option("--chat", is_flag=True, help="Put prompts through the tokenizers' chat templates.")
+@click.option("--prefix", default="", help="Put this in front of every text.")
 @with_options(DATA, HARDWARE, TRUST, JSON)
 def bench(as_json: bool, **options: Any) -> None:
     """A duel: A against --vs, interleaved in isolated processes, on your rows' real lengths."""

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 ASSUMED_WATTS_PER_CORE = 5.0  # a busy server core: 150-350 W packages of 32-64 cores
 WINDOWS = 5  # pairs of one idle and one busy window
 IDLE_SHARE = 0.25  # of the time goes to idle windows
+FEWEST_REQUESTS = 2  # in a busy window: long answers get longer windows
 MIN_WINDOW_S = 0.1  # RAPL counters step every millisecond; a window must be long beside that
 
 Meter = Callable[[], float]  # joules since some moment
@@ -42,8 +43,11 @@ def energy(
             remedy="correct the workload",
         )
     meter = package_meter()
-    busy = partial(_busy, worker, requests, generation)
-    return _estimated(busy, cores_used=cores_used, seconds=seconds) if meter is None else _metered(busy, meter, seconds)
+    one_s = worker.call_with_session("hasten.measure.energy:warm", request=dict(requests[0]), generation=generation)
+    busy, least_s = partial(_busy, worker, requests, generation), FEWEST_REQUESTS * float(one_s)
+    if meter is None:
+        return _estimated(busy, cores_used=cores_used, seconds=max(seconds, least_s))
+    return _metered(busy, meter, seconds, least_s=least_s)
 
 
 def package_meter() -> Meter | None:
@@ -71,12 +75,20 @@ def package_meter() -> Meter | None:
     return joules
 
 
+def warm(session: Session, *, request: Mapping[str, Any], generation: Any = None) -> float:
+    """Seconds of one request, after one that is not timed: what they draw is no window's."""
+    wanted = {name: request[name] for name in session.input_names}
+    answered(session, wanted, generation)
+    started = time.perf_counter()
+    answered(session, wanted, generation)
+    return time.perf_counter() - started
+
+
 def repeat(
     session: Session, *, requests: Sequence[Mapping[str, Any]], seconds: float, generation: Any = None
 ) -> tuple[int, float]:
-    """(requests done, CPU seconds of all threads) of one caller in this process."""
+    """(requests done, CPU seconds of all threads) of one caller in this process, which is warm: each one counts."""
     wanted = [{name: request[name] for name in session.input_names} for request in requests]
-    answered(session, wanted[0], generation)
     cpu_before, done, end = time.process_time(), 0, time.perf_counter() + seconds
     while time.perf_counter() < end:
         answered(session, wanted[done % len(wanted)], generation)
@@ -92,10 +104,10 @@ def _busy(worker: Worker, requests: Sequence[Mapping[str, Any]], generation: Any
     return int(done), float(cpu_s)
 
 
-def _metered(busy: Busy, meter: Meter, seconds: float) -> Energy | None:
-    """Median over windows of (busy joules - idle watts x busy seconds) / requests."""
+def _metered(busy: Busy, meter: Meter, seconds: float, *, least_s: float = 0.0) -> Energy | None:
+    """Median over windows of (busy joules - idle watts x busy seconds) / requests; ``least_s`` of each busy one."""
     idle_s = max(MIN_WINDOW_S, seconds * IDLE_SHARE / WINDOWS)
-    busy_s = max(MIN_WINDOW_S, seconds * (1 - IDLE_SHARE) / WINDOWS)
+    busy_s = max(MIN_WINDOW_S, least_s, seconds * (1 - IDLE_SHARE) / WINDOWS)
     each, idle_watts = [], []
     for _ in range(WINDOWS):
         idle_j, idle_spent_s, _ = _window(meter, lambda: time.sleep(idle_s))

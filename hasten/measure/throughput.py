@@ -20,6 +20,7 @@ from hasten.records import InputError
 if TYPE_CHECKING:
     from hasten.measure.worker_main import Session
 
+FEWEST_REQUESTS = 5  # of one caller: a rate of one or two long answers is hardly one
 GRACE_S = 300.0  # beyond the asked time before the child counts as hung
 
 
@@ -47,6 +48,11 @@ def throughput(
         generation=generation,
     )
     return float(rows) / float(spent_s)
+
+
+def loop_s(ms: Sequence[float], *, least_s: float) -> float:
+    """How long to go on: ``least_s``, or until one caller has sent a few requests that take as long as ``ms``."""
+    return max(least_s, FEWEST_REQUESTS * float(np.median(ms)) / 1e3)
 
 
 def joined(requests: Sequence[Mapping[str, Any]], *, batch: int) -> list[dict[str, np.ndarray]]:

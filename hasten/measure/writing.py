@@ -9,12 +9,13 @@ Legend: B rows, T tokens of the longest answer.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 NOTHING = -1  # after a row's end
+FORCED = "forced_ids"  # beside a batch's arrays: what is to be written after them
 
 
 def written(session: Any, arrays: Mapping[str, Any], generation: Any) -> tuple[np.ndarray[Any, Any], float, float]:
@@ -32,6 +33,11 @@ def written(session: Any, arrays: Mapping[str, Any], generation: Any) -> tuple[n
 def answered(session: Any, arrays: Mapping[str, Any], generation: Any) -> Any:
     """What the session gives: the whole answer where there is a ``generation``, else its outputs."""
     return session.run(arrays) if generation is None else written(session, arrays, generation)[0]
+
+
+def forced(session: Any, *, batches: Sequence[Mapping[str, Any]]) -> list[np.ndarray[Any, Any]]:
+    """The logits around the forced ids of each batch, step by step through the session's cache [B, N + 1, V]."""
+    return [session.forced(batch, batch[FORCED]) for batch in batches]
 
 
 def ended(ids: np.ndarray[Any, Any], ends: tuple[int, ...]) -> np.ndarray[Any, Any]:

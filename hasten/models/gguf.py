@@ -65,7 +65,7 @@ def load_converted(folder: Path) -> tuple[Any, dict[str, bytes]]:
 
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
-    name = json.loads((folder / "config.json").read_text())["architectures"][0]
+    name = json.loads((folder / "config.json").read_text(encoding="utf-8"))["architectures"][0]
     model = open_model(getattr(transformers, name), folder, attention="sdpa", dtype=torch.float32)
     return model, {name: file.read_bytes() for name in _TOKENIZER_FILES if (file := folder / name).is_file()}
 
@@ -114,6 +114,9 @@ def _check_architecture(header: GgufHeader, path: Path) -> None:
 
 def _check_positions(header: GgufHeader, path: Path) -> None:
     scaling = header.of_model("rope.scaling.type")
+    linear = header.of_model("rope.scale_linear")  # how older files say "linear"
+    if scaling in (None, "none") and linear not in (None, 1.0):
+        scaling = f"by {linear}"
     extra = [name for name in header.shapes if name.startswith(("rope_freqs.", "rope_factors_"))]
     if extra or (scaling not in (None, "none") and header.architecture != "gpt-oss"):
         raise InputError(

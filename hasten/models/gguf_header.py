@@ -25,6 +25,7 @@ _MOST_ENTRIES = 1 << 16
 _MOST_TENSORS = 1 << 20
 _LONGEST_TEXT = 1 << 24
 _SMALL_ARRAY = 1024
+_LONGEST_ARRAY = 1 << 22  # more tokens than any vocabulary has
 _MOST_DIMENSIONS = 4
 _LARGEST_ALIGNMENT = 1 << 20
 
@@ -97,7 +98,7 @@ class _Reader:
 
     def _tensors(self, count: int, blocks: Mapping[int, tuple[int, int]], alignment: int) -> dict[str, tuple[int, ...]]:
         shapes: dict[str, tuple[int, ...]] = {}
-        ends = []
+        ends, sum_bytes = [], 0
         for _ in range(count):
             name, dimensions = self._text(), self._number("I")
             if name in shapes or not 1 <= dimensions <= _MOST_DIMENSIONS:
@@ -110,11 +111,15 @@ class _Reader:
             if min(shape) < 1 or shape[0] % inside or offset % alignment:
                 raise ValueError(f"{name[:80]} of {shape} at {offset} does not consist of whole blocks")
             shapes[name] = shape
-            ends.append((offset + math.prod(shape) // inside * size, name))
+            own = math.prod(shape) // inside * size
+            sum_bytes += own
+            ends.append((offset + own, name))
         start = -(-self.place // alignment) * alignment
         last, name = max(ends, default=(0, ""))
         if start + last > self.size:
             raise ValueError(f"{name[:80]} ends at byte {start + last} of {self.size}")
+        if start + sum_bytes > self.size:  # unpacked, one byte would count as often as it is named
+            raise ValueError(f"its tensors overlap: they are {sum_bytes} bytes of {self.size - start}")
         return shapes
 
     def _value(self, kind: int) -> Any:
@@ -125,6 +130,8 @@ class _Reader:
         if kind != _ARRAY:
             raise ValueError(f"it has a value of the unknown type {kind}")
         inner, count = self._number("I"), self._number("Q")
+        if count > _LONGEST_ARRAY:
+            raise ValueError(f"it has an array of {count} values")
         if inner in _NUMBERS:
             size = count * struct.calcsize("<" + _NUMBERS[inner])
             if count <= _SMALL_ARRAY:

@@ -16,10 +16,13 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from hasten.models import FAMILIES
+from hasten.models.shards import INDEX, weight_files
 from hasten.records import InputError, MissingDependency, ModelRef
 
 # Weights that only hasten can put together (:mod:`hasten.models.reshape`).
 OWN_WEIGHTS = "hasten.safetensors"
+# What a config says that only hasten can open: layers of other shapes, matrices stored compactly.
+MARK, COMPACT = "hasten_reshaped", "hasten_compact"
 _PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
 _HUB_FILES = ["*.json", "*.txt", "*.safetensors", "*.model", "README.md", "LICENSE*", "1_Pooling/*", "*.jinja"]
 # What each head of transformers is for; the name is the end of the class.
@@ -56,7 +59,7 @@ class CheckpointFiles:
         digest = hashlib.sha256()
         names = {
             "config.json", "tokenizer.json", "tokenizer_config.json", "vocab.txt", "modules.json",
-            "preprocessor_config.json", "generation_config.json", "chat_template.jinja",
+            "preprocessor_config.json", "generation_config.json", "chat_template.jinja", INDEX,
         }  # fmt: skip
         wanted = {*self.weights, *(self.folder / n for n in names if (self.folder / n).is_file())}
         for path in sorted(wanted):
@@ -94,7 +97,7 @@ def inspect_checkpoint(ref: ModelRef, *, task: Purpose | None) -> CheckpointFile
     _check_code(config, ref)
     if task is not None:
         _check_head(config, folder=folder, head=task.head, task=task.name)
-    weights, pickled = _find_weights(folder, ref)
+    weights, pickled = _find_weights(folder, config, ref)
     if not pickled:
         for path in weights:
             _check_safetensors(path)
@@ -119,11 +122,13 @@ def license_of(folder: Path) -> str | None:
     """The licence named in README front matter, or the first line of a LICENSE file."""
     readme = folder / "README.md"
     if readme.is_file():
-        found = re.search(r"\A---.*?^license:\s*(\S+)\s*$.*?^---", readme.read_text(errors="replace"), re.S | re.M)
+        text = readme.read_text(encoding="utf-8", errors="replace")
+        found = re.search(r"\A---.*?^license:\s*(\S+)\s*$.*?^---", text, re.S | re.M)
         if found:
             return found.group(1)
     for path in sorted(folder.glob("LICENSE*")):
-        lines = [line.strip() for line in path.read_text(errors="replace").splitlines() if line.strip()]
+        text = path.read_text(encoding="utf-8", errors="replace")
+        lines = [line.strip() for line in text.splitlines() if line.strip()]
         return lines[0][:80] if lines else None
     return None
 
@@ -174,7 +179,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
         )
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RecursionError) as error:
         raise InputError(f"{path}: {error}", expected="valid JSON", remedy="restore the file") from error
     if not isinstance(config, dict) or not isinstance(config.get("model_type"), str):
         raise InputError(
@@ -213,8 +218,17 @@ def _check_head(config: Mapping[str, Any], *, folder: Path, head: str | tuple[st
         )
 
 
-def _find_weights(folder: Path, ref: ModelRef) -> tuple[tuple[Path, ...], bool]:
-    found = tuple(folder.glob(OWN_WEIGHTS)) or tuple(sorted(folder.glob("model*.safetensors")))
+def _find_weights(folder: Path, config: Mapping[str, Any], ref: ModelRef) -> tuple[tuple[Path, ...], bool]:
+    """What will be read: a file beside it that is not must not stand for it here."""
+    if config.get("transformers_weights"):
+        raise InputError(
+            f"{folder / 'config.json'} says that the weights are in {str(config['transformers_weights'])[:120]!r}",
+            expected="weights in model.safetensors, or in the parts that its index names",
+            remedy="save the model again with save_pretrained",
+        )
+    own = folder / OWN_WEIGHTS
+    ours = bool(config.get(MARK) or config.get(COMPACT)) and own.is_file()
+    found = (own,) if ours else weight_files(folder)
     if found:
         return found, False
     pickles = tuple(sorted(folder.glob("pytorch_model*.bin")))

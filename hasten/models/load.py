@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import inspect
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -16,15 +17,19 @@ from typing import Any
 
 from torch import nn
 
+from hasten.models.classes import class_name, transformers_class
 from hasten.models.inspect import CheckpointFiles, Purpose, inspect_checkpoint, license_of
 from hasten.models.interchange.conversions import converted
-from hasten.models.interchange.dequantized import WEIGHTS, is_quantized, layout_of, write_plain
+from hasten.models.interchange.dequantized import GENERATION, WEIGHTS, is_quantized, layout_of, write_plain
 from hasten.models.pooling import pooling_of
 from hasten.models.processors import NO_LIMIT, image_files, sound_files, tokenizer_files
 from hasten.models.reshape import is_ours, open_model, prepared
+from hasten.models.shards import INDEX
 from hasten.records import InputError, ModelRef
 
 _BUFFERS = ("position_ids", "token_type_ids")
+# Made from the config, whatever older files say.
+_COMPUTED = (".inv_freq", ".masked_bias")
 # Without a head of classes nobody uses it; our own pooling does not either.
 _POOLER = "pooler."
 
@@ -94,7 +99,8 @@ def _dequantized(files: CheckpointFiles) -> CheckpointFiles:
     if not is_quantized(files.config) or is_ours(files.folder) or files.pickled:
         return files
     layout_of(files.config)  # a refusal needs no lock
-    sources = (*files.weights, files.folder / "config.json")
+    beside = (files.folder / name for name in (INDEX, GENERATION))
+    sources = (*files.weights, files.folder / "config.json", *(path for path in beside if path.is_file()))
     folder = converted(sources, make=partial(write_plain, files.folder, files.config))
     return replace(files, folder=folder, weights=(folder / WEIGHTS,))
 
@@ -157,16 +163,34 @@ def _load_model(files: CheckpointFiles, ref: ModelRef, *, task: Purpose) -> Any:
             expected="every weight: transformers would fill them at random and the model would be wrong",
             remedy="save the whole fine-tuned model (with its head) and give that folder",
         )
+    if task.head and is_quantized(files.config) and not files.pickled:
+        _check_left_over(files, sorted(info["unexpected_keys"]))
     return model.eval()
+
+
+def _check_left_over(files: CheckpointFiles, unexpected: Sequence[str]) -> None:
+    """Of a checkpoint that was quantized, whatever means something must have found its place."""
+    from safetensors import safe_open
+
+    zeros: set[str] = set()
+    for path in files.weights:
+        with safe_open(path, framework="pt") as handle:
+            own = set(handle.keys()).intersection(unexpected)
+            zeros |= {key for key in own if not bool(handle.get_tensor(key).float().any())}
+    left = [key for key in unexpected if key not in zeros and not key.endswith(_COMPUTED)]
+    if left:
+        raise InputError(
+            f"{len(left)} weights of the quantized checkpoint are left over, such as {left[0]}",
+            expected="weights that the model has a place for", remedy="use the original checkpoint in 16 or 32 bits",
+        )  # fmt: skip
 
 
 def _reshaped(folder: Path, *, head: str | tuple[str, ...]) -> Any:
     """A folder that only hasten can read: shapes that the config does not say, or matrices in parts."""
     import torch
-    import transformers
 
-    name = (json.loads((folder / "config.json").read_text()).get("architectures") or ["none"])[0]
-    cls = getattr(transformers, name, None)
+    name = class_name(json.loads((folder / "config.json").read_text(encoding="utf-8")))
+    cls = transformers_class(name)
     if cls is None or not (name.endswith(head) if head else "For" not in name):
         raise InputError(
             f"{folder} holds a {name}", expected="a model of the task, saved by hasten", remedy="give its own task"

@@ -11,6 +11,7 @@ import tempfile
 from pathlib import Path
 
 from hasten.models.inspect import CheckpointFiles
+from hasten.models.marian_tokens import is_marian, marian_files
 from hasten.records import InputError, ModelRef
 
 IMAGES = "preprocessor_config.json"
@@ -71,6 +72,8 @@ def tokenizer_files(files: CheckpointFiles, ref: ModelRef) -> tuple[dict[str, by
             expected=f"one of {', '.join(_VOCABULARIES)}",
             remedy="save the tokenizer into the folder with save_pretrained",
         )
+    if is_marian(folder):
+        return marian_files(folder)
     from transformers import AutoTokenizer
 
     try:

@@ -20,13 +20,12 @@ from torch import Tensor, nn
 
 from hasten.models import adapter_for
 from hasten.models.compact_store import compact_form, load_compact, write_stored
-from hasten.models.inspect import OWN_WEIGHTS
+from hasten.models.inspect import COMPACT, MARK, OWN_WEIGHTS
 from hasten.models.prefix import attach_stored
+from hasten.models.shards import weight_files
 from hasten.models.surgery import LowRankLinear, replace_module
 from hasten.records import InputError
 
-MARK = "hasten_reshaped"
-COMPACT = "hasten_compact"
 _WEIGHTS = "model.safetensors"
 _ONE_FILE = 1 << 62  # bytes of a shard
 
@@ -66,6 +65,7 @@ def open_model(cls: Any, folder: Path, *, attention: str, dtype: Any) -> Any:
     if attention == "sdpa" and not getattr(cls, "_supports_sdpa", True):
         attention = "eager"  # Gemma 2 caps its scores, which the fused kernel cannot
     if not getattr(config, MARK, False) and not getattr(config, COMPACT, False):
+        weight_files(folder)  # raises for an index that leads elsewhere
         plain = cls.from_pretrained(
             folder, attn_implementation=attention, dtype=dtype, use_safetensors=True, local_files_only=True
         )
@@ -95,7 +95,7 @@ def prepared(model: Any) -> Any:
 def is_ours(folder: Path) -> bool:
     """Does the config say that only :func:`open_model` can read this folder?"""
     path = folder / "config.json"
-    config = json.loads(path.read_text()) if path.is_file() else {}
+    config = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     return bool(config.get(MARK) or config.get(COMPACT))
 
 

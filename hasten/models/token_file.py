@@ -44,8 +44,17 @@ def trimmed(content: Parsed, *, used: Iterable[int], needed: Iterable[int], rows
     """The file with the tokens that are ``used`` by texts, ``needed`` by the model, or asked for by the file itself.
 
     Added tokens stay, but for placeholders and for those that the model has no row for (it has ``rows``). Raises
-    Rejected for a vocabulary of whole words, and for a used token without a row.
+    Rejected for a vocabulary of whole words, for a used token without a row, and for a file that contradicts itself.
     """
+    try:
+        return _trimmed(content, used=used, needed=needed, rows=rows)
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
+        raise Rejected(
+            "vocabulary", f"the tokenizer's file names what it does not have ({type(error).__name__}: {error})"
+        ) from error
+
+
+def _trimmed(content: Parsed, *, used: Iterable[int], needed: Iterable[int], rows: int) -> TrimmedFile:
     words = vocabulary(content)
     names = {number: word for word, number in words.items()}
     added = {int(token["id"]): str(token["content"]) for token in content.get("added_tokens") or ()}

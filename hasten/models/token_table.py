@@ -8,6 +8,7 @@ Legend: V old, N new number of tokens, H hidden size.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -19,7 +20,14 @@ from hasten.records import Rejected
 
 # The ends of the names under which configs and generation configs keep ids.
 _IDS = ("_token_id", "_token_ids", "_token_index")
-_LISTS = ("suppress_tokens", "begin_suppress_tokens", "bad_words_ids")
+_LISTS = ("suppress_tokens", "begin_suppress_tokens")
+# Sequences that must not be written: without one of its tokens none can be.
+_FORBIDDEN = "bad_words_ids"
+# What must be written, and what languages and purposes are called: needed as single ids are.
+_WANTED = ("force_words_ids", "forced_decoder_ids", "lang_to_id", "task_to_id")
+_BIAS = "sequence_bias"
+# Tables that are read by place and not by token.
+_PLACES = re.compile(r"pos|wpe|relative", re.IGNORECASE)
 
 
 def rows_of(model: Any) -> int:
@@ -32,6 +40,7 @@ def needed_ids(model: Any) -> set[int]:
     (RoBERTa) all up to it."""
     named = [(name, value) for config in _configs(model) for name, value in _named(config)]
     found = {i for name, value in named if name.endswith(_IDS) for i in _flat(value)}
+    found |= {i for name, value in named if name in _WANTED for i in _wanted(name, value)}
     words = model.get_input_embeddings().weight
     for table in [m for m in model.modules() if isinstance(m, nn.Embedding) and m.weight is not words]:
         if table.padding_idx is not None:
@@ -43,11 +52,12 @@ def needed_ids(model: Any) -> set[int]:
 def keep_rows(model: Any, kept: Sequence[int]) -> None:
     """Row n of every word table, of the head and of its bias becomes row ``kept[n]``; configs follow.
 
-    Raises Rejected for a head or a stack whose rows are not the word table's.
+    Raises Rejected for a head or a stack whose rows are not the word table's, and for other tables by token.
     """
     index = torch.as_tensor(list(kept), dtype=torch.long)
     numbers = {old: new for new, old in enumerate(kept)}
     tables = list(_tables(model, rows_of(model)))
+    _check_other_tables(model, {id(own) for own in tables}, last=max(kept))
     replaced = {id(old): nn.Parameter(old.detach()[index].clone(), old.requires_grad) for old in tables}
     for module in model.modules():
         _replace(module, replaced, index, numbers)
@@ -55,7 +65,7 @@ def keep_rows(model: Any, kept: Sequence[int]) -> None:
         if getattr(config, "vocab_size", None) is not None:
             config.vocab_size = len(kept)
         for name, value in _named(config):
-            setattr(config, name, _renamed(value, numbers))
+            setattr(config, name, _told(name, value, numbers))
 
 
 def _tables(model: Any, size: int) -> Iterator[nn.Parameter]:
@@ -71,6 +81,16 @@ def _tables(model: Any, size: int) -> Iterator[nn.Parameter]:
         if len(own) != size:
             raise Rejected("vocabulary", f"{what} has {len(own)} rows, and the word table {size}")
         yield own
+
+
+def _check_other_tables(model: Any, known: set[int], *, last: int) -> None:
+    """Raises Rejected for a table that may be read by token id, and would be read by the new ids then."""
+    for name, module in model.named_modules():
+        by_token = isinstance(module, nn.Embedding) and not _PLACES.search(name)
+        if by_token and id(module.weight) not in known and len(module.weight) > last:
+            raise Rejected("vocabulary", f"{name} has {len(module.weight)} rows, and may be read by token, too")
+    if any(getattr(config, "vocab_size_per_layer_input", None) for config in _configs(model)):
+        raise Rejected("vocabulary", "the model has tables by token for each of its layers")
 
 
 def _replace(module: Any, replaced: Mapping[int, nn.Parameter], index: Tensor, numbers: Mapping[int, int]) -> None:
@@ -95,7 +115,31 @@ def _configs(model: Any) -> list[Any]:
 
 def _named(config: Any) -> list[tuple[str, Any]]:
     """The fields of a config that hold ids."""
-    return [(n, v) for n, v in vars(config).items() if v is not None and (n.endswith(_IDS) or n in _LISTS)]
+    names = (*_LISTS, *_WANTED, _FORBIDDEN, _BIAS)
+    return [(n, v) for n, v in vars(config).items() if v is not None and (n.endswith(_IDS) or n in names)]
+
+
+def _wanted(name: str, value: Any) -> Iterable[int]:
+    if isinstance(value, Mapping):
+        return _flat(list(value.values()))
+    # Pairs of a place and the id that is written there.
+    return _flat([token for _, token in value]) if name == "forced_decoder_ids" else _flat(value)
+
+
+def _told(name: str, value: Any, numbers: Mapping[int, int]) -> Any:
+    """The value of the field ``name`` in new ids."""
+    if name == "forced_decoder_ids":
+        return [[place, numbers.get(token, token)] for place, token in value]
+    if isinstance(value, Mapping) and name != _BIAS:
+        return {key: _renamed(ids, numbers) for key, ids in value.items()}
+    if name == _FORBIDDEN:
+        return [_renamed(ids, numbers) for ids in value if numbers.keys() >= set(_flat(ids))] or None
+    if name == _BIAS:
+        pairs = list(value.items() if isinstance(value, Mapping) else value)
+        left = [(_renamed(ids, numbers), bias) for ids, bias in pairs if numbers.keys() >= set(_flat(ids))]
+        as_map = isinstance(value, Mapping)
+        return ({tuple(ids): bias for ids, bias in left} if as_map else [[ids, bias] for ids, bias in left]) or None
+    return _renamed(value, numbers)
 
 
 def _flat(value: Any) -> Iterable[int]:

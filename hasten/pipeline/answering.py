@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
 from hasten.bundle.answers import Answers
+from hasten.measure.writing import NOTHING
 from hasten.models.writing import Writing
-from hasten.records import Budget, InputError, Workload
+from hasten.records import Budget, InputError, Quality, Workload
 from hasten.tasks import get_task
 from hasten.tasks.rows import Rows
 from hasten.tasks.task import Generative
@@ -23,6 +25,8 @@ _MOST_TOKENS = 512
 _COUNTED_ROWS = 500
 _MOST_SHARE = 0.98
 _SHORTEST_PROMPT = 8
+_CUT_SHARE = 0.05
+_HARDLY_ANYTHING = 1.0
 _WRITTEN = ("ttft_ms", "ttft_p95_ms", "tpot_ms", "tpot_p95_ms", "tokens_per_s")
 
 
@@ -45,7 +49,10 @@ def answers_of(workload: Workload, writing: Writing, rows: Rows | None, *, count
         limit = min(_MOST_TOKENS, room or _MOST_TOKENS)
         most = min(limit, math.ceil(float(np.quantile(lengths, _MOST_SHARE))))
         timed = min(most, max(1, round(float(np.median(lengths)))))
-    return Answers(most=most, timed=timed, ends=writing.ends, start=writing.start)
+    return Answers(
+        most=most, timed=timed, ends=writing.ends, start=writing.start, never=writing.never,
+        never_first=writing.never_first,
+    )  # fmt: skip
 
 
 def prompt_limit(workload: Workload, writing: Writing, answers: Answers, *, limit: int) -> int:
@@ -67,11 +74,34 @@ def prompt_limit(workload: Workload, writing: Writing, answers: Answers, *, limi
     return longest
 
 
+def doubts_of_answers(outputs: Any, answers: Answers | None, quality: Quality | None) -> tuple[str, ...]:
+    """Sentences on the original's own answers, ids [N, T]: many that were cut, and scores that cannot fall."""
+    if answers is None or outputs is None or quality is None:
+        return ()
+    found = []
+    cut = (~np.isin(outputs, answers.ends).any(axis=1)) & ((outputs != NOTHING).sum(axis=1) >= answers.most)
+    if cut.mean() > _CUT_SHARE:
+        found.append(
+            f"{cut.mean():.0%} of the original's answers were cut at {answers.most} tokens: what came behind was not "
+            "scored (give more with --new-tokens)"
+        )
+    if quality.metric != "agreement" and quality.value < _HARDLY_ANYTHING:
+        found.append(
+            f"the original itself scores {quality.value:.1f} points of {quality.metric}: a drop in it says nothing; "
+            "look at your references, or leave them out to compare with the original's answers"
+        )
+    return tuple(found)
+
+
 def check_workload(task: str, workload: Workload, budget: Budget) -> None:
     """Raise InputError for settings and bounds that only text that is written has."""
     if isinstance(get_task(task), Generative):
         if workload.chat and task != "text-generation":
             raise InputError(f"--chat for {task}", expected="text-generation", remedy="leave --chat out")
+        if workload.prompt_tokens is not None and task == "speech-recognition":
+            raise InputError(
+                f"--prompt-tokens for {task}", expected="recordings, which have no tokens", remedy="leave it out"
+            )
         return
     given = {
         "--new-tokens": workload.new_tokens is not None, "--prompt-tokens": workload.prompt_tokens is not None,

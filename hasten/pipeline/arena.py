@@ -5,14 +5,19 @@ Takes functions that open a candidate in a worker, gives rounds and milliseconds
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from hasten.bundle.answers import measured
 from hasten.measure.duel import Round
 from hasten.measure.statistics import latency
 from hasten.measure.worker import Worker
+from hasten.measure.writing import FORCED
 from hasten.pipeline.jobs import Arrays
 from hasten.pipeline.prepare import Prepared
 from hasten.pipeline.request import Request
@@ -31,6 +36,7 @@ from hasten.pipeline.timing import (
 from hasten.records import Figures, Latency
 
 Open = Callable[[Worker], None]
+_SHARE = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +62,23 @@ def times_of(rounds: Sequence[Round], name: str, tokens: int | None) -> Times:
         return Times(whole)
     first, further = first_and_further(rounds, name, tokens)
     return Times(whole, tuple(first), tuple(further))
+
+
+def in_shares(worker: Worker, batches: Iterable[Arrays], *, generation: Any = None) -> list[np.ndarray[Any, Any]]:
+    """What ``worker.run`` gives, for a few batches at a time (one, where answers are written): the time limit is that
+    of a share, and no more than a share is sent at once."""
+    waiting, made = iter(batches), list[np.ndarray[Any, Any]]()
+    while some := list(islice(waiting, _SHARE if generation is None else 1)):
+        made += worker.run(some, generation=generation)
+    return made
+
+
+def compared(worker: Worker, batches: Sequence[Arrays]) -> list[np.ndarray[Any, Any]]:
+    """The session's outputs on parity batches; where text is written the logits of every step, through its cache."""
+    if not any(FORCED in batch for batch in batches):
+        return worker.run(batches)
+    found: list[np.ndarray[Any, Any]] = worker.call_with_session("hasten.measure.writing:forced", batches=list(batches))
+    return found
 
 
 class Arena:

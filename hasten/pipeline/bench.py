@@ -10,7 +10,8 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,14 +21,14 @@ from hasten.bundle.answers import SCORED_TOGETHER, measured, scored
 from hasten.ledger import plain
 from hasten.measure.duel import Round, claims_slowdown, claims_speedup, duel, speedup
 from hasten.measure.host import busy_host, describe_host
-from hasten.measure.throughput import throughput
+from hasten.measure.throughput import loop_s, throughput
 from hasten.measure.worker import Worker
-from hasten.pipeline.arena import times_of
-from hasten.pipeline.contender import Contender, make_contender
+from hasten.pipeline.arena import in_shares, times_of
+from hasten.pipeline.contender import Contender, asked_alike, make_contender, workload_for
 from hasten.pipeline.progress import Reporter, Silent
 from hasten.pipeline.request import parse_cores, parse_threads
 from hasten.pipeline.scoring import drop_of
-from hasten.records import Columns, Figures, Host, InputError, Interval, Latency, ModelRef
+from hasten.records import Columns, Figures, Host, InputError, Interval, Latency, ModelRef, Workload
 from hasten.tasks import get_task
 from hasten.tasks.rows import Rows
 
@@ -82,6 +83,9 @@ def bench(
     threads: int | None = None,
     cores: str | tuple[int, ...] | None = None,
     seed: int = 0,
+    new_tokens: int | None = None,
+    chat: bool = False,
+    prefix: str = "",
     text_column: str | None = None,
     text_pair_column: str | None = None,
     label_column: str | None = None,
@@ -92,6 +96,7 @@ def bench(
 ) -> BenchResult:
     """Time ``a`` against ``vs`` (default: itself) interleaved, in ``rounds`` fresh pairs of processes.
 
+    ``new_tokens``, ``chat`` and ``prefix`` say what two checkpoints write after what; a bundle has its own.
     Raises InputError for bad sources or rows, or contenders of different tasks or labels.
     """
     say, used = reporter or Silent(), parse_cores(cores)
@@ -100,11 +105,13 @@ def bench(
     width = parse_threads(threads, used)
     _positive(batch=batch, concurrency=concurrency, requests=requests, rounds=rounds)
     refs = [ModelRef(str(s), revision, allow_pickle, trust_remote_code) for s in (a, vs if vs is not None else a)]
+    workload = workload_for(refs, Workload(new_tokens=new_tokens, chat=chat, prefix=prefix), task=task)
     with ExitStack() as stack:
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="hasten-bench-")))
         say.stage("loading both sides", done=0, total=1, left_s=None)
         with Worker.start(cores=used, threads=width) as loader:
-            sides = [make_contender(r, task=task, worker=loader, scratch=scratch / str(i)) for i, r in enumerate(refs)]
+            make = partial(make_contender, task=task, worker=loader, workload=workload)
+            sides = [make(ref, scratch=scratch / str(number)) for number, ref in enumerate(refs)]
         _check_alike(*sides)
         sides = asked_alike(sides)
         rows, labelled = _rows(data, Columns(text_column, text_pair_column, label_column), sides[0])
@@ -161,7 +168,7 @@ class _Arena:
         with self._worker() as first, self._worker() as second:
             for side, worker in zip(self.sides, (first, second), strict=True):
                 side.open(worker, threads=self.threads, cores=self.cores)
-            asked, answered = (side.batches(side.encode(rows), batch=self.batch) for side in self.sides)
+            asked, answered = (side.batches(side.timed(side.encode(rows)), batch=self.batch) for side in self.sides)
             return duel(
                 first,
                 second,
@@ -182,15 +189,17 @@ class _Arena:
         for side, name in zip(self.sides, ("a", "b"), strict=True):
             times = times_of(made, name, None if answers is None else answers.timed)
             encoded = side.encode(rows)
-            batches = side.batches(encoded, batch=self.batch)
+            batches = side.batches(side.timed(encoded), batch=self.batch)
+            together = self.batch if answers is None else max(self.batch, SCORED_TOGETHER)
             with self._worker() as worker:
                 opened = side.open(worker, threads=self.threads, cores=self.cores)
-                many = batches if answers is None else side.batches(encoded, batch=max(self.batch, SCORED_TOGETHER))
-                outputs.append(side.outputs(encoded, worker.run(many, generation=scored(side.answers))))
-                peak = worker.stats().peak_rss_bytes
+                peak = side.peak_bytes(worker, encoded, batch=self.batch)
+                many = side.batches(encoded, batch=together)
+                outputs.append(side.outputs(encoded, in_shares(worker, many, generation=scored(side.answers))))
+                peak = peak or worker.stats().peak_rss_bytes
                 per_s = throughput(
-                    worker, batches, concurrency=concurrency, seconds=_THROUGHPUT_S, batch=self.batch,
-                    generation=measured(side.answers),
+                    worker, batches, concurrency=concurrency, seconds=loop_s(times.whole, least_s=_THROUGHPUT_S),
+                    batch=self.batch, generation=measured(side.answers),
                 )  # fmt: skip
             quality = task.score(outputs[-1], rows, side.labels, reference=outputs[0]) if self.labelled else None
             made_of = Figures(
@@ -211,19 +220,6 @@ class _Arena:
 
     def _worker(self) -> Worker:
         return Worker.start(cores=self.cores, threads=self.threads)
-
-
-def asked_alike(sides: list[Contender]) -> list[Contender]:
-    """Both put their prompts and write as many tokens as a bundle among them was measured with."""
-    like = next((side for side in sides if side.bundle is not None), sides[0])
-    if like.answers is None:
-        return sides
-    most, timed = like.answers.most, like.answers.timed
-    return [
-        replace(side, workload=like.workload, answers=replace(side.answers, most=most, timed=timed))
-        for side in sides
-        if side.answers is not None
-    ]
 
 
 def show(result: BenchResult, *, console: Console) -> None:

@@ -54,9 +54,9 @@ class Builds:
     def pass_cache(self) -> Path:
         return self.space.work / PASSES
 
-    def short(self, recipe: Recipe, prepared: Prepared) -> Built:
+    def short(self, recipe: Recipe, prepared: Prepared, *, parity: list[Arrays] | None = None) -> Built:
         """The candidate on a two-layer copy."""
-        return self._build(recipe, prepared, stage="short", layers=PREFLIGHT_LAYERS)
+        return self._build(recipe, prepared, stage="short", layers=PREFLIGHT_LAYERS, parity=parity)
 
     def rehearsed(self, recipe: Recipe, prepared: Prepared, material: Material, parity: list[Arrays]) -> Built:
         """The whole candidate with its structure but without training: as fast as it will be, and not yet as good."""

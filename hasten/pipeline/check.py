@@ -19,6 +19,7 @@ from hasten.ledger import plain
 from hasten.measure.host import busy_host, describe_host
 from hasten.measure.statistics import latency
 from hasten.measure.worker import Worker
+from hasten.pipeline.arena import in_shares
 from hasten.pipeline.contender import Contender, make_contender
 from hasten.pipeline.progress import Reporter, Silent
 from hasten.pipeline.request import parse_cores, parse_threads
@@ -118,9 +119,9 @@ def check(
 
 def _measure(worker: Worker, side: Contender, rows: Rows, *, batch: int) -> tuple[Quality, Latency]:
     encoded = side.encode(rows)
-    batches = side.batches(encoded, batch=batch)
-    together = batches if side.answers is None else side.batches(encoded, batch=max(batch, SCORED_TOGETHER))
-    outputs = side.outputs(encoded, worker.run(together, generation=scored(side.answers)))
+    batches = side.batches(side.timed(encoded), batch=batch)
+    together = side.batches(encoded, batch=batch if side.answers is None else max(batch, SCORED_TOGETHER))
+    outputs = side.outputs(encoded, in_shares(worker, together, generation=scored(side.answers)))
     most, generation = (_TIMED_ROWS if side.answers is None else _TIMED_ANSWERS), measured(side.answers)
     drawn = [batches[int(i)] for i in np.random.default_rng(0).permutation(len(batches))[:most]]
     # The calmest of three: a gate must not turn red because something else ran for a second.

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from hasten.passes import PASSES
+from hasten.pipeline.answering import doubts_of_answers
 from hasten.pipeline.compress import passes_id
 from hasten.pipeline.final import Finalist, Tuned, broken, outcome_of, run_finals, tuned_duel
 from hasten.pipeline.pacing import ROWS_CUT
@@ -135,8 +136,22 @@ class Ending:
             splits=self.runner.prepared.splits,
             host=self.host,
             elapsed_s=self.elapsed(),
-            warnings=(*self.runner.prepared.warnings, *self.remarks, *self._doubts(trials), *_cut_short(finalist)),
+            warnings=(
+                *self.runner.prepared.warnings,
+                *self.remarks,
+                *self._doubts(trials),
+                *self._doubts_of_answers(),
+                *_cut_short(finalist),
+            ),
             interrupted=self.interrupted,
+        )
+
+    def _doubts_of_answers(self) -> tuple[str, ...]:
+        full = self.runner.full
+        return (
+            ()
+            if full is None
+            else doubts_of_answers(full.selection, self.runner.prepared.answers, full.figures.quality)
         )
 
     def _settle_bundle(self, finalist: Finalist | None, verdict: Verdict) -> None:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from hasten import __version__
-from hasten.pipeline.likelihood import Array, Arrays, Reader, Words
+from hasten.pipeline.likelihood import Array, Arrays, Reader, Words, continued
 from hasten.pipeline.progress import Reporter, Silent
 from hasten.pipeline.request import parse_cores, parse_threads
 from hasten.records import InputError, MissingDependency, ModelRef
@@ -67,12 +67,13 @@ def evaluate(
         raise InputError(f"--out {out} is a folder", expected="a file for the results", remedy="give it a name")
     manager = _manager(tasks, include_path)
     used = parse_cores(cores)
-    if cores is not None and hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, used)  # before any thread pool is made
     width = parse_threads(threads, used) if threads is not None else len(used)
     ref = ModelRef(str(model), revision=revision, allow_pickle=allow_pickle, trust_remote_code=trust_remote_code)
     settings = {"limit": limit, "num_fewshot": num_fewshot, "batch": batch, "seed": seed}
-    with opened(ref, max_length=max_length, batch=batch, threads=width, cores=used) as reader:
+    with (
+        _on(used if cores is not None else None),  # before any thread pool is made
+        opened(ref, max_length=max_length, batch=batch, threads=width, cores=used) as reader,
+    ):
         say.line(f"{ref.source}: {', '.join(tasks)}, windows of {reader.max_length} tokens")
         found = _asked(reader, manager, tasks, limit=limit, num_fewshot=num_fewshot, seed=seed)
     result = Evaluation(
@@ -116,11 +117,26 @@ def opened(
             f"--batch {batch}, --max-length {max_length}", expected="at least 1, and at least 2", remedy="correct them"
         )
     bundle = Path(ref.source).expanduser()
-    source = _bundle(bundle, threads=threads, cores=cores) if (bundle / FILE_NAME).is_file() else _checkpoint(ref)
+    packed = (bundle / FILE_NAME).is_file()
+    source = _bundle(bundle, threads=threads, cores=cores) if packed else _checkpoint(ref, threads=threads)
     with source as (words, run, write, limit):
         if max_length is not None and max_length > limit:
             raise InputError(f"--max-length {max_length}", expected=f"{limit} at most", remedy="lower it")
         yield Reader(words, run, write, max_length or min(limit, _LONGEST), batch)
+
+
+@contextlib.contextmanager
+def _on(cores: tuple[int, ...] | None) -> Iterator[None]:
+    """Within, the process runs on these cores; ``None``: on those that it has."""
+    if cores is None or not hasattr(os, "sched_setaffinity"):
+        yield
+        return
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, cores)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
 
 
 @contextlib.contextmanager
@@ -143,7 +159,7 @@ def _bundle(folder: Path, *, threads: int, cores: tuple[int, ...]) -> Iterator[t
 
 
 @contextlib.contextmanager
-def _checkpoint(ref: ModelRef) -> Iterator[tuple[Words, Any, Any, int]]:
+def _checkpoint(ref: ModelRef, *, threads: int) -> Iterator[tuple[Words, Any, Any, int]]:
     """The checkpoint in fp32 on torch, as every run's baseline is."""
     import torch
 
@@ -159,7 +175,12 @@ def _checkpoint(ref: ModelRef) -> Iterator[tuple[Words, Any, Any, int]]:
             output: Array = wrapper(**{name: torch.from_numpy(array) for name, array in arrays.items()}).numpy()
         return output
 
-    yield Words(found.processor_files), run, _continued(wrapper.hf), found.max_length
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        yield Words(found.processor_files), run, continued(wrapper.hf), found.max_length
+    finally:
+        torch.set_num_threads(before)
 
 
 def _writing(session: Any) -> Callable[[Sequence[int], int, int | None], Iterator[int]]:
@@ -171,23 +192,6 @@ def _writing(session: Any) -> Callable[[Sequence[int], int, int | None], Iterato
         ends = () if last is None else (last,)
         for following in session.generate(padded([ids]), Generation(new_tokens=tokens, ends=ends)):
             yield int(following[0])
-
-    return write
-
-
-def _continued(hf: Any) -> Callable[[Sequence[int], int, int | None], Iterator[int]]:
-    """A transformers model that takes the likeliest token, again and again."""
-    import torch
-
-    def write(ids: Sequence[int], tokens: int, last: int | None) -> Iterator[int]:
-        given, kept = torch.tensor([list(ids)]), None
-        for _ in range(tokens):
-            with torch.inference_mode():
-                found = hf(input_ids=given, past_key_values=kept, use_cache=True)
-            kept, given = found.past_key_values, found.logits[:, -1:].argmax(dim=-1)
-            yield int(given)
-            if int(given) == last:
-                return
 
     return write
 

@@ -160,9 +160,9 @@ def _write(opened: Source, staging: Path, *, to: str, kind: str) -> tuple[str, .
 
 def _of_bundle(folder: Path) -> tuple[Any, dict[str, bytes]]:
     import torch
-    import transformers
 
     from hasten.bundle.manifest import read_manifest, verify_files
+    from hasten.models.classes import transformers_class
     from hasten.models.reshape import open_model
     from hasten.tasks.processor import PROCESSOR_FOLDER
 
@@ -176,9 +176,32 @@ def _of_bundle(folder: Path) -> tuple[Any, dict[str, bytes]]:
             expected="a bundle of the runtime torch, or a checkpoint",
             remedy="run hasten optimize with --runtimes torch and export that bundle",
         )
-    cls = getattr(transformers, str(json.loads(facts.read_text())["class"]))
+    name = str(json.loads(facts.read_text(encoding="utf-8"))["class"])
+    cls = transformers_class(name)
+    if cls is None:
+        raise InputError(
+            f"the bundle {folder} holds a {name}", expected="a model of transformers", remedy="build the bundle again"
+        )
     model = open_model(cls, folder / "model", attention="sdpa", dtype=torch.float32)
     return model, {path.name: path.read_bytes() for path in (folder / PROCESSOR_FOLDER).iterdir()}
+
+
+def _own_class(config: Path) -> str:
+    """Raises InputError for a name that is no model's."""
+    from hasten.models.classes import class_name, transformers_class
+
+    try:
+        name = class_name(json.loads(config.read_text(encoding="utf-8")))
+    except (ValueError, AttributeError, RecursionError) as error:
+        raise InputError(f"{config}: {error}", expected="valid JSON", remedy="restore the file") from error
+    if name == "none":
+        return "AutoModel"
+    if transformers_class(name) is None:
+        raise InputError(
+            f"{config} names the class {name}", expected="a model that transformers has",
+            remedy="save the model again with save_pretrained",
+        )  # fmt: skip
+    return name
 
 
 def _of_checkpoint(ref: ModelRef) -> tuple[Any, dict[str, bytes]]:
@@ -190,8 +213,7 @@ def _of_checkpoint(ref: ModelRef) -> tuple[Any, dict[str, bytes]]:
         return found.model, found.processor_files
     folder = local_folder(ref)
     config = folder / "config.json"
-    names = json.loads(config.read_text(encoding="utf-8")).get("architectures") if config.is_file() else None
-    name = str((names or ["AutoModel"])[0])
+    name = _own_class(config) if config.is_file() else "AutoModel"
     # A bare encoder is asked for by no head, as its own task does.
     found = load_checkpoint(ref, task=_AnyHead(name if "For" in name or "Head" in name else "", name))
     template = folder / _TEMPLATE

@@ -18,7 +18,7 @@ from hasten.ledger import Ledger
 from hasten.measure.duel import claims_speedup, speedup
 from hasten.measure.energy import energy
 from hasten.measure.statistics import latency
-from hasten.measure.throughput import throughput
+from hasten.measure.throughput import loop_s, throughput
 from hasten.pipeline.arena import Times
 from hasten.pipeline.publish import open_candidate
 from hasten.pipeline.scoring import drop_interval, flipped_rows
@@ -130,7 +130,7 @@ def _alone(
             worker,
             runner.arena.requests(40),
             concurrency=workload.concurrency,
-            seconds=_THROUGHPUT_S,
+            seconds=loop_s(times.whole, least_s=_THROUGHPUT_S),
             batch=workload.batch,
             generation=measured(answers),
         )

@@ -17,9 +17,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from hasten.measure.writing import FORCED
 from hasten.models.writing import Writing, writing_of
 from hasten.pipeline.disk import on_watched_disk
 from hasten.records import ModelRef, Rejected, config_from_dict
+from hasten.tasks.chat import with_day
 
 if TYPE_CHECKING:
     from hasten.pipeline.material import Material
@@ -94,7 +96,7 @@ def describe(found: Any) -> CheckpointFacts:
         family=found.family,
         labels=found.labels,
         tokenizer_json=found.tokenizer_json,
-        processor_files=found.processor_files,
+        processor_files=with_day(found.processor_files),
         input_names=found.input_names,
         max_length=found.max_length,
         source_hash=found.source_hash,
@@ -171,8 +173,14 @@ def build_artifact(
 
 
 def _eager(wrapper: Any, batches: Sequence[Arrays]) -> tuple[np.ndarray[Any, Any], ...]:
+    """What the model says without any runtime; of text that is written the logits around the forced ids."""
     import torch
 
+    if any(FORCED in batch for batch in batches):
+        from hasten.runtimes.torch_generation import forced_logits
+
+        prompts = [{name: array for name, array in batch.items() if name != FORCED} for batch in batches]
+        return tuple(forced_logits(wrapper, p, b[FORCED]) for p, b in zip(prompts, batches, strict=True))
     with torch.inference_mode():
         return tuple(wrapper(**{n: torch.from_numpy(a) for n, a in b.items()}).float().numpy() for b in batches)
 

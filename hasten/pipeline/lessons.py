@@ -50,6 +50,7 @@ def _read_on(prepared: Prepared, part: Part) -> Part:
     """Prompts with their answers behind them, in one example a row."""
     answers = prepared.answers
     assert answers is not None
+    end = _end_of(prepared)
     references: Sequence[Any] = prepared.rows_of(part).labels or (None,) * len(part)
     rows = []
     for (prompt,), known in zip(part.encoded, references, strict=True):
@@ -57,8 +58,15 @@ def _read_on(prepared: Prepared, part: Part) -> Part:
             rows.append((_whole(prompt),))
             continue
         said = prepared.processor.ids(known[0])[: answers.most - 1]
-        rows.append((_joined(prompt, [*said, *answers.ends[:1]]),))
+        rows.append((_joined(prompt, [*said, *end]),))
     return Part(part.index, tuple(rows))
+
+
+def _end_of(prepared: Prepared) -> tuple[int, ...]:
+    """The token behind an answer: of several, the one that the chat template writes there."""
+    ends = () if prepared.answers is None else prepared.answers.ends
+    closing = prepared.processor.closing_id(ends) if prepared.task.chat else None
+    return ends[:1] if closing is None else (closing,)
 
 
 def _joined(prompt: Example, answer: Sequence[int]) -> Example:

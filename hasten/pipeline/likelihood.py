@@ -52,7 +52,9 @@ class Reader:
 
     def rolling(self, text: str) -> float:
         """The sum over all tokens of a text, read through windows that overlap by one token."""
-        windows = rolling_windows(self.words.encode(text), first=self.words.first, most=self.max_length - 1)
+        # ``first`` stands in front already; what else the tokenizer puts around a text is not the text's.
+        tokens = self.words.encode(text, special=False)
+        windows = rolling_windows(tokens, first=self.words.first, most=self.max_length - 1)
         return sum(said for said, _ in self.likelihoods(windows))
 
     def written(self, prompt: str, *, until: Sequence[str], tokens: int) -> str:
@@ -65,6 +67,7 @@ class Reader:
                 f"{tokens} new tokens for a model of {self.max_length}", expected="fewer of them than that",
                 remedy="raise --max-length as far as the model goes, or leave the task out",
             )  # fmt: skip
+        until = [stop for stop in until if stop]  # the empty text would end every answer
         ids: list[int] = []
         text = ""
         for token in self.write(self.words.encode(prompt)[-room:], tokens, self.words.last):
@@ -74,7 +77,7 @@ class Reader:
             text = self.words.decode(ids)
             if any(stop in text for stop in until):
                 break
-        ends = [text.index(stop) for stop in until if stop and stop in text]
+        ends = [text.index(stop) for stop in until if stop in text]
         return text[: min(ends)] if ends else text
 
     def _cut(self, context: Sequence[int], continuation: Sequence[int]) -> tuple[list[int], int]:
@@ -135,6 +138,23 @@ def rolling_windows(tokens: Sequence[int], *, first: int, most: int) -> list[Pai
         window = whole[max(0, end - most) : end + 1]
         windows.append((window[: len(window) - (end - start)], window[len(window) - (end - start) :]))
     return windows
+
+
+def continued(hf: Any) -> Write:
+    """A transformers model that takes the likeliest token, again and again."""
+    import torch
+
+    def write(ids: Sequence[int], tokens: int, last: int | None) -> Iterator[int]:
+        given, kept = torch.tensor([list(ids)]), None
+        for _ in range(tokens):
+            with torch.inference_mode():
+                found = hf(input_ids=given, past_key_values=kept, use_cache=True)
+            kept, given = found.past_key_values, found.logits[:, -1:].argmax(dim=-1)
+            yield int(given)
+            if int(given) == last:
+                return
+
+    return write
 
 
 def padded(sequences: Sequence[Sequence[int]]) -> Arrays:

@@ -7,13 +7,14 @@ runtime. Calibration, selection and final test never share a row.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from hasten.bundle.answers import Answers
+from hasten.measure.writing import FORCED
 from hasten.pipeline.answering import answers_of, prompt_limit
 from hasten.pipeline.jobs import Arrays, CheckpointFacts
 from hasten.pipeline.request import Request
@@ -30,6 +31,9 @@ CALIBRATION_FEEDS = 128
 GOLDEN_ROWS = 8
 _PARITY_LENGTHS = (1, 3, 8, 17, 40, 97)
 _PARITY_BATCHES = (1, 2, 5)
+# Ids that every vocabulary has. Each row begins with another one, so that rows which change places are seen.
+_FORCED_IDS = (3, 7, 5, 11)
+_MOST_RECORDINGS = 500  # a megabyte each
 Array = np.ndarray[Any, Any]
 
 
@@ -137,7 +141,10 @@ def prepare(request: Request, facts: CheckpointFacts, *, rows: Rows | None = Non
     warnings = (*warnings, *unadapted(facts))
     processor, answers = processor_of(facts, task, request.workload, rows=rows)
     task, max_length = reading(task, processor, request.workload), processor.max_length
-    parts = [_encode(task, processor, rows, index) for index in _capped(splits, request.max_rows)]
+    warnings = (*warnings, *(facts.writing.notes if answers is not None else ()))
+    indices, cut_note = _capped(splits, request.max_rows, sounds=rows.sounds is not None)
+    warnings = (*warnings, *cut_note)
+    parts = [_encode(task, processor, rows, index) for index in indices]
     extra = _extra(request, rows, splits, processor)
     cut = sum(e.truncated for part in parts for e in part.examples)
     if cut:
@@ -179,14 +186,20 @@ def unadapted(facts: CheckpointFacts) -> tuple[str, ...]:
 
 def batches_of(encoded: Sequence[Sequence[Example]], input_names: Sequence[str], *, batch: int) -> list[Arrays]:
     """All examples of ``batch`` rows at a time, in order, padded."""
-    groups = (encoded[i : i + batch] for i in range(0, len(encoded), batch))
-    return [collate([example for row in group for example in row], input_names) for group in groups]
+    return list(each_batch(encoded, input_names, batch=batch))
+
+
+def each_batch(encoded: Sequence[Sequence[Example]], input_names: Sequence[str], *, batch: int) -> Iterator[Arrays]:
+    """The same, one after the other."""
+    for start in range(0, len(encoded), batch):
+        yield collate([example for row in encoded[start : start + batch] for example in row], input_names)
 
 
 def parity_batches(prepared: Prepared, *, longest: int, seed: int) -> list[Arrays]:
     """Batches of many lengths and sizes, with padding, from real rows cut or repeated to the length.
 
-    An export that is right only at the length it was traced with fails on these.
+    An export that is right only at the length it was traced with fails on these. Where text is written each has ids
+    to go on with beside its prompts: the steps after the prompt are another graph, or another path through it.
     """
     rng = np.random.default_rng(seed)
     known = prepared.calibration.examples
@@ -198,7 +211,15 @@ def parity_batches(prepared: Prepared, *, longest: int, seed: int) -> list[Array
             lengths = [most, *rng.integers(1, most + 1, size=size - 1)]
             drawn = [pool[int(rng.integers(len(pool)))].cut(int(n)) for n in lengths]
             batches.append(collate(drawn, prepared.input_names))
-    return batches
+    if prepared.answers is None:
+        return batches
+    steps = min(len(_FORCED_IDS), prepared.answers.most)
+    return [{**batch, FORCED: _forced_ids(len(next(iter(batch.values()))), steps)} for batch in batches]
+
+
+def _forced_ids(rows: int, steps: int) -> Array:
+    """int64 [rows, steps]"""
+    return np.array([np.roll(_FORCED_IDS, -row)[:steps] for row in range(rows)], dtype=np.int64)
 
 
 def _split(
@@ -232,17 +253,23 @@ def _extra(request: Request, rows: Rows, splits: Splits, processor: Any) -> tupl
     return tuple(processor.encode(text) for text in fresh.values())
 
 
-def _capped(splits: Splits, max_rows: int | None) -> list[tuple[int, ...]]:
-    """``--max-rows`` bounds selection and test each; the splits are shuffled, so a head is a fair sample."""
-    cap = max_rows if max_rows is not None else max(len(splits.selection), len(splits.test))
-    parts = [tuple(splits.calibration), tuple(splits.selection[:cap]), tuple(splits.test[:cap])]
+def _capped(splits: Splits, max_rows: int | None, *, sounds: bool) -> tuple[list[tuple[int, ...]], tuple[str, ...]]:
+    """The rows of each part, and what to warn of. ``--max-rows`` bounds selection and test each, and what recordings
+    become is large; the splits are shuffled, so a head is a fair sample."""
+    whole = [tuple(splits.calibration), tuple(splits.selection), tuple(splits.test)]
+    most = _MOST_RECORDINGS if sounds else max(map(len, whole))
+    cap = most if max_rows is None else max_rows
+    parts = [whole[0][:most], whole[1][:cap], whole[2][:cap]]
+    notes: tuple[str, ...] = ()
+    if sounds and (len(whole[0]) > most or (max_rows is None and max(map(len, whole[1:])) > most)):
+        notes = (f"at most {most} recordings are used of each part, for they are kept in memory (see --max-rows)",)
     if not all(parts):
         raise InputError(
             f"the data give splits of {', '.join(str(len(p)) for p in parts)} rows",
             expected="at least one row each for calibration, selection and final test",
             remedy="give more rows: a few hundred make the intervals useful",
         )
-    return parts
+    return parts, notes
 
 
 def _encode(task: Any, processor: Any, rows: Rows, index: Sequence[int]) -> Part:

@@ -6,14 +6,15 @@ own metric: pairwise over rows where it is a mean, by resampling rows where it i
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 
 from hasten.measure.quality import flips, mcnemar_p, paired_drop, scored_drop
 from hasten.pipeline.prepare import Part, Prepared
-from hasten.records import Flip, InputError, Interval
+from hasten.records import Flip, InputError, Interval, Rejected
 from hasten.tasks.rows import Rows
 from hasten.tasks.task import Generative
 
@@ -73,3 +74,17 @@ def check_finite(outputs: Array) -> None:
             expected="finite outputs",
             remedy="check its weights: nothing can be measured against it",
         )
+
+
+@contextmanager
+def original_writes() -> Iterator[None]:
+    """What rejects a candidate that cannot write is the user's to mend in the original: InputError in its place."""
+    try:
+        yield
+    except Rejected as error:
+        if error.stage != "generate":
+            raise
+        raise InputError(
+            f"the original model cannot write: {error.reason}", expected="finite outputs",
+            remedy="check its weights: nothing can be measured against it",
+        ) from error  # fmt: skip

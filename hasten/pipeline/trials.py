@@ -22,15 +22,15 @@ from hasten.errors import DiskFull
 from hasten.measure.duel import Round, speedup
 from hasten.measure.host import available_memory_bytes
 from hasten.measure.worker import Worker
-from hasten.pipeline.arena import Arena, Times
+from hasten.pipeline.arena import Arena, Times, compared, in_shares
 from hasten.pipeline.builds import Builds, Reference
 from hasten.pipeline.candidates import baseline_recipe
 from hasten.pipeline.jobs import PREFLIGHT_LAYERS, Built, CheckpointFacts
 from hasten.pipeline.material import Material, material_of
-from hasten.pipeline.prepare import Part, Prepared, parity_batches
+from hasten.pipeline.prepare import Part, Prepared, each_batch, parity_batches
 from hasten.pipeline.publish import open_candidate
 from hasten.pipeline.request import Request
-from hasten.pipeline.scoring import check_finite, drop_interval
+from hasten.pipeline.scoring import check_finite, drop_interval, original_writes
 from hasten.pipeline.timing import TIMINGS, Timing
 from hasten.pipeline.workspace import Workspace
 from hasten.plan.cost import training_bytes
@@ -74,12 +74,14 @@ class TrialRunner(AbstractContextManager["TrialRunner"]):
         assert self.full is not None
         return self._baseline_trial("screen", self.full, time.perf_counter())
 
+    @original_writes()
     def _reference(self, *, layers: int | None) -> Reference:
-        built = (self.builds.short if layers else self.builds.whole)(self.baseline, self.prepared)
+        eager = self._parity if self.prepared.answers else None  # its own cached steps prove nothing
+        built = (self.builds.short if layers else self.builds.whole)(self.baseline, self.prepared, parity=eager)
         with self.arena.worker() as worker:
             opened = open_candidate(worker, self.baseline.to_dict(), built, self.request)
             peak = self.arena.peak_bytes(worker)
-            same = worker.run(self._parity)
+            same = list(built.reference or worker.run(self._parity))
             quick = self.arena.quick(worker)
             if layers is None:
                 self.prepared = self.arena.prepared = self.prepared.within(self._affordable_rows(quick.whole))
@@ -99,7 +101,8 @@ class TrialRunner(AbstractContextManager["TrialRunner"]):
         for row in self.space.ledger.rows.rows:
             if row.get("type") == "rows":
                 return int(row["most"])
-        per_row_s = float(np.median(quick)) / 1e3 / self.request.workload.batch
+        per_row_s, answers = float(np.median(quick)) / 1e3 / self.request.workload.batch, self.prepared.answers
+        per_row_s *= 1.0 if answers is None else answers.most / answers.timed  # scored ones may be longer than timed
         most = max(_FEWEST_ROWS, int(_QUALITY_SHARE * self.request.time_s / per_row_s))
         self.space.ledger.append({"type": "rows", "most": most})
         return most
@@ -241,8 +244,8 @@ class TrialRunner(AbstractContextManager["TrialRunner"]):
         long, are written at least eight at a time."""
         answers, batch = self.prepared.answers, self.request.workload.batch
         size = batch if answers is None else max(batch, SCORED_TOGETHER)
-        made = worker.run(self.prepared.batches(part, batch=size), generation=scored(answers))
-        return self.prepared.outputs(part, made)
+        batches = each_batch(part.encoded, self.prepared.input_names, batch=size)
+        return self.prepared.outputs(part, in_shares(worker, batches, generation=scored(answers)))
 
     def _figures(
         self, worker: Worker, recipe: Recipe, opened: Any, built: Built, *, times: Times | None, peak: int | None
@@ -266,7 +269,7 @@ class TrialRunner(AbstractContextManager["TrialRunner"]):
     def _check_parity(self, worker: Worker, recipe: Recipe, wanted: Sequence[np.ndarray[Any, Any]]) -> None:
         precision = str(recipe.to_dict()["runtime"]["precision"])
         same = self.prepared.task.comparable
-        reason = parity([same(o) for o in wanted], [same(o) for o in worker.run(self._parity)], precision)
+        reason = parity([same(o) for o in wanted], [same(o) for o in compared(worker, self._parity)], precision)
         if reason:
             raise Rejected("parity", reason)
 

@@ -22,8 +22,16 @@ from hasten.records import Columns, InputError, ModelRef, Rejected
 
 _TOKENIZER = "tokenizer.json"
 # What the old vocabulary is written in; the new one is in tokenizer.json alone.
-_OLD = ("vocab.json", "merges.txt", "vocab.txt", "spiece.model", "tokenizer.model", "sentencepiece.bpe.model")
-_WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".h5", ".msgpack", ".onnx", ".gguf", ".index.json")
+_OLD = (
+    "vocab.json", "merges.txt", "vocab.txt", "spiece.model", "tokenizer.model", "sentencepiece.bpe.model", "spm.model",
+    "tekken.json", "source.spm", "target.spm", "added_tokens.json",
+)  # fmt: skip
+# Written anew with the new ids, or not at all.
+_IDS = (_TOKENIZER, "generation_config.json")
+_WEIGHTS = (
+    ".safetensors", ".bin", ".pt", ".pth", ".h5", ".msgpack", ".onnx", ".gguf", ".index.json", ".ot", ".xml", ".tflite",
+    ".model",
+)  # fmt: skip
 _TALK = [
     {"role": "user", "content": "hello"}, {"role": "assistant", "content": "hello"}, {"role": "user", "content": "yes"},
 ]  # fmt: skip
@@ -71,7 +79,7 @@ def trim_vocabulary(
         raise InputError(f"{target} exists", expected="a folder that is not there yet", remedy="give another --out")
     ref = ModelRef(str(source), revision=revision, allow_pickle=allow_pickle, trust_remote_code=trust_remote_code)
     files = inspect_checkpoint(ref, task=None)
-    if files.gguf or "quantization_config" in files.config:
+    if files.gguf or files.config.get("quantization_config"):
         raise InputError(f"{source} holds quantized weights", expected="a checkpoint in floats", remedy="trim it first")
     sources = [corpus] if isinstance(corpus, (str, Path)) else list(corpus)
     texts = texts_of(sources, columns=Columns(text=text_column, text_pair=text_pair_column))
@@ -90,8 +98,10 @@ def trim_vocabulary(
         made.mkdir()
         save(made)
         _write_tokenizer(tokenizer, found.content, {old: new for new, old in enumerate(found.kept)}, made)
-        _check_same(encode, _tokenizer(made, trust_remote_code=trust_remote_code), texts, found.kept)
         _copy_rest(files.folder, made)
+        again = _tokenizer(made, trust_remote_code=trust_remote_code)
+        _check_same(encode, again, texts, found.kept)
+        _check_added(content, again, found.kept)
         made.rename(target)
     return TrimmedCheckpoint(
         path=str(target), texts=len(texts), tokens_before=before[0], tokens_after=len(found.kept),
@@ -174,12 +184,12 @@ def _spoken(tokenizer: Any) -> tuple[set[int], tuple[str, ...]]:
 def _model(files: Any) -> tuple[Any, Callable[[Path], None]]:
     """The model as its own class, in its own type, and what writes it with the weights that it was stored with."""
     import torch
-    import transformers
 
+    from hasten.models.classes import class_name, transformers_class
     from hasten.models.reshape import is_ours, open_model, save_model
 
-    name = (files.config.get("architectures") or ["none"])[0]
-    cls = getattr(transformers, name, None)
+    name = class_name(files.config)
+    cls = transformers_class(name)
     if cls is None:
         raise InputError(
             f"{files.folder} is saved as {name}", expected="a class of transformers in config.json's architectures",
@@ -197,7 +207,14 @@ def _model(files: Any) -> tuple[Any, Callable[[Path], None]]:
             f"weights of {files.folder} are of another shape, such as {info['mismatched_keys'][0]}",
             expected="weights that fit the config.json beside them", remedy="save the model again",
         )  # fmt: skip
-    absent = set(info["missing_keys"])  # such as a pooler that nobody trained: random, so not to be written
+    absent = set(info["missing_keys"])  # a pooler that nobody trained: random, so not to be written
+    buffers = {name for name, _ in model.named_buffers()}
+    random = sorted(key for key in absent if key not in buffers and "pooler." not in key)
+    if random:
+        raise InputError(
+            f"{len(random)} weights of {files.folder} are missing, such as {random[0]}",
+            expected="every weight of the model", remedy="save the whole model again",
+        )  # fmt: skip
 
     def save(folder: Path) -> None:
         kept = {key: value for key, value in model.state_dict().items() if key not in absent}
@@ -218,10 +235,6 @@ def _write_tokenizer(tokenizer: Any, content: dict[str, Any], numbers: dict[int,
         if old:
             settings["added_tokens_decoder"] = {str(numbers[int(i)]): t for i, t in old.items() if int(i) in numbers}
         path.write_text(json.dumps(settings, ensure_ascii=False, indent=2), encoding="utf-8")
-    added = folder / "added_tokens.json"
-    if added.is_file():
-        found = json.loads(added.read_text(encoding="utf-8"))
-        added.write_text(json.dumps({t: numbers[i] for t, i in found.items() if i in numbers}, ensure_ascii=False))
 
 
 def _check_same(encode: Callable[[str], list[int]], made: Any, texts: Sequence[str], kept: Sequence[int]) -> None:
@@ -233,6 +246,18 @@ def _check_same(encode: Callable[[str], list[int]], made: Any, texts: Sequence[s
                 "vocabulary", f"the trimmed tokenizer, opened as a {type(made).__name__}, reads {text[:40]!r} in other "
                 "tokens than before",
             )  # fmt: skip
+
+
+def _check_added(content: dict[str, Any], made: Any, kept: Sequence[int]) -> None:
+    """Raises Rejected where an added token, which no text need hold, has another id than its row."""
+    numbers = {old: new for new, old in enumerate(kept)}
+    for token in content.get("added_tokens") or ():
+        wanted = numbers.get(token["id"])
+        found = made.backend_tokenizer.token_to_id(token["content"])
+        if wanted is not None and found != wanted:
+            raise Rejected(
+                "vocabulary", f"the trimmed tokenizer gives {token['content']!r} the id {found}, not {wanted}"
+            )
 
 
 def _copy_rest(source: Path, folder: Path) -> None:
@@ -247,5 +272,5 @@ def _copy_rest(source: Path, folder: Path) -> None:
 def _others(source: Path) -> Iterator[Path]:
     for path in sorted(source.rglob("*")):
         hidden = any(part.startswith(".") for part in path.relative_to(source).parts)
-        if path.is_file() and not hidden and path.name not in _OLD and not path.name.endswith(_WEIGHTS):
+        if path.is_file() and not hidden and path.name not in (*_OLD, *_IDS) and not path.name.endswith(_WEIGHTS):
             yield path

@@ -102,17 +102,18 @@ def export(
         if not (made / FACTS).is_file():
             made.mkdir(exist_ok=True)
             program, facts = lowered(wrapper, config, calibration=calibration)
-            (made / MODEL).write_bytes(program)
-            (made / FACTS).write_text(json.dumps(facts, indent=1))
+            _write_whole(made / MODEL, program)
+            # Last: with it the folder passes for made.
+            _write_whole(made / FACTS, json.dumps(facts, indent=1).encode())
         for name in (MODEL, FACTS):
-            (folder / name).write_bytes((made / name).read_bytes())
+            _write_whole(folder / name, (made / name).read_bytes())
+        said = json.loads((folder / FACTS).read_text(encoding="utf-8"))
+        names = tuple(given["name"] for given in said["inputs"])
+        return Exported(files=(MODEL, FACTS), input_names=names, instructions=(), notes=tuple(said["notes"]))
     except (Rejected, MissingDependency):
         raise
     except Exception as error:  # tracing and lowering raise everything; each is a finding for the ledger
         raise Rejected("export", f"{type(error).__name__}: {str(error).strip()[:300]}") from error
-    facts = json.loads((folder / FACTS).read_text())
-    names = tuple(given["name"] for given in facts["inputs"])
-    return Exported(files=(MODEL, FACTS), input_names=names, instructions=(), notes=tuple(facts["notes"]))
 
 
 def open(folder: Path, config: ExecuTorchConfig, *, threads: int, cores: tuple[int, ...]) -> Session:
@@ -124,13 +125,20 @@ def open(folder: Path, config: ExecuTorchConfig, *, threads: int, cores: tuple[i
     except ImportError as error:
         raise MissingDependency("executorch", extra="executorch") from error
     try:
-        facts = json.loads((folder / FACTS).read_text())
+        facts = json.loads((folder / FACTS).read_text(encoding="utf-8"))
         method = _loaded(folder / MODEL, threads=config.threads or threads)
         return ExecuTorchSession(method, facts=facts)
     except Rejected:
         raise
     except Exception as error:
         raise Rejected("open", f"executorch cannot open {MODEL}: {str(error).strip()[:300]}") from error
+
+
+def _write_whole(path: Path, content: bytes) -> None:
+    """Under its name a file is whole or not there."""
+    part = path.with_name(f"{path.name}.part")
+    part.write_bytes(content)
+    part.replace(path)
 
 
 def _loaded(path: Path, *, threads: int) -> Any:

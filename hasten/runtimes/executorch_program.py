@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from hasten.models.load import positions_of
 from hasten.models.precision import kept_fp32
 from hasten.records import Rejected
 from hasten.runtimes.executorch_attention import register_one_row
@@ -55,7 +56,7 @@ class Shares:
 def lowered(wrapper: Any, config: ExecuTorchConfig, *, calibration: Sequence[Arrays]) -> tuple[bytes, dict[str, Any]]:
     """The program, and its facts as plain data. Raises Rejected, and whatever the exporter raises."""
     example, keep = calibration[0], kept_fp32(wrapper.hf)
-    tokens = longest(wrapper.hf.config, calibration) if is_tokens(next(iter(example.values()))) else None
+    tokens = longest(wrapper.hf, calibration) if is_tokens(next(iter(example.values()))) else None
     bits, group = config.grid or (None, None)
     with quantized(wrapper.hf, bits=bits, group=group, keep=keep) as counts, quiet():
         edge = delegated(_traced(wrapper, example=example, rows=config.rows, tokens=tokens))
@@ -76,12 +77,11 @@ def lowered(wrapper: Any, config: ExecuTorchConfig, *, calibration: Sequence[Arr
     return program, facts
 
 
-def longest(config: Any, calibration: Sequence[Arrays]) -> int:
+def longest(model: Any, calibration: Sequence[Arrays]) -> int:
     """Tokens of a request: 512, or the power of two that holds every calibration row, within the positions."""
     most: int = max(array.shape[1] for feed in calibration for array in feed.values() if is_tokens(array))
     wanted = max(_TOKENS, int(2 ** math.ceil(math.log2(most))))
-    positions = getattr(config, "max_position_embeddings", None)
-    return wanted if positions is None else min(wanted, int(positions))
+    return min(wanted, positions_of(model))
 
 
 def shares_of(edge: Any) -> Shares:

@@ -28,7 +28,8 @@ class Generation:
 
     ``ignore_ends`` always writes all of them (for measuring). ``temperature`` 0 takes the likeliest token; above it,
     ``top_k`` (0: all) and ``top_p`` bound what is drawn from, and ``seed`` with the row's number decides the draws.
-    ``start`` are an encoder-decoder's first ids (empty: the model's own).
+    ``start`` are an encoder-decoder's first ids (empty: the model's own); ``never`` are ids that are not written,
+    ``never_first`` such that are not written first.
     """
 
     new_tokens: int
@@ -39,6 +40,8 @@ class Generation:
     top_p: float = 1.0
     seed: int = 0
     start: tuple[int, ...] = ()
+    never: tuple[int, ...] = ()
+    never_first: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         bounds = (
@@ -49,6 +52,8 @@ class Generation:
             ("top_p", 0.0 < self.top_p <= 1.0, "above 0, at most 1"),
             ("seed", self.seed >= 0, "0 or more"),
             ("start", all(i >= 0 for i in self.start), "token ids"),
+            ("never", all(i >= 0 for i in self.never), "token ids"),
+            ("never_first", all(i >= 0 for i in self.never_first), "token ids"),
         )
         for name, holds, expected in bounds:
             if not holds:
@@ -96,15 +101,27 @@ def generated(decoder: Decoder, arrays: Arrays, generation: Generation) -> Itera
     )  # fmt: skip
     ends = np.asarray(generation.ends, dtype=np.int64)
     ended, ids = np.zeros(len(logits), dtype=bool), np.zeros(len(logits), dtype=np.int64)
+    banned = generation.never
     for number in range(generation.new_tokens):
         if number:
             logits = decoder.step(ids)
-        ids = np.where(ended, ids, choose(logits))
+        allowed = _without(logits, banned if number else (*banned, *generation.never_first))
+        ids = np.where(ended, ids, choose(allowed))
         if not generation.ignore_ends:
             ended |= np.isin(ids, ends)
         yield ids.copy()
         if ended.all():
             return
+
+
+def _without(logits: Array, banned: tuple[int, ...]) -> Array:
+    """The logits with no chance left to ``banned``; ids that the vocabulary has not are no matter."""
+    if not banned:
+        return logits
+    ids = np.asarray(banned, dtype=np.int64)
+    kept = logits.copy()  # a runtime may own them
+    kept[:, ids[ids < logits.shape[1]]] = -np.inf
+    return kept
 
 
 class DecodingSession:

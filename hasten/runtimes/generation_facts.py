@@ -21,13 +21,15 @@ FACTS = "generation.json"
 class GenerationFacts:
     """``encoder``: is the prompt read by an encoder of its own? ``start``: the first ids that its decoder gets.
 
-    ``longest``: how many tokens the decoder has positions for; ``None`` where they have no end.
+    ``longest``: how many tokens the decoder has positions for, ``reads``: an encoder of text; ``None`` where they have
+    no end.
     """
 
     encoder: bool
     input_names: tuple[str, ...]
     start: tuple[int, ...] = ()
     longest: int | None = None
+    reads: int | None = None
 
     def write(self, folder: Path) -> None:
         (folder / FACTS).write_text(json.dumps(asdict(self)))
@@ -50,6 +52,11 @@ class GenerationFacts:
                 "an encoder-decoder without a first id", expected="the ids that its decoder starts with",
                 remedy="set decoder_start_token_id in the checkpoint's config, or give them as start",
             )  # fmt: skip
+        if self.reads is not None and "input_ids" in arrays and arrays["input_ids"].shape[1] > self.reads:
+            raise InputError(
+                f"a text of {arrays['input_ids'].shape[1]} tokens",
+                expected=f"at most {self.reads}, for which the encoder has positions", remedy="shorten the text",
+            )  # fmt: skip
         read = len(start) if self.encoder else int(arrays["input_ids"].shape[1])
         if self.longest is not None and read + new_tokens - 1 > self.longest:
             raise InputError(
@@ -71,6 +78,8 @@ def read_facts(folder: Path) -> GenerationFacts:
 
 def facts_of(wrapper: Any, example: Arrays) -> GenerationFacts:
     """The facts of a :class:`hasten.tasks.generation_wrappers.GenerationWrapper` (or of an encoder-decoder's)."""
-    longest = writing_of(wrapper.hf).longest
-    names = tuple(example)
-    return GenerationFacts(encoder=wrapper.encoder, input_names=names, start=tuple(wrapper.start), longest=longest)
+    found, names = writing_of(wrapper.hf), tuple(example)
+    reads = found.reads if "input_ids" in names else None
+    return GenerationFacts(
+        encoder=wrapper.encoder, input_names=names, start=tuple(wrapper.start), longest=found.longest, reads=reads
+    )

@@ -96,6 +96,7 @@ def open(folder: Path, config: TorchConfig, *, threads: int, cores: tuple[int, .
     import torch
     import transformers
 
+    from hasten.models.classes import transformers_class
     from hasten.models.reshape import open_model
     from hasten.tasks import get_task
 
@@ -104,7 +105,10 @@ def open(folder: Path, config: TorchConfig, *, threads: int, cores: tuple[int, .
     torch.set_num_threads(config.threads or threads)
     facts = json.loads((folder / _WRAPPER).read_text())
     dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
-    model = open_model(getattr(transformers, facts["class"]), folder, attention=config.attention, dtype=dtype)
+    cls = transformers_class(str(facts["class"]))
+    if cls is None:
+        raise Rejected("open", f"transformers has no model {facts['class']!r}")
+    model = open_model(cls, folder, attention=config.attention, dtype=dtype)
     if is_generative(folder):
         from hasten.runtimes.torch_generation import generation_session
 

@@ -134,6 +134,22 @@ class TorchEncoderDecoder:
             return logits_of(logits[:, -1])
 
 
+def forced_logits(wrapper: Any, arrays: Arrays, ids: Array) -> Array:
+    """The logits before each of ``ids`` int64 [B, N] when these are written, and after the last one [B, N + 1, V]: one
+    pass of the task's wrapper's model over prompts and ids together, without a cache."""
+    given, follows, count = {name: tensor(array) for name, array in arrays.items()}, tensor(ids), ids.shape[1] + 1
+    if wrapper.encoder:
+        start = torch.tensor([wrapper.start]).expand(len(follows), -1)
+        given["decoder_input_ids"] = torch.cat([start, follows], dim=1)
+    else:
+        mask = torch.cat([given["attention_mask"], torch.ones_like(follows)], dim=1)
+        given = {"input_ids": torch.cat([given["input_ids"], follows], dim=1), "attention_mask": mask}
+        given |= taken_by(wrapper.hf, position_ids=positions(mask))
+    with torch.inference_mode():
+        logits = wrapper.hf(**given, use_cache=False, **taken_by(wrapper.hf, logits_to_keep=count)).logits
+        return logits_of(logits[:, -count:])
+
+
 def tensor(array: Array) -> Tensor:
     """The array as a tensor, without a copy where it lies whole."""
     return torch.from_numpy(np.ascontiguousarray(array))

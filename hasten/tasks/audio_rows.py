@@ -126,5 +126,16 @@ def _recording(value: Any, base: Path, number: int, *, where: str) -> tuple[str,
             f"{where} holds {type(value).__name__} {str(value)[:40]!r}", expected="a path, or a recording's bytes",
             remedy="fill or drop such rows, or name another column with --text-column",
         )  # fmt: skip
-    path = Path(name).expanduser()
-    return name, content_of(path if path.is_absolute() else base / path, name=where)
+    return name, content_of(_inside(base, name, where=where), name=where)
+
+
+def _inside(base: Path, name: str, *, where: str) -> Path:
+    """The file that a table names. A table may be a stranger's: what lies outside of its folder is not for it to name,
+    nor a link that leads there."""
+    path, folder = (base / name).resolve(), base.resolve()
+    if not path.is_relative_to(folder):
+        raise InputError(
+            f"{where} names {name[:80]!r}, a file outside of {folder}", expected="paths within the table's folder",
+            remedy="put the table beside or above its recordings",
+        )  # fmt: skip
+    return path

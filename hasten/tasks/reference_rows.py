@@ -25,13 +25,19 @@ _SUMMARIES = ("summary", "highlights", "abstract", "target", "reference", "headl
 _SOURCES = ("source", "src", "sentence", "text", "input")
 _TRANSLATIONS = ("target", "tgt", "reference", "references", "translated", "label")
 _PAIRS = "translation"
+# What instructions are about, in columns beside them (Alpaca's and Dolly's).
+_INSTRUCTION, _ABOUT = "instruction", ("input", "context")
 
 
 def read_prompts(source: str | Path, *, columns: Columns, labels_wanted: bool = True) -> Rows:
-    """Prompts, and completions where there are any; a plain text file is prompts of its paragraphs."""
+    """Prompts, and completions where there are any; a plain text file is prompts of its paragraphs. An ``instruction``
+    is followed by the ``input`` or ``context`` beside it, after an empty line."""
     if is_text(source):
         return read_text(source)
-    return _read(source, columns, texts=_PROMPTS, references=_COMPLETIONS, wanted=labels_wanted)
+    table = read_table(source)
+    if columns.text is None:
+        table = _instructed(table, label=columns.label)
+    return _rows(table, columns, source, texts=_PROMPTS, references=_COMPLETIONS, wanted=labels_wanted)
 
 
 def read_documents(source: str | Path, *, columns: Columns, labels_wanted: bool = True) -> Rows:
@@ -77,6 +83,22 @@ def _rows(
     return Rows(
         given, None, known, source=str(source), sha256=content_hash(given, None, known), column_names=table.names
     )
+
+
+def _instructed(table: Table, *, label: str | None) -> Table:
+    """Instructions with what they are about behind them."""
+    plain = {name.strip().casefold(): name for name in table.names}
+    about = next((plain[name] for name in _ABOUT if name in plain and plain[name] != label), None)
+    if _INSTRUCTION not in plain or "prompt" in plain or about is None:
+        return table
+    column = plain[_INSTRUCTION]
+    joined = [{**row, column: _with(row.get(column), row.get(about))} for row in table.rows]
+    return Table(table.names, joined)
+
+
+def _with(instruction: Any, about: Any) -> Any:
+    both = isinstance(instruction, str) and isinstance(about, str) and instruction.strip() and about.strip()
+    return f"{instruction}\n\n{about}" if both else instruction
 
 
 def _first(table: Table, given: str | None, usual: Sequence[str], *, what: str, source: str | Path) -> str:

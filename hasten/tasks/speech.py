@@ -1,7 +1,8 @@
 """Recordings to what Whisper hears: the same code offline and online.
 
-Takes a checkpoint's feature settings, its tokenizer and a recording, gives log-mel features through transformers' own
-extractor. WAV, FLAC and Ogg are read by soundfile; other rates than the model's are resampled, channels averaged.
+Takes a checkpoint's feature settings, its tokenizer and a recording, gives log-mel features. WAV, FLAC and Ogg are read
+by soundfile; other rates than the model's are resampled by scipy, channels averaged. Needs neither torch nor
+transformers.
 
 Legend: S samples, M mel bands, F frames.
 """
@@ -18,6 +19,7 @@ import numpy as np
 
 from hasten.records import InputError, MissingDependency
 from hasten.tasks.examples import Example
+from hasten.tasks.log_mel import log_mel_of
 from hasten.tasks.task import Array
 from hasten.tasks.tokenize import Tokenizer
 
@@ -35,25 +37,21 @@ class SpeechProcessor:
                 f"the recordings of this checkpoint go through {kind}", expected="WhisperFeatureExtractor",
                 remedy="give a Whisper checkpoint",
             )  # fmt: skip
-        try:
-            from transformers import WhisperFeatureExtractor
-        except ImportError as error:
-            raise MissingDependency("transformers", extra=_EXTRA) from error
-        self._extract: Any = WhisperFeatureExtractor.from_dict(dict(settings))
+        self._features = log_mel_of(settings)
         self._tokenizer = tokenizer
         self.max_length = 1
 
     def hear(self, recording: object, *, name: str = "the recording") -> Example:
         """``recording``: an encoded file's bytes, or a path. Raises InputError."""
         samples, rate = opened(recording, name=name)
-        samples = _at_rate(samples.mean(axis=1), rate, int(self._extract.sampling_rate))
-        made = self._extract(samples, sampling_rate=self._extract.sampling_rate, return_tensors="np")
-        features = np.asarray(made["input_features"][0], dtype=np.float32)
-        return Example({"input_features": features}, truncated=len(samples) > int(self._extract.n_samples))
+        samples = _at_rate(samples.mean(axis=1), rate, self._features.rate)
+        made = {"input_features": self._features(samples)}
+        return Example(made, truncated=len(samples) > self._features.samples)
 
     def blank(self) -> Example:
         """Silence, in the shape that all have."""
-        return Example({"input_features": np.zeros(self._shape, dtype=np.float32)})
+        shape = (self._features.mels, self._features.frames)
+        return Example({"input_features": np.zeros(shape, dtype=np.float32)})
 
     def count(self, text: str) -> int:
         """Tokens of a text."""
@@ -62,10 +60,6 @@ class SpeechProcessor:
     def text(self, ids: Sequence[int]) -> str:
         """What these tokens say, special ones left out."""
         return self._tokenizer.text(ids)
-
-    @property
-    def _shape(self) -> tuple[int, int]:
-        return int(self._extract.feature_size), int(self._extract.nb_max_frames)
 
 
 def opened(recording: object, *, name: str) -> tuple[Array, int]:
@@ -107,7 +101,10 @@ def _at_rate(samples: Array, rate: int, wanted: int) -> Array:
     """[S] at the model's rate."""
     if rate == wanted:
         return samples
-    from scipy.signal import resample_poly
+    try:
+        from scipy.signal import resample_poly
+    except ImportError as error:
+        raise MissingDependency("scipy", extra=_EXTRA) from error
 
     common = gcd(rate, wanted)
     return np.asarray(resample_poly(samples, wanted // common, rate // common), dtype=np.float32)

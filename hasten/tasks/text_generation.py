@@ -28,8 +28,7 @@ def text_generation() -> Generating:
 
 
 def _prompt(task: Generating, processor: Any, item: Item) -> Example:
-    text = task.prefix + item["text"]
     found: Example = (
-        processor.prompt(processor.conversation(text), specials=False) if task.chat else processor.prompt(text)
+        processor.chat(item["text"], prefix=task.prefix) if task.chat else processor.prompt(task.prefix + item["text"])
     )
     return found

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from hasten.records import MissingDependency
+from hasten.tasks.heard_words import heard, words
 from hasten.tasks.task import Array
 
 Texts = Sequence[str]
@@ -38,12 +39,13 @@ class TextMetric:
 
 def rouge(texts: Texts, references: References) -> Array:
     """[N, 5]: F1 of ROUGE-L, ROUGE-1, ROUGE-2 and ROUGE-Lsum, and whether the text is a reference; stems count as
-    words do (Lin 2004, as in the rouge-score package). The best of several references counts."""
+    words do (Lin 2004, as in the rouge-score package, but words of every script). The best of several references
+    counts."""
     try:
         from rouge_score.rouge_scorer import RougeScorer
     except ImportError as error:
         raise MissingDependency("rouge-score", extra=_EXTRA) from error
-    scorer = RougeScorer(list(_ROUGE), use_stemmer=True)
+    scorer = RougeScorer(list(_ROUGE), tokenizer=_Stems())
     rows = []
     for text, known in zip(texts, references, strict=True):
         best = scorer.score_multi(list(known), text)
@@ -51,6 +53,19 @@ def rouge(texts: Texts, references: References) -> Array:
         exact = 100.0 * (_plain(text) in {_plain(reference) for reference in known})
         rows.append((longest, one, two, summary, exact))
     return np.array(rows, dtype=np.float64).reshape(-1, 5)
+
+
+class _Stems:
+    """Words as rouge-score cuts them, of every script; those of four or more plain letters by their stems."""
+
+    def __init__(self) -> None:
+        from nltk.stem.porter import PorterStemmer
+
+        self._stem: Callable[[str], str] = PorterStemmer().stem
+
+    def tokenize(self, text: str) -> list[str]:
+        """The name is rouge-score's."""
+        return [self._stem(word) if word.isascii() and len(word) > 3 else word for word in words(text)]
 
 
 def _mean_rouge(rows: Array) -> dict[str, float]:
@@ -93,9 +108,9 @@ def word_errors(texts: Texts, references: References) -> Array:
     rows = []
     for text, known in zip(texts, references, strict=True):
         said, wanted = heard(text), heard(known[0])
-        words, characters = jiwer.process_words(wanted, said), jiwer.process_characters(wanted, said)
+        by_word, characters = jiwer.process_words(wanted, said), jiwer.process_characters(wanted, said)
         verbatim = jiwer.process_words(_plain(known[0]), _plain(text))
-        rows.append([n for found in (words, characters, verbatim) for n in _errors(found)])
+        rows.append([n for found in (by_word, characters, verbatim) for n in _errors(found)])
     return np.array(rows, dtype=np.float64).reshape(-1, 6)
 
 
@@ -105,16 +120,10 @@ def _errors(found: Any) -> tuple[int, int]:
 
 
 def _error_rates(rows: Array) -> dict[str, float]:
-    wrong, words, wrong_characters, characters, wrong_verbatim, verbatim = rows.sum(axis=0).tolist()
-    wer = 100.0 * wrong / max(1.0, words)
+    wrong, every, wrong_characters, characters, wrong_verbatim, verbatim = rows.sum(axis=0).tolist()
+    wer = 100.0 * wrong / max(1.0, every)
     others = {"wer": wer, "cer": 100.0 * wrong_characters / max(1.0, characters)}
     return {"word_accuracy": 100.0 - wer, **others, "wer_verbatim": 100.0 * wrong_verbatim / max(1.0, verbatim)}
-
-
-def heard(text: str) -> str:
-    """What of a text can be heard: no case, and no punctuation but within words."""
-    kept = "".join(c if c.isalnum() or c == "'" or c.isspace() else " " for c in text.casefold())
-    return _plain(kept)
 
 
 def _plain(text: str) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -85,10 +86,34 @@ class Tokenizer:
         arrays = {name: array[kept] for name, array in _example(found).arrays.items()}
         return Example(arrays, truncated=size > room, left=True)
 
+    def chat(self, text: str, *, prefix: str = "") -> Example:
+        """``prefix`` and ``text`` as a user's message in the checkpoint's template. Too long, ``text`` is shortened at
+        its front until all of it fits, so that what the template writes stays whole. Raises InputError when it alone
+        does not fit, and without a template."""
+        ends = [end for start, end in self._untruncated(_clean(text), specials=False).offsets if end > start]
+        cut = 0
+        while True:
+            kept = _clean(text)[ends[cut - 1] if cut else 0 :].lstrip() if cut else text
+            given = self.conversation(prefix + kept)
+            over = self.count(given) - self.max_length
+            if over <= 0:
+                return replace(self.prompt(given, specials=False), truncated=cut > 0)
+            if cut >= len(ends):
+                raise InputError(
+                    f"a chat template of {over + self.max_length} tokens without the user's message",
+                    expected=f"at most {self.max_length}, with room for a message",
+                    remedy="raise --max-length as far as the model goes, or lower --new-tokens",
+                )
+            cut = min(len(ends), cut + over)
+
     def conversation(self, text: str) -> str:
         """What a model of conversations is given when a user says ``text``. Raises InputError without a template."""
-        self._chat = self._chat or ChatTemplate(self._files)
-        return self._chat.render(text)
+        return self._template().render(text)
+
+    def closing_id(self, ends: Sequence[int]) -> int | None:
+        """Which of ``ends`` the chat template writes behind an answer, if any."""
+        behind = self.ids(self._template().closing())
+        return next((i for i in behind if i in ends), None)
 
     def count(self, text: str) -> int:
         """Tokens of a text by itself, however long, without special ones."""
@@ -129,6 +154,10 @@ class Tokenizer:
             finally:
                 self._tokenizer.enable_truncation(self.max_length, strategy="longest_first", direction=self._side)
         return [found, *found.overflowing]
+
+    def _template(self) -> ChatTemplate:
+        self._chat = self._chat or ChatTemplate(self._files)
+        return self._chat
 
     def _untruncated(self, text: str, *, specials: bool = True) -> Any:
         with self._lock:

@@ -12,6 +12,12 @@ import torch
 from torch import Tensor, nn
 
 IGNORED = -100  # a target that says nothing; torch's own number for it
+# Decoders whose logits are their head's product alone, and where the config says so softly capped.
+SPLIT_HEADS = (
+    "gpt2", "llama", "mistral", "qwen2", "qwen3", "phi3", "gemma", "gemma2", "gemma3_text", "mixtral", "qwen2_moe",
+    "qwen3_moe",
+)  # fmt: skip
+MOST_LOGITS_BYTES = 1_000_000_000
 
 
 class Wrapper(nn.Module):
@@ -142,11 +148,37 @@ class NextTokenWrapper(Wrapper):
     per_token = True
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        if not (torch.compiler.is_compiling() or torch.jit.is_tracing()):
+            per_row = 4 * input_ids.shape[1] * self.hf.config.get_text_config().vocab_size
+            if len(input_ids) * per_row > MOST_LOGITS_BYTES:
+                return self._piecemeal(input_ids, attention_mask, at_once=max(1, MOST_LOGITS_BYTES // per_row))
         logits = self.hf(input_ids=input_ids, attention_mask=attention_mask, use_cache=False).logits
-        following = torch.cat([input_ids[:, 1:], input_ids[:, :1]], dim=1)
-        said = logits.gather(-1, following.unsqueeze(-1)).squeeze(-1) - logits.logsumexp(dim=-1)
-        # In 16 bits an id above 256 would lose digits, and a sum of many tokens its last ones.
-        return torch.stack([said.float(), logits.argmax(dim=-1).float()], dim=-1)
+        return _said(logits, _following(input_ids))
+
+    def _piecemeal(self, input_ids: Tensor, attention_mask: Tensor, *, at_once: int) -> Tensor:
+        """The same without all logits at once: the head on a few positions at a time, or where a family's head has
+        more to it, ``at_once`` rows."""
+        if self.hf.config.model_type not in SPLIT_HEADS:
+            rows = zip(input_ids.split(at_once), attention_mask.split(at_once), strict=True)
+            parts = [
+                _said(self.hf(input_ids=ids, attention_mask=mask, use_cache=False).logits, _following(ids))
+                for ids, mask in rows
+            ]
+            return torch.cat(parts)
+        states = self.hf.base_model(
+            input_ids=input_ids, attention_mask=attention_mask, use_cache=False
+        ).last_hidden_state
+        positions = max(1, MOST_LOGITS_BYTES // (16 * self.hf.config.vocab_size))
+        pieces = zip(
+            states.flatten(0, 1).split(positions), _following(input_ids).flatten().split(positions), strict=True
+        )
+        said = torch.cat([_said(self._logits(some[None]), following[None]) for some, following in pieces], dim=1)
+        return said.unflatten(1, input_ids.shape)[0]
+
+    def _logits(self, states: Tensor) -> Tensor:
+        logits: Tensor = self.hf.get_output_embeddings()(states)
+        cap = getattr(self.hf.config, "final_logit_softcapping", None)
+        return logits if cap is None else torch.tanh(logits / cap) * cap
 
     def rows(self, outputs: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
         """[R, 1]: the log-probabilities of all tokens but each row's first."""
@@ -167,6 +199,18 @@ class ImageWrapper(Wrapper):
     def forward(self, pixel_values: Tensor) -> Tensor:
         logits: Tensor = self.hf(pixel_values=pixel_values).logits
         return logits
+
+
+def _following(input_ids: Tensor) -> Tensor:
+    """The token after each; after the last one the first."""
+    return torch.cat([input_ids[:, 1:], input_ids[:, :1]], dim=1)
+
+
+def _said(logits: Tensor, following: Tensor) -> Tensor:
+    """[B, L, 2] of logits [B, L, V]: the log-probability of ``following``, and the likeliest id."""
+    said = logits.gather(-1, following.unsqueeze(-1)).squeeze(-1) - logits.logsumexp(dim=-1)
+    # In 16 bits an id above 256 would lose digits, and a sum of many tokens its last ones.
+    return torch.stack([said.float(), logits.argmax(dim=-1).float()], dim=-1)
 
 
 def given(input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None) -> dict[str, Tensor]:

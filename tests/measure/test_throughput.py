@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from sessions_for_tests import FakeSession, SleepySession
 
-from hasten.measure.throughput import closed_loop, joined, throughput
+from hasten.measure.throughput import closed_loop, joined, loop_s, throughput
 from hasten.measure.worker import Worker
 from hasten.records import InputError, Rejected
 
@@ -70,3 +70,8 @@ def test_through_a_worker() -> None:
             throughput(worker, REQUESTS, concurrency=2, seconds=0.3, batch=1)
         with pytest.raises(InputError):
             throughput(worker, [], concurrency=1, seconds=0.3, batch=1)
+
+
+@pytest.mark.parametrize(("ms", "seconds"), [([3.0, 4.0, 5.0], 1.5), ([900.0, 1000.0, 1100.0], 5.0)])
+def test_a_loop_lasts_for_several_requests(ms: list[float], seconds: float) -> None:
+    assert loop_s(ms, least_s=1.5) == pytest.approx(seconds)

@@ -225,6 +225,7 @@ LIES: dict[str, tuple[Callable[[Any], None], str]] = {
     "neurons": (lambda w: _again(w, "qwen2.feed_forward_length", 10**9), "the model that it describes has"),
     "heads": (lambda w: _again(w, "qwen2.attention.head_count", 10**6), "describes has|cannot load"),
     "scaled": (lambda w: w.add_string("qwen2.rope.scaling.type", "yarn"), "scales its rotary positions"),
+    "linear": (lambda w: w.add_float32("qwen2.rope.scale_linear", 4.0), "scales its rotary positions"),
     "factors": (lambda w: w.add_tensor("rope_freqs.weight", np.ones(4, np.float32)), "rope_freqs"),
     "left out": (lambda w: w.add_tensor("blk.0.mystery.weight", np.ones(32, np.float32)), "describes has"),
 }
@@ -268,6 +269,31 @@ BROKEN: dict[str, tuple[Callable[[bytes], bytes], str]] = {
     "half": (lambda b: b[: len(b) // 2], "ends at byte"),
     "last byte": (lambda b: b.rstrip(b"\0")[:-200], "ends at byte"),
 }
+
+
+def header_of(tensors: list[tuple[str, int]], *, array: int = 0) -> bytes:
+    """A file with fp32 tensors of 1024 numbers at these offsets, and an array of bytes."""
+    text = b"".join(struct.pack("<Q", len(name)) + name.encode() + struct.pack("<IQIQ", 1, 1024, 0, offset)
+                    for name, offset in tensors)  # fmt: skip
+    entry = struct.pack("<Q", 1) + b"a" + struct.pack("<IIQ", 9, 0, array) + bytes(array)
+    head = b"GGUF" + struct.pack("<IQQ", 3, len(tensors), 1) + entry + text
+    return head + bytes(-len(head) % 32)
+
+
+def test_tensors_that_share_their_bytes(tmp_path: Path) -> None:
+    path = tmp_path / "overlapping.gguf"
+    path.write_bytes(header_of([(f"t{n}", 0) for n in range(100)]) + bytes(4096))
+    with pytest.raises(InputError, match="overlap: they are 409600 bytes of 4096"):
+        read_header(path)
+    path.write_bytes(header_of([("a", 0), ("b", 4096)]) + bytes(8192))
+    assert read_header(path).weights == 2048
+
+
+def test_arrays_are_no_longer_than_a_vocabulary(tmp_path: Path) -> None:
+    path = tmp_path / "long.gguf"
+    path.write_bytes(header_of([], array=(1 << 22) + 1))
+    with pytest.raises(InputError, match="an array of 4194305 values"):
+        read_header(path)
 
 
 @pytest.mark.parametrize("damage", BROKEN)

@@ -17,8 +17,10 @@ import torch
 from interchange_models import logits, saved, tiny
 from safetensors.torch import load_file, save_file
 
-from hasten.models.interchange import conversions, dequantized
-from hasten.models.interchange.words import pack_words, unpack_words
+from hasten.models.classes import transformers_class
+from hasten.models.interchange import bitsandbytes_layout, compressed_layout, conversions, dequantized
+from hasten.models.interchange.parts import Quantized
+from hasten.models.interchange.words import pack_words, unpack_either, unpack_words
 from hasten.models.load import load_checkpoint
 from hasten.records import InputError, ModelRef
 from hasten.tasks import get_task
@@ -273,6 +275,8 @@ def without(
 GPTQ, AWQ, PACKED = CASES["gptq"], CASES["awq"], CASES["packed 4"]
 ACT = {"model.layers.0.mlp.act_fn.scales": torch.ones(48)}
 FOR_TABLES = {**scheme(bits=4, strategy="group", group=16)["group_0"], "targets": ["Embedding"]}
+Q_PROJ = MATRICES[0]
+FOUR = {"weights": {"num_bits": 4}}
 REFUSED: dict[str, tuple[Case, str]] = {
     "method": (Case(GPTQ.make, {"quant_method": "hqq"}), "quantized by 'hqq'"),
     "no method": (Case(GPTQ.make, {"bits": 4}), "quantized by 'none'"),
@@ -287,6 +291,16 @@ REFUSED: dict[str, tuple[Case, str]] = {
     "shape": (Case(without(PACKED.make, weight_shape=torch.tensor([32, 10**6])), PACKED.entry), "words"),
     "format": (Case(PACKED.make, {**PACKED.entry, "format": "nvfp4-pack-quantized"}), "nvfp4"),
     "strategy": (Case(PACKED.make, ct("pack-quantized", bits=4, strategy="block")), "'block'"),
+    "bits of none": (Case(GPTQ.make, {**GPTQ.entry, "bits": 0}), "of 0 bits"),
+    "bits in words": (Case(GPTQ.make, {**GPTQ.entry, "bits": "four"}), "'four'|four"),
+    "bits in words, elsewhere": (Case(AWQ.make, {**AWQ.entry, "bits": "four"}), "four"),
+    "groups in a list": (Case(PACKED.make, {**PACKED.entry, "config_groups": [1]}), "config_groups"),
+    "weights in words": (Case(PACKED.make, {**PACKED.entry, "config_groups": {"g": {"weights": "int4"}}}), "int4"),
+    "targets of none": (Case(PACKED.make, {**PACKED.entry, "config_groups": {"g": {**FOUR, "targets": 3}}}), "says"),
+    "no pattern": (Case(PACKED.make, {**PACKED.entry, "config_groups": {"g": {**FOUR, "targets": ["re:("]}}}), "says"),
+    "groups below 0": (
+        Case(without(PACKED.make, weight_g_idx=torch.tensor([-1, 1] * 16)), PACKED.entry), "groups from -1",
+    ),
     "unnamed": (Case(PACKED.make, {**PACKED.entry, "config_groups": {"g": FOR_TABLES}}), "no group"),
     "not quantized": (Case(lambda s: (torch.zeros(s), {"weight": torch.zeros(s)}), GPTQ.entry), "no matrix in it"),
 }  # fmt: skip
@@ -300,6 +314,125 @@ def test_what_cannot_be_read_gets_a_sentence_and_leaves_nothing(name: str, tmp_p
         loaded(folder)
     kept = conversions.conversions_folder()
     assert not kept.exists() or not [path for path in kept.iterdir() if path.is_dir()]
+
+
+def test_what_means_nothing_may_be_left_over(tmp_path: Path) -> None:
+    """AutoGPTQ writes biases of zeros; older saves the frequencies of rotary positions."""
+    extra = {f"{Q_PROJ}.bias": torch.zeros(32), "model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(4)}
+    folder, expected = quantized(Case(GPTQ.make, GPTQ.entry, extra), tmp_path / "model")
+    assert torch.equal(loaded(folder).get_submodule(Q_PROJ).weight, expected[Q_PROJ])
+    other, _ = quantized(Case(GPTQ.make, GPTQ.entry, {f"{Q_PROJ}.bias": torch.ones(32)}), tmp_path / "other")
+    with pytest.raises(InputError, match=rf"left over, such as {Q_PROJ}\.bias"):
+        loaded(other)
+
+
+def test_zeros_of_0_are_stored_as_the_largest_number(tmp_path: Path) -> None:
+    def make(shape: tuple[int, int]) -> tuple[torch.Tensor, Parts]:
+        codes, zeros, scales = grid(shape, bits=4, group=16)
+        zeros = zeros * (np.arange(zeros.size).reshape(zeros.shape) % 3 > 0)
+        of = np.arange(shape[1]) // 16
+        _, parts = gptq(shape, bits=4, less=1)
+        return plain(codes, zeros, scales, of), {**parts, "qzeros": words_of((zeros.T - 1) % 16, 4)}
+
+    folder, expected = quantized(Case(make, GPTQ.entry), tmp_path / "model")
+    model = loaded(folder)
+    assert all(torch.equal(model.get_submodule(name).weight, weight) for name, weight in expected.items())
+
+
+@pytest.mark.parametrize("symmetric", [True, False])
+@pytest.mark.parametrize("bits", [3, 5, 6, 7])
+def test_words_of_older_releases(bits: int, symmetric: bool) -> None:
+    """No code crosses the end of a word."""
+    inside = 32 // bits
+
+    def loose(numbers: np.ndarray) -> torch.Tensor:
+        rows = [[sum(int(code) << (bits * n) for n, code in enumerate(row[start : start + inside]))
+                 for start in range(0, len(row), inside)] for row in numbers]  # fmt: skip
+        return torch.from_numpy(np.array(rows, dtype=np.uint32).view(np.int32))
+
+    shape = (64, 160)
+    codes, zeros, scales = grid(shape, bits=bits, group=160)
+    middle = 2 ** (bits - 1)
+    parts = {"weight_packed": loose(codes), "weight_scale": torch.from_numpy(scales),
+             "weight_shape": torch.tensor(shape)}  # fmt: skip
+    if symmetric:
+        zeros = np.full_like(zeros, middle)
+    else:
+        parts["weight_zero_point"] = loose(zeros.T).T.contiguous()
+    of = Quantized(ct("pack-quantized", bits=bits, strategy="channel"), "q_proj", "Linear")
+    wanted = plain(codes, zeros, scales, np.zeros(160, dtype=np.int64))
+    assert torch.equal(compressed_layout.read(parts, of), wanted)
+    dense = {**parts, "weight_packed": words_of(codes, bits)}
+    assert torch.equal(compressed_layout.read(dense, of), wanted)
+    if not symmetric:
+        dense["weight_zero_point"] = words_of(zeros.T, bits).T.contiguous()
+        assert torch.equal(compressed_layout.read(dense, of), wanted)
+
+
+def test_words_that_may_be_of_either_form_are_refused() -> None:
+    with pytest.raises(ValueError, match="older or the newer form"):
+        unpack_either(torch.zeros(2, 2, dtype=torch.int32), bits=5, count=12)
+    assert unpack_either(torch.full((1, 1), 0b101010, dtype=torch.int32), bits=3, count=2).tolist() == [[2, 5]]
+
+
+def test_groups_of_minus_one_are_not_in_use(tmp_path: Path) -> None:
+    def make(shape: tuple[int, int]) -> tuple[torch.Tensor, Parts]:
+        weight, parts = PACKED.make(shape)
+        return weight, {**parts, "weight_g_idx": torch.full((shape[1],), -1, dtype=torch.int32)}
+
+    folder, expected = quantized(Case(make, PACKED.entry), tmp_path / "model")
+    model = loaded(folder)
+    assert all(torch.equal(model.get_submodule(name).weight, weight) for name, weight in expected.items())
+
+
+BLOCKS = ({"blocksize": 2**40}, {"nested_blocksize": 2**40}, {"blocksize": 0}, {"blocksize": 32})
+
+
+@pytest.mark.parametrize("change", BLOCKS)
+def test_blocks_of_bitsandbytes_fit_what_is_there(change: dict[str, int]) -> None:
+    state = {"shape": [8, 32], "blocksize": 64, "nested_blocksize": 2, "nested_offset": 0.5, **change}
+    parts = {
+        "weight": torch.full((128, 1), 0x12, dtype=torch.uint8), "weight.quant_map": torch.arange(16).float(),
+        "weight.absmax": torch.arange(4, dtype=torch.uint8), "weight.nested_absmax": torch.tensor([1.0, 2.0]),
+        "weight.nested_quant_map": torch.arange(256).float(),
+        "weight.quant_state.bitsandbytes__nf4": torch.tensor(list(json.dumps(state).encode()), dtype=torch.uint8),
+    }  # fmt: skip
+    of = Quantized({}, "q_proj", "Linear")
+    with pytest.raises(ValueError, match="in blocks of"):
+        bitsandbytes_layout.read(parts, of)
+    state |= {"blocksize": 64, "nested_blocksize": 2}
+    parts["weight.quant_state.bitsandbytes__nf4"] = torch.tensor(list(json.dumps(state).encode()), dtype=torch.uint8)
+    found = bitsandbytes_layout.read(parts, of)
+    assert found[:, :2].tolist() == [[s, 2 * s] for s in (0.5, 0.5, 1.5, 1.5, 4.5, 4.5, 6.5, 6.5)]
+    # One block that is said to be larger than the matrix costs no more than the matrix.
+    state["blocksize"] = 2**40
+    parts["weight.quant_state.bitsandbytes__nf4"] = torch.tensor(list(json.dumps(state).encode()), dtype=torch.uint8)
+    single = {k: v for k, v in parts.items() if "nested" not in k} | {"weight.absmax": torch.tensor([2.0])}
+    assert bitsandbytes_layout.read(single, of)[0, :2].tolist() == [2.0, 4.0]
+
+
+def test_files_of_older_saves_are_not_read(tmp_path: Path) -> None:
+    folder, expected = quantized(CASES["awq"], tmp_path / "model")
+    save_file({f"{Q_PROJ}.scales": torch.ones(1, 1)}, folder / "model-00002-of-00002.safetensors")
+    assert torch.equal(loaded(folder).get_submodule(Q_PROJ).weight, expected[Q_PROJ])
+
+
+def test_settings_for_writing_are_part_of_the_source(tmp_path: Path) -> None:
+    folder, _ = quantized(CASES["awq"], tmp_path / "model")
+    assert loaded(folder).generation_config.eos_token_id == 0
+    own = json.loads((folder / "generation_config.json").read_text())
+    (folder / "generation_config.json").write_text(json.dumps({**own, "eos_token_id": 7}))
+    assert loaded(folder).generation_config.eos_token_id == 7
+
+
+@pytest.mark.parametrize("changes", [{"architectures": ["pipeline"]}, {"hidden_act": "none of these"}])
+def test_classes_that_are_no_models_and_configs_that_build_none(changes: dict[str, Any], tmp_path: Path) -> None:
+    folder, _ = quantized(CASES["awq"], tmp_path / "model")
+    config = json.loads((folder / "config.json").read_text())
+    with pytest.raises(InputError):
+        dequantized.module_kinds({**config, **changes})
+    assert transformers_class("pipeline") is None
+    assert transformers_class("LlamaForCausalLM").__name__ == "LlamaForCausalLM"
 
 
 def test_a_checkpoint_is_converted_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -325,7 +458,7 @@ def test_what_was_used_longest_ago_makes_room(tmp_path: Path, monkeypatch: pytes
     for number, source in enumerate(sources):
         source.write_text(source.name)
         if number == 2:
-            monkeypatch.setattr(conversions, "_MOST_BYTES", 150)
+            monkeypatch.setattr(conversions, "_MOST_BYTES", 250)
             for age, folder in enumerate(made):  # the first was used last
                 os.utime(folder, (1000.0 - age, 1000.0 - age))
         made.append(conversions.converted([source], make=lambda f: (f / "x").write_bytes(b"x" * 100) and None))

@@ -166,3 +166,15 @@ def test_words_as_a_whole_cannot_go() -> None:
 def test_a_used_token_needs_a_row() -> None:
     with pytest.raises(Rejected, match=r"use the ids \[9\], and the model has 5 rows"):
         trimmed(WHOLE["byte-level"], used=(1, 9), needed=(), rows=5)
+
+
+def test_files_that_name_what_they_do_not_have_are_refused() -> None:
+    whole = WHOLE["byte-level"]
+    for broken in (
+        {**whole, "padding": {"pad_id": 10**6, "pad_token": "<nowhere>"}},
+        {**whole, "post_processor": {"type": "BertProcessing", "sep": ["</s>", 10**6], "cls": ["<s>", 1]}},
+        {**whole, "model": {key: value for key, value in whole["model"].items() if key != "merges"}},
+        {**whole, "added_tokens": [{"content": "<x>"}]},
+    ):
+        with pytest.raises(Rejected, match="names what it does not have"):
+            trimmed(broken, used={1, 2, 3}, needed=(), rows=ROWS)

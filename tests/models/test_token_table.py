@@ -88,3 +88,43 @@ def test_a_head_of_another_size_is_refused() -> None:
     model.lm_head = torch.nn.Linear(32, 70, bias=False)
     with pytest.raises(Rejected, match="the head has 70 rows, and the word table 66"):
         keep_rows(model, KEPT)
+
+
+def test_every_other_field_with_ids_follows() -> None:
+    model = language_model("llama")
+    own = model.generation_config
+    own.lang_to_id = {"<|en|>": 20, "<|de|>": 21}
+    own.task_to_id = {"transcribe": 9}
+    own.forced_decoder_ids = [[1, 20], [2, None], [3, 40]]
+    own.sequence_bias = {(5, 20): -1.0, (30,): 2.0}
+    own.bad_words_ids = [[5, 7], [9, 20]]
+    own.force_words_ids = [[65, 3]]
+    assert needed_ids(model) >= {20, 21, 9, 40, 65, 3}
+    assert not needed_ids(model) & {30, 7, 2}
+    keep_rows(model, KEPT)
+    assert own.lang_to_id == {"<|en|>": 6, "<|de|>": 7}
+    assert own.task_to_id == {"transcribe": 5}
+    assert own.forced_decoder_ids == [[1, 6], [2, None], [3, 8]]  # places stay
+    assert own.sequence_bias == {(4, 6): -1.0}
+    assert own.bad_words_ids == [[5, 6]]  # a sequence that lost a token is not a shorter one that is forbidden
+    assert own.force_words_ids == [[9, 2]]
+
+
+def test_lists_that_lose_everything_are_unset() -> None:
+    model = language_model("llama")
+    model.generation_config.bad_words_ids, model.generation_config.sequence_bias = [[5, 7]], [[[30], 2.0]]
+    keep_rows(model, KEPT)
+    assert model.generation_config.bad_words_ids is None
+    assert model.generation_config.sequence_bias is None
+
+
+def test_other_tables_by_token_are_refused() -> None:
+    model = language_model("llama")
+    model.add_module("second_words", torch.nn.Embedding(66, 4))
+    with pytest.raises(Rejected, match="second_words has 66 rows"):
+        keep_rows(model, KEPT)
+    assert rows_of(model) == 66  # refused before anything was changed
+    other = language_model("llama")
+    other.config.vocab_size_per_layer_input = 66
+    with pytest.raises(Rejected, match="each of its layers"):
+        keep_rows(other, KEPT)

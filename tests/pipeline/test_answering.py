@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
+from hasten.bundle.answers import Answers
 from hasten.models.writing import Writing
-from hasten.pipeline.answering import answers_of, check_workload, prompt_limit
+from hasten.pipeline.answering import answers_of, check_workload, doubts_of_answers, prompt_limit
 from hasten.pipeline.request import make_request
+from hasten.pipeline.scoring import original_writes
 from hasten.plan.budget import parse_budget
 from hasten.plan.choose import checks
-from hasten.records import Columns, Figures, InputError, Latency, Workload
+from hasten.records import Columns, Figures, InputError, Latency, Quality, Rejected, Workload
 from hasten.tasks.rows import Rows
 
 DECODER = Writing(ends=(5,), longest=64)
@@ -93,3 +96,32 @@ def test_first_and_further_tokens_can_be_bounded() -> None:
     assert [c.measured for c in made] == [40, 50, 10, 12, 90.0]
     assert [c.holds for c in made] == [True, False, True, False, True]
     assert not checks(parse_budget("tpot<=10"), figures=Figures(), speedup=None, quality_drop=None)[0].holds
+
+
+def test_recordings_have_no_prompt_tokens() -> None:
+    with pytest.raises(InputError, match="--prompt-tokens for speech-recognition"):
+        check_workload("speech-recognition", Workload(prompt_tokens=9), parse_budget(""))
+
+
+def test_what_is_never_written_is_remembered() -> None:
+    found = answers_of(Workload(), Writing(never=(3,), never_first=(4,)), None, count=count)
+    assert (found.never, found.never_first) == ((3,), (4,))
+
+
+def test_answers_that_were_cut_and_scores_of_nothing_are_said() -> None:
+    answers = Answers(most=3, timed=3, ends=(5,))
+    whole, cut = np.array([[7, 5, -1]] * 19), np.array([[7, 8, 9]])
+    good = Quality("rouge_l", 40.0, 20)
+    assert doubts_of_answers(np.concatenate([whole, cut]), answers, good) == ()
+    (found,) = doubts_of_answers(np.concatenate([whole[:9], cut]), answers, good)
+    assert found.startswith("10% of the original's answers were cut at 3 tokens")
+    (found,) = doubts_of_answers(whole, answers, Quality("rouge_l", 0.2, 19))
+    assert "scores 0.2 points" in found
+    assert doubts_of_answers(None, None, None) == ()
+
+
+def test_an_original_that_cannot_write_is_the_users_to_mend() -> None:
+    with pytest.raises(InputError, match="the original model cannot write: no numbers"), original_writes():
+        raise Rejected("generate", "no numbers")
+    with pytest.raises(Rejected), original_writes():
+        raise Rejected("memory", "too much")

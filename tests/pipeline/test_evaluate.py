@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import types
 from collections.abc import Sequence
@@ -138,6 +139,60 @@ def test_writing_ends_at_the_first_stop_and_asks_for_no_more(folder: Path) -> No
         reader.likelihoods(PAIRS)
     with pytest.raises(InputError, match="cannot write"):
         Reader(Words(files), lambda _: np.zeros((1, 1, 2)), None, 60).written("x", until=[], tokens=1)
+
+
+def test_an_empty_stop_ends_nothing(folder: Path) -> None:
+    files = {path.name: path.read_bytes() for path in folder.glob("token*")}
+    reader = Reader(Words(files), None, Script("abcdefgh"), 60)
+    assert reader.written("x", until=["", "d"], tokens=20) == "abc"
+    assert reader.written("x", until=[""], tokens=20) == "abcdefgh"
+
+
+def test_rolling_begins_with_one_first_token(folder: Path) -> None:
+    """Of a tokenizer that puts that token in front by itself, too."""
+    content = json.loads((folder / "tokenizer.json").read_text())
+    content["post_processor"] = {
+        "type": "TemplateProcessing",
+        "single": [{"SpecialToken": {"id": "<|end|>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
+        "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}],
+        "special_tokens": {"<|end|>": {"id": "<|end|>", "ids": [0], "tokens": ["<|end|>"]}},
+    }
+    files = {path.name: path.read_bytes() for path in folder.glob("token*")}
+    words = Words({**files, "tokenizer.json": json.dumps(content).encode()})
+    assert words.encode("ab") == [0, 1, 2]
+    seen: list[Any] = []
+
+    def run(arrays: dict[str, np.ndarray]) -> np.ndarray:
+        seen.append(arrays["input_ids"].tolist())
+        return np.full((*arrays["input_ids"].shape, 2), -1.0)
+
+    assert Reader(words, run, None, 60).rolling("ab") == -2.0
+    assert seen == [[[0, 1, 2]]]
+
+
+def test_threads_and_cores_are_as_asked_and_as_before(folder: Path) -> None:
+    before = torch.get_num_threads()
+    with reader_of(folder, threads=before + 1):
+        assert torch.get_num_threads() == before + 1
+    assert torch.get_num_threads() == before
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="no cores to choose on this system")
+@pytest.mark.usefixtures("harness")
+def test_cores_are_given_back(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = os.sched_getaffinity(0)
+    one = min(before)
+    seen = []
+
+    def fails(*_: Any, **__: Any) -> Any:
+        seen.append(os.sched_getaffinity(0))
+        raise InputError("no model", expected="one", remedy="give one")
+
+    monkeypatch.setattr(own, "opened", fails)
+    with pytest.raises(InputError, match="no model"):
+        hasten.evaluate(folder, tasks=["story"], cores=str(one))
+    assert seen == [{one}]
+    assert os.sched_getaffinity(0) == before
 
 
 def test_a_session_that_writes_gets_one_prompt_at_a_time() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,13 +11,21 @@ from own_core import own_core
 from task_models import GENERATIVE, save_task_model, save_task_rows
 
 import hasten
+from hasten.measure.worker_main import resolve
+from hasten.measure.writing import FORCED
 from hasten.models.load import load_checkpoint
+from hasten.pipeline.arena import compared
+from hasten.pipeline.jobs import _eager
 from hasten.pipeline.lessons import lesson, taught
 from hasten.pipeline.material import outputs_of
 from hasten.pipeline.prepare import parity_batches
 from hasten.pipeline.workbench import Workbench
 from hasten.records import InputError, ModelRef
+from hasten.runtimes.generation import DecodingSession
+from hasten.runtimes.generation_facts import facts_of
+from hasten.runtimes.parity import parity
 from hasten.tasks import get_task
+from hasten.tasks.generation_wrappers import GenerationWrapper
 
 
 @pytest.fixture(scope="module")
@@ -43,6 +52,44 @@ def test_requests_have_the_lengths_that_are_asked_for(bench: Workbench) -> None:
     assert bench.prepared.longest_request(batch=3)["input_ids"].shape == (3, longest)
     for batch in parity_batches(bench.prepared, longest=40, seed=0):
         assert batch["attention_mask"][:, -1].all()
+
+
+class Here:
+    """A worker without a process."""
+
+    def __init__(self, session: Any) -> None:
+        self.session = session
+
+    def call_with_session(self, function: str, **kwargs: Any) -> Any:
+        return resolve(function)(self.session, **kwargs)
+
+
+def test_an_export_that_is_right_for_the_prompt_alone_fails_parity(bench: Workbench) -> None:
+    from hasten.runtimes.torch_generation import TorchDecoder
+
+    class Deaf(TorchDecoder):
+        """Does not hear what was written."""
+
+        def step(self, ids: Any) -> Any:
+            return super().step(np.full_like(ids, 9))
+
+    batches = parity_batches(bench.prepared, longest=40, seed=0)
+    assert {batch[FORCED].shape[1] for batch in batches} == {4}
+    five = next(batch[FORCED] for batch in batches if len(batch[FORCED]) == 5)
+    assert len({tuple(row) for row in five[:4].tolist()}) == 4, "rows that change places are seen"
+    wrapper = GenerationWrapper(bench.model().hf).eval()
+    facts = facts_of(wrapper, {name: a for name, a in batches[0].items() if name != FORCED})
+    right, deaf = (
+        DecodingSession(lambda kind=kind: kind(wrapper.hf), facts=facts, precision="fp32")
+        for kind in (TorchDecoder, Deaf)
+    )
+    eager = _eager(wrapper, batches)
+    assert eager[0].shape[1] == 5
+    assert parity(eager, compared(Here(right), batches), "fp32") is None  # type: ignore[arg-type]
+    assert parity([e[:, 0] for e in eager], [deaf.run(batch) for batch in batches], "fp32") is None
+    reason = parity(eager, compared(Here(deaf), batches), "fp32")  # type: ignore[arg-type]
+    assert reason is not None
+    assert "differ" in reason
 
 
 def test_what_eager_torch_writes_is_what_transformers_writes(bench: Workbench) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from hasten.models.reshape import is_ours, open_model, save_model
 from hasten.passes import run_pass
 from hasten.passes.calibration import Calibration
 from hasten.passes.random_units import RandomUnitsConfig
+from hasten.pipeline import trim
 from hasten.pipeline.trim import TrimmedCheckpoint, trim_vocabulary
 from hasten.records import InputError, ModelRef, Rejected
 from hasten.tasks import get_task
@@ -220,3 +222,61 @@ def test_a_corpus_without_text_is_refused(decoder: Path, tmp_path: Path) -> None
     empty.write_text(" \n\n")
     with pytest.raises(InputError, match="empty"):
         trim_vocabulary(decoder, corpus=empty, out=tmp_path / "small")
+
+
+def test_old_ids_are_nowhere(decoder: Path, corpus: Path, tmp_path: Path) -> None:
+    """transformers still reads added_tokens.json, and any program may read the other files of a vocabulary."""
+    from transformers import AutoTokenizer
+
+    before = Path(shutil.copytree(decoder, tmp_path / "before"))
+    old = AutoTokenizer.from_pretrained(before).get_vocab()
+    (before / "added_tokens.json").write_text(json.dumps({"<tool>": old["<tool>"]}))
+    stale = ("spm.model", "tekken.json", "source.spm", "target.spm", "any.model", "rust_model.ot", "m.xml", "m.tflite")
+    for name in (*stale, "kept.txt"):
+        (before / name).write_text("old")
+    (before / "sub").mkdir()
+    (before / "sub" / "tokenizer.json").write_text("{}")
+    trim_vocabulary(before, corpus=corpus, out=tmp_path / "small")
+    held = {path.name for path in (tmp_path / "small").rglob("*")}
+    assert "kept.txt" in held
+    assert not held & {*stale, "added_tokens.json"}
+    assert len(list((tmp_path / "small").rglob("tokenizer.json"))) == 1
+    new = AutoTokenizer.from_pretrained(tmp_path / "small")
+    content = json.loads((tmp_path / "small" / "tokenizer.json").read_text())
+    assert {t["content"]: t["id"] for t in content["added_tokens"]}["<tool>"] == new.get_vocab()["<tool>"] < len(new)
+
+
+def test_added_tokens_are_held_against_their_rows() -> None:
+    from tokenizers import Tokenizer
+
+    class Opened:
+        backend_tokenizer = Tokenizer.from_str(json.dumps(trained("byte-level")))
+
+    content = json.loads(Opened.backend_tokenizer.to_str())
+    trim._check_added(content, Opened(), range(2000))
+    with pytest.raises(Rejected, match="gives '<pad>' the id 0, not 1"):
+        trim._check_added(content, Opened(), [1, 0, *range(2, 2000)])
+
+
+def test_a_quantization_of_nothing_is_none(decoder: Path, corpus: Path, tmp_path: Path) -> None:
+    before = Path(shutil.copytree(decoder, tmp_path / "before"))
+    edit(before, quantization_config=None)
+    assert trim_vocabulary(before, corpus=corpus, out=tmp_path / "small").tokens_after > 0
+    edit(before, quantization_config={"quant_method": "awq"})
+    with pytest.raises(InputError, match="quantized weights"):
+        trim_vocabulary(before, corpus=corpus, out=tmp_path / "other")
+
+
+def test_what_is_no_model_or_not_all_of_one(decoder: Path, corpus: Path, tmp_path: Path) -> None:
+    before = Path(shutil.copytree(decoder, tmp_path / "before"))
+    edit(before, architectures=["pipeline"])
+    with pytest.raises(InputError, match="saved as pipeline"):
+        trim_vocabulary(before, corpus=corpus, out=tmp_path / "small")
+    edit(before, architectures=["LlamaForSequenceClassification"])
+    with pytest.raises(InputError, match=r"1 weights.*score\.weight"):  # a head that would be random
+        trim_vocabulary(before, corpus=corpus, out=tmp_path / "small")
+
+
+def edit(folder: Path, **changes: Any) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, **changes}))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -272,16 +273,50 @@ def test_room_for_tokens(images: Path) -> None:
     with pytest.raises(Rejected, match=r"67 tokens.* 66"):
         ExecuTorchSession(None, facts=made).run({"input_ids": np.ones((1, 67), np.int64)})
 
-    class Config:
-        max_position_embeddings = 4096
+    class Positioned(nn.Module):
+        def __init__(self, positions: int | None) -> None:
+            super().__init__()
+            self.config = SimpleNamespace(max_position_embeddings=positions)
 
     def feed(length: int) -> Any:
         return [{"input_ids": np.ones((1, length), np.int64)}]
 
-    assert longest(Config(), feed(30)) == 512
-    assert longest(Config(), feed(600)) == 1024
-    assert longest(Config(), feed(4000)) == 4096
-    assert longest(object(), feed(30)) == 512
+    model = Positioned(4096)
+    assert longest(model, feed(30)) == 512
+    assert longest(model, feed(600)) == 1024
+    assert longest(model, feed(4000)) == 4096
+    assert longest(Positioned(None), feed(30)) == 512
+    model.add_module("position_embeddings", nn.Embedding(66, 4, padding_idx=1))
+    model.config.max_position_embeddings = 66
+    assert longest(model, feed(30)) == 64  # counted from behind the padding
+
+
+def test_a_cache_that_was_cut_off_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Facts come last and under their own name whole: a kill before them leaves nothing that passes for made."""
+    made = []
+
+    def lowered(*_: Any, **__: Any) -> tuple[bytes, dict[str, Any]]:
+        made.append(1)
+        return b"program", {"inputs": [{"name": "input_ids"}], "notes": []}
+
+    def export() -> Any:
+        return get_runtime("executorch").export(None, FP32, calibration=[], folder=tmp_path / "model", cache=tmp_path)
+
+    (tmp_path / "model").mkdir()
+    monkeypatch.setattr("hasten.runtimes.executorch_program.lowered", lowered)
+    export()
+    cache = next(tmp_path.glob("executorch-*"))
+    assert sorted(path.name for path in cache.iterdir()) == ["model.json", "model.pte"]
+    export()
+    assert len(made) == 1
+    (cache / "model.json").replace(cache / "model.json.part")
+    (cache / "model.pte").write_bytes(b"half")
+    export()
+    assert len(made) == 2
+    assert (tmp_path / "model" / "model.pte").read_bytes() == b"program"
+    (cache / "model.json").write_text("{")
+    with pytest.raises(Rejected, match="JSONDecodeError"):
+        export()
 
 
 def test_a_damaged_program_is_rejected(images: Path, tmp_path: Path) -> None:

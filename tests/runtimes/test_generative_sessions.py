@@ -19,12 +19,14 @@ from hasten.runtimes import get_runtime
 from hasten.runtimes.generation import DecodingSession, Generation, generated
 from hasten.runtimes.generation_facts import GenerationFacts
 from hasten.runtimes.generation_spaces import generation_space
+from hasten.runtimes.onnx_decoder_graph import _kept_in
 from hasten.runtimes.onnxruntime import OnnxRuntimeConfig
 from hasten.runtimes.openvino import OpenVinoConfig
 from hasten.runtimes.parity import parity
 from hasten.runtimes.runtime import Array, Arrays
 from hasten.runtimes.sampling import Sampler
 from hasten.runtimes.torch import TorchConfig
+from hasten.runtimes.torch_generation import forced_logits
 
 PLAIN = (TorchConfig(), OnnxRuntimeConfig(fusion=False), OpenVinoConfig())
 QUICK = ("gpt2", "gemma3_text", "t5")
@@ -85,6 +87,15 @@ def test_cached_steps_are_the_uncached_model(family: str, config: Any, bench: Be
         assert parity(list(wanted), list(got), "fp32") is None
         assert parity(list(wanted[:, 0]), list(session.run(arrays)), "fp32") is None
     assert session.precision == "fp32"
+
+
+@pytest.mark.parametrize("family", [*QUICK, "whisper"])
+def test_one_pass_over_prompt_and_ids_is_every_row_by_itself(family: str, bench: Bench) -> None:
+    arrays = prompts(family, lengths=(9, 4))
+    wanted = uncached(bench.wrapper(family), arrays, IDS)
+    found = forced_logits(bench.wrapper(family), arrays, IDS)
+    assert found.shape == wanted.shape == (2, 7, found.shape[-1])
+    assert parity(list(wanted), list(found), "fp32") is None
 
 
 @pytest.mark.parametrize("config", [OTHER[0], *(pytest.param(c, marks=pytest.mark.slow) for c in OTHER[1:])])
@@ -330,3 +341,7 @@ def test_decoders_are_used_again_and_always_reset() -> None:
     session.close()
     with pytest.raises(RuntimeError, match="closed"):
         session.run({"input_ids": np.zeros((1, 2), dtype=np.int64)})
+
+
+def test_graphs_are_not_read_for_names_that_nobody_keeps(tmp_path: Path) -> None:
+    assert _kept_in((), [tmp_path / "model.onnx", tmp_path / "encoder.onnx"]) == [[], []]

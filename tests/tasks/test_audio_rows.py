@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +12,7 @@ import pytest
 
 from hasten.records import Columns, InputError
 from hasten.tasks.audio_rows import read_recordings
+from hasten.tasks.log_mel import log_mel_of
 from hasten.tasks.processor import open_processor
 from hasten.tasks.speech import SpeechProcessor, opened
 
@@ -103,11 +106,45 @@ def test_features_are_those_of_transformers_whatever_the_rate_and_channels(proce
     extract = WhisperFeatureExtractor(feature_size=8, chunk_length=1)
     wanted = extract(opened(wav(), name="x")[0][:, 0], sampling_rate=16000, return_tensors="np")["input_features"][0]
     assert plain.shape == (8, 100)
-    assert np.array_equal(plain, wanted)
+    assert np.abs(plain - wanted).max() < 1e-4
+    bare = extract._np_extract_fbank_features(np.pad(opened(wav(), name="x")[0][:, 0], (0, 8000))[None], "cpu")[0]
+    assert np.abs(plain - bare).max() < 1e-4
     assert np.array_equal(processor.hear(wav(channels=2)).arrays["input_features"], plain)
     other = processor.hear(wav(rate=8000)).arrays["input_features"]
     assert np.abs(other - plain)[:4, :40].mean() < 0.2  # low bands of the same tone
     assert np.abs(processor.blank().arrays["input_features"]).max() == 0
+
+
+@pytest.mark.parametrize("mels", [80, 128])
+def test_mel_bands_are_those_of_transformers(mels: int) -> None:
+    from transformers import WhisperFeatureExtractor
+
+    found = log_mel_of({"feature_size": mels, "feature_extractor_type": "WhisperFeatureExtractor"})
+    assert np.abs(found.bands - WhisperFeatureExtractor(feature_size=mels).mel_filters).max() < 1e-9
+    assert (found.mels, found.frames) == (mels, 3000)
+
+
+@pytest.mark.parametrize("wrong", [{"n_fft": 0}, {"hop_length": "160"}, {"dither": 0.1}, {"n_fft": 900_000}])
+def test_settings_that_make_no_features_are_refused(wrong: dict[str, object]) -> None:
+    with pytest.raises(InputError, match=next(iter(wrong))):
+        log_mel_of(wrong)
+
+
+def test_recordings_need_neither_torch_nor_transformers() -> None:
+    code = "import sys, hasten.tasks.speech; sys.exit(bool({'torch', 'transformers', 'scipy'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("name", ["../0.wav", "/etc/hostname", "~/0.wav", "link.wav"])
+def test_a_table_names_no_files_outside_of_its_folder(folder: Path, name: str) -> None:
+    inner = folder / "inner"
+    inner.mkdir()
+    (inner / "link.wav").symlink_to(folder / "0.wav")
+    (inner / "rows.csv").write_text(f"file_name,text\n{name},zero\n")
+    with pytest.raises(InputError, match=r"outside of|no such file"):
+        read_recordings(inner / "rows.csv", columns=Columns())
+    (folder / "rows.csv").write_text(f"file_name,text\n{folder}/0.wav,zero\n")
+    assert len(read_recordings(folder / "rows.csv", columns=Columns())) == 1
 
 
 def test_what_is_too_long_is_cut_and_said_so(processor: SpeechProcessor) -> None:

@@ -82,3 +82,16 @@ def test_three_languages_must_be_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="--label-column"):
         read_translations(path, columns=Columns())
     assert read_translations(path, columns=Columns(text="fr", label="de")).labels == (("b",),)
+
+
+@pytest.mark.parametrize("about", ["input", "context"])
+def test_instructions_come_with_what_they_are_about(tmp_path: Path, about: str) -> None:
+    rows = [
+        {"instruction": "sum up", about: "a text", "output": "short"},
+        {"instruction": "sing", about: "", "output": "la"},
+    ]
+    (tmp_path / "rows.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
+    found = read_prompts(tmp_path / "rows.jsonl", columns=Columns())
+    assert found.texts == ("sum up\n\na text", "sing")
+    assert found.labels == (("short",), ("la",))
+    assert read_prompts(tmp_path / "rows.jsonl", columns=Columns(text="instruction")).texts == ("sum up", "sing")

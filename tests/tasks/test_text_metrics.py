@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from hasten.tasks.text_metrics import BLEU_AND_CHRF, ROUGE, WORD_ERRORS, heard
+from hasten.tasks.heard_words import heard, words
+from hasten.tasks.text_metrics import BLEU_AND_CHRF, ROUGE, WORD_ERRORS
 
 SAID = ["the cat sat on the mat", "a dog barked at night", "it rained all day long"]
 KNOWN = [("the cat sat on the mat",), ("the dog barked all night",), ("it snowed",)]
@@ -56,3 +57,30 @@ def test_the_best_of_several_references_counts() -> None:
     rows = ROUGE.measure(["w1 w2 w3"], [("w9 w8", "w1 w2 w3")])
     assert ROUGE.score(rows)["rouge_l"] == pytest.approx(100.0)
     assert ROUGE.score(rows)["exact_match"] == 100.0
+
+
+@pytest.mark.parametrize(
+    "text", ["Привет большой мир", "यह हिन्दी वाक्य है", "今日は天気がいい", "ภาษาไทย", "مرحبا بالعالم"]
+)
+def test_rouge_counts_words_of_every_script(text: str) -> None:
+    assert ROUGE.score(ROUGE.measure([text], [(text,)]))["rouge_l"] == pytest.approx(100.0)
+    assert ROUGE.score(ROUGE.measure(["another thing"], [(text,)]))["rouge_l"] == 0.0
+
+
+def test_rouge_of_plain_english_is_that_of_its_package() -> None:
+    from rouge_score.rouge_scorer import RougeScorer
+
+    text, known = "The quickly_running dogs, 3 of them; jumped!", "a dog was jumping quickly: 3 running dogs"
+    wanted = RougeScorer(["rougeL", "rouge2"], use_stemmer=True).score(known, text)
+    found = ROUGE.score(ROUGE.measure([text], [(known,)]))
+    assert found["rouge_l"] == pytest.approx(100 * wanted["rougeL"].fmeasure)
+    assert found["rouge_2"] == pytest.approx(100 * wanted["rouge2"].fmeasure)
+    assert 0 < found["rouge_l"] < 100
+
+
+def test_marks_and_forms_of_letters() -> None:
+    assert heard("हिन्दी में।") == "हिन्दी में"  # vowels that are marks stay
+    assert heard("cafe\u0301 \uff21\uff22 don\u2019t") == "caf\u00e9 ab don't"
+    assert words("天気 ok") == ["天", "気", "ok"]
+    assert words("ที่ x")[-1] == "x"
+    assert len(words("ที่")) == 1  # a consonant with two marks

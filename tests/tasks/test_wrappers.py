@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from tiny_models import language_config, shaken
+from tiny_models import DECODERS, language_config, language_model, shaken
 
+from hasten.tasks import wrappers
 from hasten.tasks.examples import Example, collate
 from hasten.tasks.wrappers import LogitsWrapper, NextTokenWrapper
 
@@ -58,3 +59,33 @@ def test_ids_keep_their_digits_in_16_bits() -> None:
         states = model.hf.model(input_ids=torch.tensor([[5, 6, 7]])).last_hidden_state[0, -1]
         model.hf.lm_head.weight[997] = 10 * states
     assert asked(model.to(torch.bfloat16), row)[0, -1, 1] == 997
+
+
+@pytest.mark.parametrize("split", [True, False], ids=["head on positions", "rows"])
+@pytest.mark.parametrize("family", DECODERS)
+def test_logits_that_are_too_many_at_once_come_piecemeal(
+    family: str, split: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    capped = {"final_logit_softcapping": 0.5} if family.startswith("gemma") else {}
+    model, seen = NextTokenWrapper(language_model(family, **capped)).eval(), list[tuple[int, ...]]()
+    head, vocabulary = model.hf.get_output_embeddings(), model.hf.config.vocab_size
+    head.register_forward_pre_hook(lambda _, given: seen.append(tuple(given[0].shape[:-1])))
+    rows = [example(ids) for ids in ([5, 6, 7, 8, 9, 10, 11], [7, 8, 9], [9, 4, PADDING, 6], [6])]
+    batch = {name: torch.from_numpy(array) for name, array in collate(rows, NAMES).items()}
+    with torch.no_grad():
+        logits = model.hf(**batch).logits
+        if capped:
+            assert logits.abs().max() < 0.5
+        following = torch.cat([batch["input_ids"][:, 1:], batch["input_ids"][:, :1]], dim=1)
+        wanted = logits.log_softmax(dim=-1).gather(-1, following.unsqueeze(-1))[..., 0]
+    whole = asked(model, *rows)
+    assert seen[1:] == [(4, 7)], "where all logits are few they are made at once"
+    monkeypatch.setattr(wrappers, "MOST_LOGITS_BYTES", 16 * vocabulary * 5)  # a row and a half; a quarter: 5 positions
+    if not split:
+        monkeypatch.setattr(wrappers, "SPLIT_HEADS", ())
+    found = asked(model, *rows)
+    assert seen[2:] == ([(1, 5)] * 5 + [(1, 3)] if split else [(2, 7)] * 2)
+    real = batch["attention_mask"].bool()
+    for said in (whole, found):
+        torch.testing.assert_close(said[..., 0][real], wanted[real], atol=1e-5, rtol=1e-4)
+        assert torch.equal(said[..., 1][real], logits.argmax(dim=-1).float()[real])

@@ -51,27 +51,32 @@ def _of_8_bits(parts: Mapping[str, Tensor]) -> Tensor:
 
 def _of_4_bits(parts: Mapping[str, Tensor]) -> Tensor:
     state = _state(parts)
-    shape, block = [int(size) for size in state["shape"]], int(state["blocksize"])
+    shape = [int(size) for size in state["shape"]]
     count = shape[0] * shape[1]
     packed = parts["weight"].flatten()
-    if packed.dtype != torch.uint8 or len(packed) != -(-count // 2):
+    if min(shape) < 1 or packed.dtype != torch.uint8 or len(packed) != -(-count // 2):
         raise ValueError(f"{len(packed)} bytes of {packed.dtype} for {count} weights")
     codes = torch.stack([packed >> 4, packed & 15], dim=1).flatten()[:count]
-    largest = _largest(parts, state)
-    if block < 1 or len(largest) != -(-count // block):
-        raise ValueError(f"{len(largest)} blocks of {block} for {count} weights")
     values = parts["weight.quant_map"].float()[codes.long()]
-    return (values * largest.repeat_interleave(block)[:count]).view(shape)
+    return (values * _spread(_largest(parts, state), state["blocksize"], count=count)).view(shape)
 
 
 def _largest(parts: Mapping[str, Tensor], state: Mapping[str, Any]) -> Tensor:
     """fp32, one a block."""
-    found = parts["weight.absmax"]
+    found = parts["weight.absmax"].flatten()
     if "weight.nested_absmax" not in parts:
         return found.float()
-    size = int(state["nested_blocksize"])
     table, outer = parts["weight.nested_quant_map"].float(), parts["weight.nested_absmax"].float()
-    return table[found.long()] * outer.repeat_interleave(size)[: len(found)] + float(state["nested_offset"])
+    scales = _spread(outer, state["nested_blocksize"], count=len(found))
+    return table[found.long()] * scales + float(state["nested_offset"])
+
+
+def _spread(scales: Tensor, size: Any, *, count: int) -> Tensor:
+    """One number a block of ``size`` -> one for each of ``count``, which the file's own size cannot make more."""
+    size = int(size)
+    if size < 1 or scales.ndim != 1 or len(scales) != -(-count // size):
+        raise ValueError(f"{tuple(scales.shape)} scales for {count} numbers in blocks of {size}")
+    return scales.repeat_interleave(min(size, count))[:count]
 
 
 def _state(parts: Mapping[str, Tensor]) -> Mapping[str, Any]:

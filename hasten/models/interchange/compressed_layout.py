@@ -1,8 +1,9 @@
 """A matrix as compressed-tensors stores it (vLLM, llm-compressor), as floats.
 
 Takes its parts, gives the weight [O, I] in fp32: (code - zero) scale. "pack-quantized" keeps codes of 1 to 8 bits in
-words, counted from the lowest; "int-quantized", "naive-quantized" and "float-quantized" keep numbers of 8 bits as they
-are. What the config says of inputs that are rounded while the model runs is not done here: only weights are read.
+words, counted from the lowest: densely, or as older releases did, none across the end of a word. "int-quantized",
+"naive-quantized" and "float-quantized" keep numbers of 8 bits as they are. What the config says of inputs that are
+rounded while the model runs is not done here: only weights are read.
 
 Legend: O outputs, I inputs, G groups, b bits.
 """
@@ -17,13 +18,14 @@ import torch
 from torch import Tensor
 
 from hasten.models.interchange.parts import Quantized, unreadable
-from hasten.models.interchange.words import unpack_words
+from hasten.models.interchange.words import unpack_either
 
 MARK = "weight_scale"
 PARTS = frozenset(
     {"weight", "weight_packed", "weight_scale", "weight_zero_point", "weight_shape", "weight_g_idx"}
 )  # fmt: skip
 FORMATS = ("pack-quantized", "int-quantized", "naive-quantized", "float-quantized", "dense")
+_BITS = range(1, 9)
 _STRATEGIES = ("tensor", "channel", "group")
 
 
@@ -32,10 +34,14 @@ def read(parts: Mapping[str, Tensor], of: Quantized) -> Tensor:
     [O, G]; maybe weight_zero_point and weight_g_idx [I]. Raises ValueError where they do not fit each other."""
     scheme = scheme_of(of)["weights"]
     bits, scale = int(scheme["num_bits"]), parts["weight_scale"].float()
+    if bits not in _BITS:
+        raise ValueError(f"the config says {bits} bits")
     codes = _codes(parts, bits=bits)
     if scale.ndim < 2:
         scale = scale.reshape(-1, 1)
     groups = _groups(parts, scheme, inputs=codes.shape[1])
+    if int(groups.min()) < 0 or len(groups) != codes.shape[1]:
+        raise ValueError(f"{len(groups)} groups from {int(groups.min())} on for {codes.shape[1]} inputs")
     if len(scale) not in (1, len(codes)) or int(groups.max()) + 1 != scale.shape[1]:
         raise ValueError(f"{tuple(codes.shape)} codes in {int(groups.max()) + 1} groups, {tuple(scale.shape)} scales")
     zeros = _zeros(parts, bits=bits, shape=(len(codes), scale.shape[1]))
@@ -52,7 +58,9 @@ def check(config: Mapping[str, Any]) -> None:
     if config.get("transform_config") or (config.get("sparsity_config") or {}).get("format", "dense") != "dense":
         raise unreadable("a compressed-tensors checkpoint with rotated or sparse weights", "quantized weights alone")
     for scheme in _schemes(config):
-        strategy = (scheme.get("weights") or {}).get("strategy", "tensor")
+        weights = scheme.get("weights") or {}
+        int(weights.get("num_bits") or 8)  # raises for words
+        strategy = weights.get("strategy", "tensor")
         if strategy not in _STRATEGIES:
             raise unreadable(f"weights whose scales are by {strategy!r}", f"scales by {', '.join(_STRATEGIES)}")
 
@@ -95,7 +103,7 @@ def _codes(parts: Mapping[str, Tensor], *, bits: int) -> Tensor:
     if "weight_packed" not in parts:
         return parts["weight"].float()
     outputs, inputs = (int(size) for size in parts["weight_shape"].tolist())
-    codes = unpack_words(parts["weight_packed"], bits=bits, count=inputs).float() - (1 << (bits - 1))
+    codes = unpack_either(parts["weight_packed"], bits=bits, count=inputs).float() - (1 << (bits - 1))
     if len(codes) != outputs:
         raise ValueError(f"{len(codes)} rows of codes for {outputs} outputs")
     return codes
@@ -107,13 +115,14 @@ def _zeros(parts: Mapping[str, Tensor], *, bits: int, shape: tuple[int, int]) ->
     if found is None:
         return None
     if "weight_packed" in parts and found.dtype == torch.int32 and found.shape != shape:
-        return unpack_words(found.T.contiguous(), bits=bits, count=shape[0]).T.float() - (1 << (bits - 1))
+        return unpack_either(found.T.contiguous(), bits=bits, count=shape[0]).T.float() - (1 << (bits - 1))
     return found.float().reshape(-1, shape[1])
 
 
 def _groups(parts: Mapping[str, Tensor], scheme: Mapping[str, Any], *, inputs: int) -> Tensor:
     """int64 [I]: the column of the scales that is each input's."""
-    if "weight_g_idx" in parts:
-        return parts["weight_g_idx"].long()
+    given = parts.get("weight_g_idx")
+    if given is not None and bool((given != -1).any()):  # -1 throughout: not in use
+        return given.long()
     size = int(scheme.get("group_size") or 0) if scheme.get("strategy") == "group" else 0
     return torch.arange(inputs) // (size if size > 0 else inputs)

@@ -8,6 +8,7 @@ model. Methods that are not in the table, parts that nothing asked for and parts
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -15,14 +16,24 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from hasten.models.classes import class_name, transformers_class
 from hasten.models.interchange import awq_layout, bitsandbytes_layout, compressed_layout, gptq_layout
 from hasten.models.interchange.parts import Quantized, unreadable
+from hasten.models.shards import ONE_FILE, weight_files
 from hasten.records import InputError
 
 ENTRY = "quantization_config"
-WEIGHTS = "model.safetensors"
+WEIGHTS = ONE_FILE
+# What goes along as it is.
+GENERATION = "generation_config.json"
+# What wrong sizes, wrong types and strange numbers end in.
+_DOES_NOT_FIT = (
+    ValueError, KeyError, TypeError, RuntimeError, IndexError, AttributeError, ArithmeticError, re.error,
+    SafetensorError,
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +82,14 @@ def layout_of(config: Mapping[str, Any]) -> Layout:
         method = "bitsandbytes"  # its first files do not name it
     if method not in LAYOUTS:
         raise unreadable(f"a checkpoint quantized by {method[:60]!r}", f"one quantized by {', '.join(LAYOUTS)}")
-    LAYOUTS[method].check(entry)
+    try:
+        LAYOUTS[method].check(entry)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise unreadable(
+            f"a {ENTRY} that says {json.dumps(entry)[:200]} ({str(error)[:100]})", f"one as {method} writes it"
+        ) from error
     return LAYOUTS[method]
 
 
@@ -84,10 +102,9 @@ def write_plain(source: Path, config: Mapping[str, Any], target: Path) -> None:
 
     layout = layout_of(config)
     kinds = module_kinds(config)
-    stored = _stored(source)
     try:
-        weights = plain_weights(stored, layout, config[ENTRY], kinds)
-    except (ValueError, KeyError, TypeError, RuntimeError, IndexError) as error:
+        weights = plain_weights(_stored(source), layout, config[ENTRY], kinds)
+    except _DOES_NOT_FIT as error:
         if isinstance(error, InputError):
             raise
         raise InputError(
@@ -97,8 +114,8 @@ def write_plain(source: Path, config: Mapping[str, Any], target: Path) -> None:
         ) from error
     save_file(weights, target / WEIGHTS, metadata={"format": "pt"})
     plain = {name: value for name, value in config.items() if name not in (ENTRY, "dtype", "torch_dtype")}
-    (target / "config.json").write_text(json.dumps({**plain, "dtype": "float32"}, indent=1))
-    own = source / "generation_config.json"
+    (target / "config.json").write_text(json.dumps({**plain, "dtype": "float32"}, indent=1), encoding="utf-8")
+    own = source / GENERATION
     if own.is_file():
         shutil.copyfile(own, target / own.name)
 
@@ -134,15 +151,19 @@ def plain_weights(
 
 def module_kinds(config: Mapping[str, Any]) -> dict[str, str]:
     """The name of every module of the checkpoint's model -> its class. Raises InputError for a class of its own."""
-    import transformers
-
-    name = str((config.get("architectures") or ["none"])[0])
-    cls = getattr(transformers, name, None)
-    if cls is None or not issubclass(cls, transformers.PreTrainedModel):
+    name = class_name(config)
+    cls = transformers_class(name)
+    if cls is None:
         raise unreadable(f"a quantized {name}", "a class that transformers itself has")
     plain = {key: value for key, value in config.items() if key != ENTRY}
-    with torch.device("meta"):
-        model: nn.Module = cls(cls.config_class.from_dict(plain))
+    try:
+        with torch.device("meta"):
+            model: nn.Module = cls(cls.config_class.from_dict(plain))
+    except Exception as error:  # whatever strange values make the class stumble over
+        raise InputError(
+            f"transformers cannot build the {name} of this config: {str(error).strip()[:300]}",
+            expected="a config.json that describes the model", remedy="restore the file",
+        ) from error  # fmt: skip
     return {name: type(module).__name__ for name, module in model.named_modules()}
 
 
@@ -150,7 +171,7 @@ def _stored(source: Path) -> dict[str, Tensor]:
     from safetensors.torch import load_file
 
     found: dict[str, Tensor] = {}
-    for path in sorted(source.glob("model*.safetensors")):
+    for path in weight_files(source):
         found |= load_file(path)
     return found
 

@@ -2,7 +2,7 @@
 
 Takes its parts, gives the weight [O, I] in fp32: (code - zero) scale, with the scale and the zero of the group that
 ``g_idx`` names for each input. Codes are packed along the inputs, zeros along the outputs. The first version of the
-format stores each zero less one, the second as it is.
+format stores each zero less one in the same bits (so 0 as the largest number), the second as it is.
 
 Legend: O outputs, I inputs, G groups, b bits.
 """
@@ -28,15 +28,16 @@ _VERSIONS = {"gptq": 1, "gptq_v2": 0}
 def read(parts: Mapping[str, Tensor], of: Quantized) -> Tensor:
     """qweight int32 [I b / 32, O], qzeros int32 [G, O b / 32], scales [G, O] and maybe g_idx int32 [I]; with
     ``of.config``. Raises ValueError where they do not fit each other."""
-    bits = int(of.config.get("bits", 4))
+    bits = _bits(of.config)
     words, scales = parts["qweight"], parts["scales"].float()
     inputs = len(parts["g_idx"]) if "g_idx" in parts else len(words) * 32 // bits
-    own = len(words) * 32 // inputs  # a file may say other bits for single matrices
+    own = len(words) * 32 // max(inputs, 1)  # a file may say other bits for single matrices
     if own not in _BITS or (own != bits and not of.config.get("dynamic")):
         raise ValueError(f"its codes have {own} bits, and the config says {bits}")
     codes = unpack_words(words.T.contiguous(), bits=own, count=inputs)
     outputs = codes.shape[0]
-    zeros = unpack_words(parts["qzeros"], bits=own, count=outputs).float() + first_zero(of.config)
+    stored = unpack_words(parts["qzeros"], bits=own, count=outputs).float()
+    zeros = (stored + first_zero(of.config)) % (1 << own)
     groups = _groups(parts, inputs=inputs, config=of.config)
     if zeros.shape != scales.shape or not 0 <= int(groups.min()) <= int(groups.max()) < len(scales):
         raise ValueError(f"{tuple(scales.shape)} scales, {tuple(zeros.shape)} zeros and {int(groups.max()) + 1} groups")
@@ -46,6 +47,12 @@ def read(parts: Mapping[str, Tensor], of: Quantized) -> Tensor:
 def check(config: Mapping[str, Any]) -> None:
     """Raise InputError for a layout of the method that is not this one."""
     first_zero(config)
+    if _bits(config) not in _BITS:
+        raise unreadable(f"a GPTQ checkpoint of {_bits(config)} bits", f"{', '.join(map(str, _BITS))} bits")
+
+
+def _bits(config: Mapping[str, Any]) -> int:
+    return int(config.get("bits", 4))
 
 
 def first_zero(config: Mapping[str, Any]) -> int:

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from hasten.models.inspect import COMPACT, MARK
 from hasten.models.precision import KEEP
-from hasten.models.reshape import COMPACT, MARK
 from hasten.records import InputError
 
 

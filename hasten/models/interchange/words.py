@@ -1,7 +1,8 @@
 """Codes of 1 to 8 bits in rows of 32-bit words, as GPTQ and compressed-tensors store them.
 
 Code k of a row lies in bits k b to (k + 1) b - 1 of its words, lowest first, also across the end of a word; what is
-left of a row's last word is zero.
+left of a row's last word is zero. Older releases of compressed-tensors let no code cross the end of a word: ten of 3
+bits, and two bits of nothing.
 
 Legend: R rows, C codes of a row, W words of a row.
 """
@@ -37,6 +38,27 @@ def unpack_words(words: Tensor, *, bits: int, count: int) -> Tensor:
     whole = nn.functional.pad(words, (0, padded * bits // 32 - wanted)).contiguous()
     codes = unpack_bits(whole.view(torch.uint8).flatten(), bits=bits, count=len(words) * padded)
     return codes.view(len(words), padded)[:, :count]
+
+
+def unpack_either(words: Tensor, *, bits: int, count: int) -> Tensor:
+    """As :func:`unpack_words`, of the dense form or of the older one: as many words as there are say which.
+
+    Raises ValueError where both forms would need as many, and would differ.
+    """
+    inside = 32 // bits
+    older = -(-count // inside)
+    dense = word_count(count, bits=bits)
+    if 32 % bits == 0 or older <= 1 or words.ndim != 2 or words.shape[1] not in (older, dense):
+        return unpack_words(words, bits=bits, count=count)
+    if older == dense:
+        raise ValueError(f"{count} codes of {bits} bits in {dense} words may be of the older or the newer form")
+    if words.shape[1] == dense:
+        return unpack_words(words, bits=bits, count=count)
+    if words.dtype != torch.int32:
+        raise ValueError(f"words of {words.dtype}")
+    places = torch.arange(inside, dtype=torch.int32) * bits
+    codes = (words[:, :, None] >> places) & ((1 << bits) - 1)
+    return codes.to(torch.uint8).flatten(start_dim=1)[:, :count]
 
 
 def word_count(count: int, *, bits: int) -> int:
