@@ -15,6 +15,11 @@ def fill(folder: Path) -> None:
     (folder / "parts" / "b.bin").write_bytes(b"1")
 
 
+def fill_and_fail(folder: Path) -> None:
+    fill(folder)
+    raise OSError("full")
+
+
 @pytest.mark.parametrize("there", [False, True])
 def test_everything_arrives_at_the_end(tmp_path: Path, there: bool) -> None:
     wanted = tmp_path / "out"
@@ -33,8 +38,7 @@ def test_nothing_stays_of_what_failed(tmp_path: Path, there: bool) -> None:
     if there:
         wanted.mkdir()
     with pytest.raises(OSError, match="full"), staged(wanted) as staging:
-        fill(staging)
-        raise OSError("full")
+        fill_and_fail(staging)
     assert list(tmp_path.rglob("*")) == ([wanted] if there else [])
 
 
