@@ -17,18 +17,36 @@ _PUBLIC = {
     "bench": "hasten.pipeline.bench",
     "load": "hasten.bundle",
     "check": "hasten.pipeline.check",
+    "evaluate": "hasten.pipeline.evaluate",
+    "export": "hasten.pipeline.export",
     "size": "hasten.pipeline.size",
+    "trim_vocabulary": "hasten.pipeline.trim",
     "workbench": "hasten.pipeline.workbench",
 }
 
-__all__ = ["Result", "__version__", "bench", "check", "load", "optimize", "size", "workbench"]
+__all__ = [
+    "Result",
+    "__version__",
+    "bench",
+    "check",
+    "evaluate",
+    "export",
+    "load",
+    "optimize",
+    "size",
+    "trim_vocabulary",
+    "workbench",
+]
 
 if TYPE_CHECKING:
     from hasten.bundle import load
     from hasten.pipeline import Result, optimize
     from hasten.pipeline.bench import bench
     from hasten.pipeline.check import check
+    from hasten.pipeline.evaluate import evaluate
+    from hasten.pipeline.export import export
     from hasten.pipeline.size import size
+    from hasten.pipeline.trim import trim_vocabulary
     from hasten.pipeline.workbench import workbench
 
 

@@ -152,7 +152,11 @@ class Columns:
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """How the model will be used, and therefore how it is measured."""
+    """How the model will be used, and therefore how it is measured.
+
+    Where text is written: ``new_tokens`` of an answer and ``prompt_tokens`` in front of it (``None``: as in the data),
+    whether prompts go through the tokenizer's ``chat`` template, and a ``prefix`` of every text.
+    """
 
     batch: int = 1
     concurrency: int = 1
@@ -160,11 +164,16 @@ class Workload:
     cores: tuple[int, ...] = (0,)
     max_length: int = 512
     seed: int = 0
+    new_tokens: int | None = None
+    prompt_tokens: int | None = None
+    chat: bool = False
+    prefix: str = ""
 
 
 Metric = Literal[
     "quality_drop", "quality", "p50_ms", "p90_ms", "p95_ms", "p99_ms",
     "throughput_per_s", "bytes", "peak_rss_bytes", "energy_j", "speedup",
+    "ttft_ms", "ttft_p95_ms", "tpot_ms", "tpot_p95_ms", "tokens_per_s",
 ]  # fmt: skip
 
 
@@ -240,7 +249,11 @@ class Energy:
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """What was measured of one candidate (or the baseline). ``None``: not measured at this stage."""
+    """What was measured of one candidate (or the baseline). ``None``: not measured at this stage.
+
+    Where text is written, ``latency_ms`` is of whole answers; ``ttft_ms`` until their first token, ``tpot_ms`` for each
+    further one.
+    """
 
     latency_ms: Latency | None = None
     end_to_end_ms: Latency | None = None
@@ -253,6 +266,9 @@ class Figures:
     energy: Energy | None = None
     precision_ran: str | None = None
     threads: int | None = None
+    ttft_ms: Latency | None = None
+    tpot_ms: Latency | None = None
+    tokens_per_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

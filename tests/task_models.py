@@ -8,10 +8,13 @@ import random
 from pathlib import Path
 from typing import Any
 
-from tiny_models import SIZES, SPECIAL, WORDS, save_tokenizer, tiny_config
+from tiny_models import SIZES, SPECIAL, WORDS, save_tokenizer, seq2seq_config, shaken, tiny_config
 
 TAGS = ("O", "B-time", "I-time", "B-place")
 SIDE = 16
+BANDS = 8
+WRITERS = {"summarization": "t5", "translation": "marian"}
+GENERATIVE = ("text-generation", "summarization", "translation", "speech-recognition")
 
 
 def save_task_model(folder: Path, task: str) -> Path:
@@ -30,6 +33,10 @@ def save_task_model(folder: Path, task: str) -> Path:
         (folder / "preprocessor_config.json").write_text(json.dumps(settings))
     else:
         save_tokenizer(folder)
+    if task == "speech-recognition":
+        from transformers import WhisperFeatureExtractor
+
+        WhisperFeatureExtractor(feature_size=BANDS, chunk_length=1).save_pretrained(folder)
     return folder
 
 
@@ -52,8 +59,26 @@ def _model(task: str) -> Any:
             **SIZES, image_size=SIDE, patch_size=4, id2label={0: "no", 1: "yes"}, label2id={"no": 0, "yes": 1}
         )
         return t.ViTForImageClassification(config)
-    config = t.GPT2Config(vocab_size=len(SPECIAL) + len(WORDS), n_positions=64, n_embd=32, n_layer=2, n_head=4)
-    return t.GPT2LMHeadModel(config)
+    if task in ("summarization", "translation"):
+        return shaken(t.AutoModelForSeq2SeqLM.from_config(seq2seq_config(WRITERS[task])))
+    if task == "speech-recognition":
+        return shaken(t.WhisperForConditionalGeneration(_whisper()))
+    ids = {"bos_token_id": 4, "eos_token_id": 5} if task == "text-generation" else {}
+    config = t.GPT2Config(vocab_size=len(SPECIAL) + len(WORDS), n_positions=64, n_embd=32, n_layer=2, n_head=4, **ids)
+    return shaken(t.GPT2LMHeadModel(config)) if task == "text-generation" else t.GPT2LMHeadModel(config)
+
+
+def _whisper() -> Any:
+    """It hears one second: 100 frames, halved by its convolutions."""
+    import transformers as t
+
+    sizes = {"d_model": 32, "encoder_layers": 2, "decoder_layers": 2, "encoder_ffn_dim": 48, "decoder_ffn_dim": 48}
+    heads = {"encoder_attention_heads": 4, "decoder_attention_heads": 4}
+    ids = {"pad_token_id": 1, "bos_token_id": 4, "eos_token_id": 5, "decoder_start_token_id": 4}
+    return t.WhisperConfig(
+        vocab_size=len(SPECIAL) + len(WORDS), num_mel_bins=BANDS, max_source_positions=50, max_target_positions=40,
+        **sizes, **heads, **ids,
+    )  # fmt: skip
 
 
 def _bert() -> dict[str, Any]:
@@ -72,6 +97,8 @@ def save_task_rows(folder: Path, task: str, *, count: int = 160) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     if task == "image-classification":
         return _images(folder, count=count, rng=rng)
+    if task == "speech-recognition":
+        return _recordings(folder, count=count // 2, rng=rng)
     rows = [_row(task, rng) for _ in range(count)]
     path = folder / "rows.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -98,7 +125,29 @@ def _row(task: str, rng: random.Random) -> dict[str, Any]:
         return {"goal": " ".join(words), "choices": choices, "label": rng.randrange(2)}
     if task == "text-classification":
         return {"text": " ".join(words), "label": rng.choice(("no", "yes", "maybe"))}
+    if task == "text-generation":
+        return {"prompt": " ".join(words), "completion": " ".join(words[:4])}
+    if task == "summarization":
+        return {"document": " ".join(words * 2), "summary": " ".join(words[:5])}
+    if task == "translation":
+        return {"translation": {"en": " ".join(words), "xx": " ".join(words[::-1])}}
     return {"text": " ".join(words)}
+
+
+def _recordings(folder: Path, *, count: int, rng: random.Random) -> Path:
+    """Half a second of noise each, in a folder with a table."""
+    import numpy as np
+    import soundfile
+
+    draw = np.random.default_rng(0)
+    (folder / "sounds").mkdir()
+    lines = ["file_name,text"]
+    for number in range(count):
+        samples = draw.standard_normal(8000).astype(np.float32) * 0.1
+        soundfile.write(folder / "sounds" / f"{number}.wav", samples, 16000)
+        lines.append(f"{number}.wav,{' '.join(rng.choices(WORDS, k=4))}")
+    (folder / "sounds" / "metadata.csv").write_text("\n".join(lines) + "\n")
+    return folder / "sounds"
 
 
 def _images(folder: Path, *, count: int, rng: random.Random) -> Path:

@@ -27,7 +27,7 @@ FORBIDDEN = {
 LONGER = {"records.py": 400}
 HEAVY = {
     "torch", "transformers", "onnx", "onnxruntime", "openvino", "nncf", "pandas", "sklearn", "scipy", "plotly",
-    "datasets",
+    "datasets", "executorch",
 }  # fmt: skip
 MODULES = sorted(PACKAGE.rglob("*.py"))
 

@@ -27,23 +27,23 @@ Run = Callable[[Arrays], np.ndarray[Any, Any]]
 
 @dataclass(frozen=True, slots=True)
 class Golden:
-    """Texts (with pairs and images, encoded in base64, where the task has them), what the model was given, and all
-    its outputs to each row in one line."""
+    """Texts (with pairs, images and sounds, the last two in base64, where the task has them), what the model was given,
+    and all its outputs to each row in one line."""
 
     texts: tuple[str, ...]
     pairs: tuple[str, ...] | None
     ids: tuple[tuple[int, ...], ...]
     outputs: tuple[tuple[float, ...], ...]
     images: tuple[str, ...] | None = None
+    sounds: tuple[str, ...] | None = None
 
     def items(self) -> list[dict[str, Any]]:
         """The rows as they are given to ``predict``."""
-        pairs, images = self.pairs or (None,) * len(self.texts), self.images or (None,) * len(self.texts)
-        return [
-            {"text": text} | ({"text_pair": pair} if pair is not None else {})
-            | ({"image": base64.b64decode(image, validate=True)} if image is not None else {})
-            for text, pair, image in zip(self.texts, pairs, images, strict=True)
-        ]  # fmt: skip
+        named: dict[str, Sequence[Any] | None] = {
+            "text": self.texts, "text_pair": self.pairs, "image": _decoded(self.images), "audio": _decoded(self.sounds),
+        }  # fmt: skip
+        columns = {name: column for name, column in named.items() if column is not None}
+        return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
 
 def make_golden(rows: Rows, *, batches: Sequence[Arrays], outputs: Sequence[np.ndarray[Any, Any]]) -> Golden:
@@ -53,8 +53,17 @@ def make_golden(rows: Rows, *, batches: Sequence[Arrays], outputs: Sequence[np.n
         pairs=rows.pairs,
         ids=tuple(_given(batch) for batch in batches),
         outputs=tuple(tuple(float(x) for x in np.float32(made).ravel()) for made in outputs),
-        images=None if rows.images is None else tuple(base64.b64encode(i).decode("ascii") for i in rows.images),
+        images=_encoded(rows.images),
+        sounds=_encoded(rows.sounds),
     )
+
+
+def _encoded(files: Sequence[bytes] | None) -> tuple[str, ...] | None:
+    return None if files is None else tuple(base64.b64encode(content).decode("ascii") for content in files)
+
+
+def _decoded(files: Sequence[str] | None) -> tuple[bytes, ...] | None:
+    return None if files is None else tuple(base64.b64decode(text, validate=True) for text in files)
 
 
 def _given(batch: Arrays) -> tuple[int, ...]:
@@ -83,7 +92,7 @@ def read_golden(folder: Path) -> Golden:
 def check_shape(golden: Golden, *, labels: Sequence[str], per_token: bool = False) -> None:
     """Raise InputError when there is no example, or not an output a label (of every token, where each has its own)."""
     widths = {len(row) for row in golden.outputs}
-    counts = {len(column) for column in (golden.pairs, golden.images) if column is not None}
+    counts = {len(column) for column in (golden.pairs, golden.images, golden.sounds) if column is not None}
     alike = {len(golden.texts), len(golden.ids), len(golden.outputs), *counts} == {len(golden.texts)}
     if not golden.texts or not alike or 0 in widths or _misfit(widths, len(labels), per_token=per_token):
         raise InputError(

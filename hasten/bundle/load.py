@@ -8,25 +8,29 @@ runtime is torch).
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import numpy as np
 
+from hasten.bundle.answers import Answers, scored
 from hasten.bundle.golden import check_golden, check_shape, read_golden
 from hasten.bundle.manifest import Manifest, check_instructions, read_manifest, verify_files
+from hasten.measure.writing import answered
 from hasten.records import InputError, config_from_dict
 from hasten.tasks import get_task
 from hasten.tasks.examples import Example, collate, unbatched
 from hasten.tasks.processor import PROCESSOR_FOLDER, open_processor
 from hasten.tasks.rows import of_items
-from hasten.tasks.task import Item
+from hasten.tasks.task import Item, reading
 
 Row = str | tuple[str, str] | Mapping[str, Any]
 Prediction = dict[str, Any] | list[float]
-_PARTS = {"text": str, "text_pair": str, "image": object}
+_PARTS = {"text": str, "text_pair": str, "image": object, "audio": object}
+_HALF = "\ufffd"
 
 
 class Model:
@@ -35,12 +39,17 @@ class Model:
     def __init__(self, manifest: Manifest, *, session: Any, processor: Any, folder: Path) -> None:
         self.manifest, self.folder = manifest, folder
         self._session, self._processor = session, processor
-        self._task = get_task(manifest.task)
+        self._task = reading(get_task(manifest.task), processor, manifest.workload)
 
     @property
     def precision(self) -> str:
         """The precision that really runs on this host."""
         return str(self._session.precision)
+
+    @property
+    def session(self) -> Any:
+        """The runtime's own session: what it offers beside :meth:`run`."""
+        return self._session
 
     @property
     def input_names(self) -> tuple[str, ...]:
@@ -62,10 +71,10 @@ class Model:
     def predict(self, rows: Iterable[Row], *, batch: int | None = None) -> list[Prediction]:
         """One record per row, in input order.
 
-        ``rows`` are texts, (text, pair) tuples or mappings with ``text`` (and ``text_pair``) or ``image`` (a file's
-        bytes, a path, a Pillow image). Examples of like length share a batch of at most ``batch`` (default: the batch
-        the bundle was measured at, since dynamically quantized models may round a little differently in other
-        company). What a record holds is the task's: see its ``decode``.
+        ``rows`` are texts, (text, pair) tuples or mappings with ``text`` (and ``text_pair``), ``image`` (a file's
+        bytes, a path, a Pillow image) or ``audio`` (a file's bytes, a path). Examples of like length share a batch of
+        at most ``batch`` (default: the batch the bundle was measured at, since dynamically quantized models may round
+        a little differently in other company). What a record holds is the task's: see its ``decode``.
         """
         if isinstance(rows, (str, bytes, Mapping)):
             raise InputError(
@@ -79,6 +88,36 @@ class Model:
             outputs = self._task.outputs([next(made) for _ in own], [own])
             found += self._task.decode(outputs, of_items([item]), self.manifest.labels)
         return found
+
+    def generate(self, row: Row, *, new_tokens: int | None = None, **settings: Any) -> Iterator[str]:
+        """The answer to one row, piece by piece while it is written; greedy, or as ``settings`` say (temperature,
+        top_k, top_p, seed).
+
+        ``new_tokens`` defaults to what the bundle was measured with. Raises InputError for a task that writes no text,
+        and for settings or prompts that the model cannot take.
+        """
+        answers = self._answers()
+        generation = replace(answers.scored, new_tokens=new_tokens or answers.most, **settings)
+        arrays, ids, said = self.encode(row), list[int](), ""
+        for (token,) in self._session.generate(arrays, generation):
+            if int(token) in answers.ends:
+                break
+            ids.append(int(token))
+            text = self._processor.text(ids)
+            if text != said and text.startswith(said) and not text.endswith(_HALF):  # a letter may need another token
+                yield text[len(said) :]
+                said = text
+        text = self._processor.text(ids)
+        if text.startswith(said) and text != said:
+            yield text[len(said) :]
+
+    def _answers(self) -> Answers:
+        if self.manifest.answers is None:
+            raise InputError(
+                f"this bundle is for {self.manifest.task}, which writes no text", expected="a bundle that does",
+                remedy="use predict(rows)",
+            )  # fmt: skip
+        return self.manifest.answers
 
     def truncated(self, rows: Iterable[Row]) -> int:
         """How many rows are longer than the model and would be cut."""
@@ -131,7 +170,7 @@ class Model:
                 return item
         raise InputError(
             f"row {number} is {type(row).__name__}: {str(row)[:60]!r}",
-            expected='a text, a (text, pair) tuple, {"text": ..., "text_pair": ...} or {"image": ...}',
+            expected='a text, a (text, pair) tuple, {"text": ..., "text_pair": ...}, {"image": ...} or {"audio": ...}',
             remedy="convert the row before calling predict",
         )
 
@@ -143,7 +182,7 @@ class Model:
         for start in range(0, len(order), size):
             some = order[start : start + size]
             chosen = [examples[i] for i in some]
-            outputs = self._session.run(collate(chosen, self.manifest.input_names))
+            outputs = answered(self._session, collate(chosen, self.manifest.input_names), scored(self.manifest.answers))
             made |= dict(zip(some, unbatched([outputs], chosen), strict=True))
         return [made[i] for i in range(len(examples))]
 

@@ -13,12 +13,14 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from hasten.bundle.answers import Answers
 from hasten.records import Figures, Host, InputError, Interval, Workload, read_as
 from hasten.tasks import TASKS, get_task
+from hasten.tasks.task import Generative
 
 FORMAT_VERSION = 1
 FILE_NAME = "manifest.json"
-_INPUTS = {"input_ids", "attention_mask", "token_type_ids", "pixel_values"}
+_INPUTS = {"input_ids", "attention_mask", "token_type_ids", "pixel_values", "input_features"}
 _REBUILD = "rebuild it with 'hasten optimize', or copy it again from where it was made"
 
 
@@ -62,6 +64,7 @@ class Manifest:
     host: Host
     measured: Measurement
     golden_tolerance: float
+    answers: Answers | None = None
     files: Mapping[str, FileEntry] = field(default_factory=dict)
     created_utc: str = ""
     hasten_version: str = ""
@@ -174,6 +177,7 @@ def _check_version(data: Mapping[str, Any]) -> None:
 def _check_values(path: Path, manifest: Manifest) -> None:
     """Values that no run writes would fail far from here, or switch a check off."""
     labelled = manifest.task in TASKS and get_task(manifest.task).labelled
+    writes = manifest.task in TASKS and isinstance(get_task(manifest.task), Generative)
     sound = {
         "max_length": manifest.max_length >= 1,
         "workload": manifest.workload.batch >= 1 and manifest.workload.threads >= 1,
@@ -182,6 +186,8 @@ def _check_values(path: Path, manifest: Manifest) -> None:
         "task": manifest.task in TASKS,
         "input_names": bool(manifest.input_names) and set(manifest.input_names) <= _INPUTS,
         "recipe": isinstance(manifest.recipe.get("runtime"), dict),
+        "answers": (manifest.answers is not None) == writes
+        and (manifest.answers is None or manifest.answers.most >= 1),
     }
     wrong = [name for name, fine in sound.items() if not fine]
     if wrong:

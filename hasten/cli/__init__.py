@@ -17,8 +17,10 @@ import click
 
 from hasten import __version__
 from hasten.cli.bundles import bench, check, doctor, report, run
+from hasten.cli.interchange import evaluate, export
 from hasten.cli.search import demo, optimize
 from hasten.cli.sizing import size
+from hasten.cli.vocabulary import trim_vocabulary
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -36,7 +38,7 @@ def cli() -> None:
     """
 
 
-for verb in (optimize, demo, doctor, size, run, bench, check, report):
+for verb in (optimize, demo, doctor, size, run, bench, check, report, export, evaluate, trim_vocabulary):
     cli.add_command(verb)
 
 

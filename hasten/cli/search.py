@@ -19,15 +19,23 @@ from hasten.tasks import TASKS
 @click.option("--selection-data", help="Rows that candidates are compared on.")
 @click.option("--test-data", help="Rows that only the final verdict sees.")
 @click.option("--extra-data", help="Texts without labels that a smaller shape may learn from, too.")
-@click.option("--budget", default="", help='Bounds, such as "quality_drop<=1%, p95_ms<=20, size<=50MB".')
+@click.option(
+    "--budget",
+    default="",
+    help='Bounds, such as "quality_drop<=1%, p95_ms<=20, size<=50MB"; of text: ttft_ms, tpot_ms.',
+)
 @click.option("--time", default="10m", show_default=True, help="How long to search; always ends with a verdict.")
 @click.option("--out", default="out", show_default=True, help="Folder for bundle, report, trials and verdict.")
-@click.option("--runtimes", help="Only these, comma-separated: torch, onnxruntime, openvino.")
+@click.option("--runtimes", help="Only these, comma-separated: torch, onnxruntime, openvino, executorch.")
 @click.option("--techniques", help="Only these, comma-separated, such as int8-dynamic or layers,distill.")
 @click.option("--recipe", help="A JSON file with one recipe: build and measure it, and search for nothing.")
 @click.option("--batch", type=int, default=1, show_default=True, help="Rows in a request.")
 @click.option("--concurrency", type=int, default=1, show_default=True, help="Requests in flight, for throughput.")
 @click.option("--max-length", type=int, help="Cut texts at this many tokens [default: 512 or the model's limit].")
+@click.option("--new-tokens", type=int, help="Tokens of an answer [default: as the references are, else 64].")
+@click.option("--prompt-tokens", type=int, help="Tokens of a timed prompt [default: as the rows are].")
+@click.option("--chat", is_flag=True, help="Put prompts through the tokenizer's chat template.")
+@click.option("--prefix", default="", help='Put this in front of every text, such as "summarize: " for T5.')
 @click.option("--max-rows", type=int, help="Use at most this many rows each for selection and final test.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of splits and samples.")
 @click.option("--keep-work", is_flag=True, help="Keep every candidate's files in OUT/work.")

@@ -30,10 +30,15 @@ BATCH = 100  # resamples worked on together; bounds memory
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """Milliseconds of both sides, turns x requests; turn i of ``a`` and of ``b`` ran the same requests."""
+    """Milliseconds of both sides, turns x requests; turn i of ``a`` and of ``b`` ran the same requests.
+
+    Where text is written they are of whole answers, and ``a_first_ms`` and ``b_first_ms`` until their first tokens.
+    """
 
     a_ms: tuple[tuple[float, ...], ...]
     b_ms: tuple[tuple[float, ...], ...]
+    a_first_ms: tuple[tuple[float, ...], ...] = ()
+    b_first_ms: tuple[tuple[float, ...], ...] = ()
 
 
 def duel(
@@ -46,6 +51,7 @@ def duel(
     warmup: int,
     seed: int,
     for_b: Sequence[Mapping[str, Any]] | None = None,
+    generations: tuple[Any, Any] = (None, None),
     timeout_s: float | None = CALL_TIMEOUT_S,
     progress: Callable[[int, int], None] | None = None,
 ) -> Round:
@@ -53,8 +59,8 @@ def duel(
 
     ``warmup`` requests per side come first, untimed. Who begins a turn alternates, and each side's turn
     starts with one untimed call, because it has slept through the other's. ``for_b`` are the same requests as ``b``
-    takes them, where the sides tokenize differently. ``timeout_s`` bounds one side's turn (Rejected beyond it);
-    ``progress`` hears (turns done, turns).
+    takes them, where the sides tokenize differently; ``generations`` what each side writes.
+    ``timeout_s`` bounds one side's turn (Rejected beyond it); ``progress`` hears (turns done, turns).
     """
     asked = (requests, requests if for_b is None else for_b)
     if not requests or turns < 1 or per_turn < 1 or len(asked[0]) != len(asked[1]):
@@ -64,19 +70,33 @@ def duel(
             remedy="give the duel more rows or more time",
         )
     draw = np.random.default_rng(seed)
-    for worker, own in zip((a, b), asked, strict=True):
-        worker.time([own[i % len(own)] for i in range(warmup)], timeout_s=timeout_s)
-    times: tuple[list[tuple[float, ...]], list[tuple[float, ...]]] = ([], [])
     sides = (a, b)
+    for worker, own, what in zip(sides, asked, generations, strict=True):
+        _spans(worker, [own[i % len(own)] for i in range(warmup)], what, timeout_s)
+    times: tuple[list[tuple[float, ...]], list[tuple[float, ...]]] = ([], [])
+    firsts: tuple[list[tuple[float, ...]], list[tuple[float, ...]]] = ([], [])
     for turn in range(turns):
         few = per_turn > len(requests)
         drawn = draw.choice(len(requests), size=per_turn, replace=few)
         for side in (0, 1) if turn % 2 == 0 else (1, 0):
             chosen = [asked[side][i] for i in drawn]
-            times[side].append(tuple(sides[side].time([chosen[0], *chosen], timeout_s=timeout_s)[1:]))
+            spans = _spans(sides[side], [chosen[0], *chosen], generations[side], timeout_s)[1:]
+            times[side].append(tuple(whole for whole, _ in spans))
+            firsts[side].append(tuple(first for _, first in spans))
         if progress is not None:
             progress(turn + 1, turns)
-    return Round(a_ms=tuple(times[0]), b_ms=tuple(times[1]))
+    if generations == (None, None):
+        return Round(a_ms=tuple(times[0]), b_ms=tuple(times[1]))
+    return Round(tuple(times[0]), tuple(times[1]), tuple(firsts[0]), tuple(firsts[1]))
+
+
+def _spans(
+    worker: Worker, requests: Sequence[Mapping[str, Any]], generation: Any, timeout_s: float | None
+) -> list[tuple[float, float]]:
+    """(whole, until the first token) of each; both the same where no text is written."""
+    if generation is None:
+        return [(ms, ms) for ms in worker.time(requests, timeout_s=timeout_s)]
+    return worker.spans(requests, generation=generation, timeout_s=timeout_s)
 
 
 def speedup(rounds: Sequence[Round], *, seed: int = 0) -> Interval:

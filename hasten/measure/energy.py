@@ -10,10 +10,12 @@ import statistics
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from hasten.measure.throughput import GRACE_S
 from hasten.measure.worker import Worker
+from hasten.measure.writing import answered
 from hasten.records import Energy, InputError
 
 if TYPE_CHECKING:
@@ -25,10 +27,14 @@ IDLE_SHARE = 0.25  # of the time goes to idle windows
 MIN_WINDOW_S = 0.1  # RAPL counters step every millisecond; a window must be long beside that
 
 Meter = Callable[[], float]  # joules since some moment
+Busy = Callable[[float], tuple[int, float]]  # seconds -> (requests done, CPU seconds)
 
 
-def energy(worker: Worker, requests: Sequence[Mapping[str, Any]], *, cores_used: int, seconds: float) -> Energy | None:
-    """Joules per request over about ``seconds`` of work; ``None`` when nothing ran in that time."""
+def energy(
+    worker: Worker, requests: Sequence[Mapping[str, Any]], *, cores_used: int, seconds: float, generation: Any = None
+) -> Energy | None:
+    """Joules per request (per answer, with a ``generation``) over about ``seconds`` of work; ``None`` when nothing ran
+    in that time."""
     if not requests or seconds <= 0 or cores_used < 1:
         raise InputError(
             f"{len(requests)} requests, {seconds} s, {cores_used} cores",
@@ -36,9 +42,8 @@ def energy(worker: Worker, requests: Sequence[Mapping[str, Any]], *, cores_used:
             remedy="correct the workload",
         )
     meter = package_meter()
-    if meter is None:
-        return _estimated(worker, requests, cores_used=cores_used, seconds=seconds)
-    return _metered(worker, requests, meter, seconds=seconds)
+    busy = partial(_busy, worker, requests, generation)
+    return _estimated(busy, cores_used=cores_used, seconds=seconds) if meter is None else _metered(busy, meter, seconds)
 
 
 def package_meter() -> Meter | None:
@@ -66,32 +71,35 @@ def package_meter() -> Meter | None:
     return joules
 
 
-def repeat(session: Session, *, requests: Sequence[Mapping[str, Any]], seconds: float) -> tuple[int, float]:
+def repeat(
+    session: Session, *, requests: Sequence[Mapping[str, Any]], seconds: float, generation: Any = None
+) -> tuple[int, float]:
     """(requests done, CPU seconds of all threads) of one caller in this process."""
     wanted = [{name: request[name] for name in session.input_names} for request in requests]
-    session.run(wanted[0])
+    answered(session, wanted[0], generation)
     cpu_before, done, end = time.process_time(), 0, time.perf_counter() + seconds
     while time.perf_counter() < end:
-        session.run(wanted[done % len(wanted)])
+        answered(session, wanted[done % len(wanted)], generation)
         done += 1
     return done, time.process_time() - cpu_before
 
 
-def _busy(worker: Worker, requests: Sequence[Mapping[str, Any]], seconds: float) -> tuple[int, float]:
+def _busy(worker: Worker, requests: Sequence[Mapping[str, Any]], generation: Any, seconds: float) -> tuple[int, float]:
     done, cpu_s = worker.call_with_session(
-        "hasten.measure.energy:repeat", timeout_s=seconds + GRACE_S, requests=list(requests), seconds=seconds
-    )
+        "hasten.measure.energy:repeat", timeout_s=seconds + GRACE_S, requests=list(requests), seconds=seconds,
+        generation=generation,
+    )  # fmt: skip
     return int(done), float(cpu_s)
 
 
-def _metered(worker: Worker, requests: Sequence[Mapping[str, Any]], meter: Meter, *, seconds: float) -> Energy | None:
+def _metered(busy: Busy, meter: Meter, seconds: float) -> Energy | None:
     """Median over windows of (busy joules - idle watts x busy seconds) / requests."""
     idle_s = max(MIN_WINDOW_S, seconds * IDLE_SHARE / WINDOWS)
     busy_s = max(MIN_WINDOW_S, seconds * (1 - IDLE_SHARE) / WINDOWS)
     each, idle_watts = [], []
     for _ in range(WINDOWS):
         idle_j, idle_spent_s, _ = _window(meter, lambda: time.sleep(idle_s))
-        busy_j, busy_spent_s, (done, _) = _window(meter, lambda: _busy(worker, requests, busy_s))
+        busy_j, busy_spent_s, (done, _) = _window(meter, lambda: busy(busy_s))
         if done:
             idle_watts.append(idle_j / idle_spent_s)
             each.append((busy_j - idle_watts[-1] * busy_spent_s) / done)
@@ -112,10 +120,8 @@ def _window(meter: Meter, work: Callable[[], Any]) -> tuple[float, float, Any]:
     return meter() - joules, time.perf_counter() - started, result
 
 
-def _estimated(
-    worker: Worker, requests: Sequence[Mapping[str, Any]], *, cores_used: int, seconds: float
-) -> Energy | None:
-    done, cpu_s = _busy(worker, requests, seconds)
+def _estimated(busy: Busy, *, cores_used: int, seconds: float) -> Energy | None:
+    done, cpu_s = busy(seconds)
     if done == 0:
         return None
     note = (

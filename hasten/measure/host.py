@@ -46,6 +46,7 @@ LIBRARIES = (
     "transformers",
     "onnxruntime",
     "openvino",
+    "executorch",
     "onnx",
     "nncf",
     "scipy",

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hasten.measure.worker import Worker
+from hasten.measure.writing import answered
 from hasten.records import InputError
 
 if TYPE_CHECKING:
@@ -23,11 +24,13 @@ GRACE_S = 300.0  # beyond the asked time before the child counts as hung
 
 
 def throughput(
-    worker: Worker, requests: Sequence[Mapping[str, Any]], *, concurrency: int, seconds: float, batch: int
-) -> float:
+    worker: Worker, requests: Sequence[Mapping[str, Any]], *, concurrency: int, seconds: float, batch: int,
+    generation: Any = None,
+) -> float:  # fmt: skip
     """Rows per second with ``concurrency`` callers, each sending the next request when its last returned.
 
-    Requests of fewer than ``batch`` rows are joined up to it, padded with zeros at the end.
+    Requests of fewer than ``batch`` rows are joined up to it, padded with zeros at the end; where text is written
+    (``generation``) they stay as they are, since its prompts end where the text begins.
     """
     if not requests or concurrency < 1 or batch < 1 or seconds <= 0:
         raise InputError(
@@ -38,9 +41,10 @@ def throughput(
     rows, spent_s = worker.call_with_session(
         "hasten.measure.throughput:closed_loop",
         timeout_s=seconds + GRACE_S,
-        requests=joined(requests, batch=batch),
+        requests=joined(requests, batch=batch) if generation is None else list(requests),
         concurrency=concurrency,
         seconds=seconds,
+        generation=generation,
     )
     return float(rows) / float(spent_s)
 
@@ -59,8 +63,9 @@ def joined(requests: Sequence[Mapping[str, Any]], *, batch: int) -> list[dict[st
 
 
 def closed_loop(
-    session: Session, *, requests: Sequence[Mapping[str, Any]], concurrency: int, seconds: float
-) -> tuple[int, float]:
+    session: Session, *, requests: Sequence[Mapping[str, Any]], concurrency: int, seconds: float,
+    generation: Any = None,
+) -> tuple[int, float]:  # fmt: skip
     """(rows done, seconds they took) in this process; one untimed pass of each caller comes first."""
     started: list[float] = []
     ready = threading.Barrier(concurrency, action=lambda: started.append(time.perf_counter()))
@@ -70,7 +75,7 @@ def closed_loop(
     def caller(number: int) -> None:
         def send(position: int) -> int:
             request = _wanted(session, requests[position % len(requests)])
-            session.run(request)
+            answered(session, request, generation)
             return _rows(request)
 
         try:

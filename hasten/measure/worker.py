@@ -149,14 +149,23 @@ class Worker:
         """Like :meth:`call`, with the open session as the first argument."""
         return self._ask("with_session", timeout_s, function=function, kwargs=kwargs)
 
-    def run(self, batches: Sequence[Batch], *, timeout_s: float | None = CALL_TIMEOUT_S) -> list[np.ndarray]:
-        """The outputs, one array per batch; inputs the session does not name are left out."""
-        outputs, self._first_call_ms = self._ask("run", timeout_s, batches=list(batches))
+    def run(
+        self, batches: Sequence[Batch], *, generation: Any = None, timeout_s: float | None = CALL_TIMEOUT_S
+    ) -> list[np.ndarray]:
+        """The outputs, one array per batch; inputs the session does not name are left out. With a ``generation`` (the
+        runtimes') the answers: token ids [B, T], -1 after their end."""
+        outputs, self._first_call_ms = self._ask("run", timeout_s, batches=list(batches), generation=generation)
         return list(outputs)
 
     def time(self, batches: Sequence[Batch], *, timeout_s: float | None = CALL_TIMEOUT_S) -> list[float]:
         """Milliseconds per batch around ``session.run`` alone, taken in the child."""
-        times, self._first_call_ms = self._ask("time", timeout_s, batches=list(batches))
+        return [whole for whole, _ in self.spans(batches, generation=None, timeout_s=timeout_s)]
+
+    def spans(
+        self, batches: Sequence[Batch], *, generation: Any, timeout_s: float | None = CALL_TIMEOUT_S
+    ) -> list[tuple[float, float]]:
+        """Milliseconds per batch: of the whole answer, and until its first token."""
+        times, self._first_call_ms = self._ask("time", timeout_s, batches=list(batches), generation=generation)
         return list(times)
 
     def stats(self) -> WorkerStats:

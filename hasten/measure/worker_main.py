@@ -21,6 +21,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
+from hasten.measure.writing import written
 from hasten.records import HastenError
 
 HEADER_BYTES = 8
@@ -133,11 +134,13 @@ class Child:
     def _with_session(self, function: str, kwargs: Mapping[str, Any]) -> Any:
         return resolve(function)(self._opened(), **kwargs)
 
-    def _run(self, batches: Sequence[Mapping[str, Any]]) -> tuple[list[Any], float | None]:
-        return [self._one(batch)[0] for batch in batches], self._first_call_ms
+    def _run(self, batches: Sequence[Mapping[str, Any]], generation: Any) -> tuple[list[Any], float | None]:
+        return [self._one(batch, generation)[0] for batch in batches], self._first_call_ms
 
-    def _time(self, batches: Sequence[Mapping[str, Any]]) -> tuple[list[float], float | None]:
-        return [self._one(batch)[1] for batch in batches], self._first_call_ms
+    def _time(
+        self, batches: Sequence[Mapping[str, Any]], generation: Any
+    ) -> tuple[list[tuple[float, float]], float | None]:
+        return [self._one(batch, generation)[1:] for batch in batches], self._first_call_ms
 
     def _stats(self) -> tuple[int, int, float]:
         return (*memory_bytes(), time.process_time())
@@ -147,16 +150,19 @@ class Child:
             raise RuntimeError("no session is open in this worker")
         return self._session
 
-    def _one(self, batch: Mapping[str, Any]) -> tuple[Any, float]:
-        """One request's output and its milliseconds inside ``session.run`` alone."""
+    def _one(self, batch: Mapping[str, Any], generation: Any) -> tuple[Any, float, float]:
+        """One request's output, its milliseconds inside the session alone, and those until the first token."""
         session = self._opened()
         wanted = {name: batch[name] for name in session.input_names}
-        started = time.perf_counter_ns()
-        output = session.run(wanted)
-        spent_ms = (time.perf_counter_ns() - started) / 1e6
+        if generation is None:
+            started = time.perf_counter_ns()
+            output = session.run(wanted)
+            first_ms = spent_ms = (time.perf_counter_ns() - started) / 1e6
+        else:
+            output, first_ms, spent_ms = written(session, wanted, generation)
         if self._first_call_ms is None:
             self._first_call_ms = spent_ms
-        return output, spent_ms
+        return output, spent_ms, first_ms
 
 
 def reply_to(child: Child, payload: bytes) -> bytes:

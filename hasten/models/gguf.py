@@ -11,20 +11,22 @@ Nothing is believed before it has been checked: the header against the file (:mo
 model that the metadata describe against the number of weights that the file holds, and what was loaded against both.
 What transformers would silently leave out (factors of rotary positions) is refused.
 
-The ``gguf`` package reads a vocabulary word by word: a minute for the 262,000 of a Gemma.
+Unpacking takes a minute or two for the 262,000 words of a Gemma: who opens a file more than once converts it and keeps
+that (:mod:`hasten.models.interchange.conversions`).
 """
 
 from __future__ import annotations
 
 import contextlib
 import io
+import json
 import re
 import tempfile
 from pathlib import Path
 from typing import Any
 
 from hasten.models.gguf_header import GgufHeader, read_header
-from hasten.models.reshape import prepared
+from hasten.models.reshape import open_model, prepared
 from hasten.records import InputError, MissingDependency
 
 _BLOCK = re.compile(r"(?:^|\.)blk\.(\d+)\.")
@@ -43,6 +45,33 @@ def load_gguf(path: Path) -> tuple[Any, dict[str, bytes]]:
     Raises InputError for a file that is broken or hostile, of an architecture that transformers cannot map, or of
     which it would leave something out; MissingDependency without ``gguf`` or ``accelerate``.
     """
+    model, tokenizer = _unpacked(path)
+    return prepared(model).eval(), tokenizer
+
+
+def convert_gguf(path: Path, folder: Path) -> None:
+    """Write the same as an ordinary checkpoint into ``folder``. Raises as :func:`load_gguf`."""
+    model, tokenizer = _unpacked(path)
+    # The names of its own modules: transformers would turn the file's conversions round, too.
+    model.save_pretrained(folder, save_original_format=False)
+    for name, content in tokenizer.items():
+        (folder / name).write_bytes(content)
+
+
+def load_converted(folder: Path) -> tuple[Any, dict[str, bytes]]:
+    """What :func:`load_gguf` gives, out of the folder that :func:`convert_gguf` wrote."""
+    import torch
+    import transformers
+
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    name = json.loads((folder / "config.json").read_text())["architectures"][0]
+    model = open_model(getattr(transformers, name), folder, attention="sdpa", dtype=torch.float32)
+    return model, {name: file.read_bytes() for name in _TOKENIZER_FILES if (file := folder / name).is_file()}
+
+
+def _unpacked(path: Path) -> tuple[Any, dict[str, bytes]]:
+    """As transformers has it, and the tokenizer's files."""
     header = read_header(path)
     _check_architecture(header, path)
     _check_positions(header, path)
@@ -141,7 +170,7 @@ def _model(header: GgufHeader, path: Path, folder: Path) -> Any:
         if token is not None:  # the config's own defaults are another model's
             setattr(model.config, name, token)
             setattr(model.generation_config, name, token)
-    return prepared(model.float()).eval()
+    return model.float()
 
 
 def _check_weights(described: Any, header: GgufHeader, path: Path) -> None:

@@ -21,16 +21,18 @@ from hasten.records import InputError, MissingDependency, ModelRef
 # Weights that only hasten can put together (:mod:`hasten.models.reshape`).
 OWN_WEIGHTS = "hasten.safetensors"
 _PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
-_HUB_FILES = ["*.json", "*.txt", "*.safetensors", "*.model", "README.md", "LICENSE*", "1_Pooling/*"]
+_HUB_FILES = ["*.json", "*.txt", "*.safetensors", "*.model", "README.md", "LICENSE*", "1_Pooling/*", "*.jinja"]
 # What each head of transformers is for; the name is the end of the class.
 _HEADS = {
     "ForSequenceClassification": "text-classification (text-regression for a single output)",
     "ForTokenClassification": "token-classification",
     "ForQuestionAnswering": "question-answering",
     "ForImageClassification": "image-classification",
-    "ForCausalLM": "language-modeling or multiple-choice",
-    "LMHeadModel": "language-modeling or multiple-choice",
-    "ForConditionalGeneration": "generating text from text, which has no task here yet",
+    "ForCausalLM": "text-generation, language-modeling or multiple-choice",
+    "LMHeadModel": "text-generation, language-modeling or multiple-choice",
+    "WhisperForConditionalGeneration": "speech-recognition",
+    "ForConditionalGeneration": "summarization or translation",
+    "MTModel": "translation",
 }
 
 
@@ -54,7 +56,7 @@ class CheckpointFiles:
         digest = hashlib.sha256()
         names = {
             "config.json", "tokenizer.json", "tokenizer_config.json", "vocab.txt", "modules.json",
-            "preprocessor_config.json",
+            "preprocessor_config.json", "generation_config.json", "chat_template.jinja",
         }  # fmt: skip
         wanted = {*self.weights, *(self.folder / n for n in names if (self.folder / n).is_file())}
         for path in sorted(wanted):
@@ -76,8 +78,8 @@ class Purpose(Protocol):
     def labelled(self) -> bool: ...
 
 
-def inspect_checkpoint(ref: ModelRef, *, task: Purpose) -> CheckpointFiles:
-    """Find, read and check a checkpoint's small files.
+def inspect_checkpoint(ref: ModelRef, *, task: Purpose | None) -> CheckpointFiles:
+    """Find, read and check a checkpoint's small files; without a ``task`` any head will do.
 
     A family without an adapter passes: what needs none can still be done.
 
@@ -86,11 +88,12 @@ def inspect_checkpoint(ref: ModelRef, *, task: Purpose) -> CheckpointFiles:
     """
     if ref.source.endswith(".gguf") and Path(ref.source).expanduser().is_file():
         return _inspect_gguf(Path(ref.source).expanduser(), task=task)
-    folder = _local_folder(ref)
+    folder = local_folder(ref)
     config = _read_config(folder)
     family = str(config["model_type"])
     _check_code(config, ref)
-    _check_head(config, folder=folder, head=task.head, task=task.name)
+    if task is not None:
+        _check_head(config, folder=folder, head=task.head, task=task.name)
     weights, pickled = _find_weights(folder, ref)
     if not pickled:
         for path in weights:
@@ -98,16 +101,16 @@ def inspect_checkpoint(ref: ModelRef, *, task: Purpose) -> CheckpointFiles:
     return CheckpointFiles(folder=folder, config=config, family=family, weights=weights, pickled=pickled)
 
 
-def _inspect_gguf(path: Path, *, task: Purpose) -> CheckpointFiles:
+def _inspect_gguf(path: Path, *, task: Purpose | None) -> CheckpointFiles:
     """One file with everything in it; what it holds is a model with a text head."""
     from hasten.models.gguf_header import read_header
 
     header = read_header(path)
-    if "ForCausalLM" not in task.head:
+    if task is not None and "ForCausalLM" not in task.head:
         raise InputError(
             f"{path} is a GGUF file, which holds a model that generates text",
             expected=f"a checkpoint for --task {task.name}",
-            remedy="use --task language-modeling or multiple-choice with it",
+            remedy="use --task text-generation, language-modeling or multiple-choice with it",
         )
     return CheckpointFiles(path.parent, {"model_type": header.architecture}, header.architecture, (path,), False, True)
 
@@ -125,7 +128,7 @@ def license_of(folder: Path) -> str | None:
     return None
 
 
-def _local_folder(ref: ModelRef) -> Path:
+def local_folder(ref: ModelRef) -> Path:
     path = Path(ref.source).expanduser()
     if path.is_dir():
         return path
@@ -194,7 +197,9 @@ def _check_head(config: Mapping[str, Any], *, folder: Path, head: str | tuple[st
     saved = [str(a) for a in config.get("architectures") or []]
     own = next((known for known in _HEADS if any(name.endswith(known) for name in saved)), None)
     fits = f"this one is for {_HEADS[own]}" if own else "fine-tune it with a head first"
-    if head and not any(name.endswith(head) for name in saved):
+    # Whisper's class ends as those that read texts do.
+    heard = own == "WhisperForConditionalGeneration" and own not in head
+    if head and (heard or not any(name.endswith(head) for name in saved)):
         raise InputError(
             f"{folder} is saved as {', '.join(saved) or 'no class'}, without the head of {task}",
             expected=f"a ...{head if isinstance(head, str) else head[0]} checkpoint for --task {task}",

@@ -9,15 +9,18 @@ from __future__ import annotations
 
 import inspect
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from hasten.models.inspect import CheckpointFiles, Purpose, inspect_checkpoint, license_of
+from hasten.models.interchange.conversions import converted
+from hasten.models.interchange.dequantized import WEIGHTS, is_quantized, layout_of, write_plain
 from hasten.models.pooling import pooling_of
-from hasten.models.processors import NO_LIMIT, image_files, tokenizer_files
+from hasten.models.processors import NO_LIMIT, image_files, sound_files, tokenizer_files
 from hasten.models.reshape import is_ours, open_model, prepared
 from hasten.records import InputError, ModelRef
 
@@ -71,16 +74,29 @@ def load_checkpoint(ref: ModelRef, *, task: Purpose) -> Checkpoint:
 
 
 def _load_both(files: CheckpointFiles, ref: ModelRef, *, task: Purpose) -> tuple[Any, tuple[dict[str, bytes], int]]:
-    """The model, and its processor's files with the limit in tokens."""
+    """The model, and its processor's files with the limit in tokens. What is not plain floats becomes so once."""
     if files.gguf:
-        from hasten.models.gguf import load_gguf
+        from hasten.models.gguf import convert_gguf, load_converted
 
-        model, found = load_gguf(files.weights[0])
+        folder = converted(files.weights, make=partial(convert_gguf, files.weights[0]))
+        model, found = load_converted(folder)
         return model, (found, NO_LIMIT)
-    model = prepared(_load_model(files, ref, task=task))
+    model = prepared(_load_model(_dequantized(files), ref, task=task))
     if model.main_input_name == "pixel_values":
         return model, (image_files(files), 1)
+    if model.main_input_name == "input_features":
+        return model, ({**tokenizer_files(files, ref)[0], **sound_files(files)}, 1)
     return model, tokenizer_files(files, ref)
+
+
+def _dequantized(files: CheckpointFiles) -> CheckpointFiles:
+    """The checkpoint with plain floats: itself, or what was made of it."""
+    if not is_quantized(files.config) or is_ours(files.folder) or files.pickled:
+        return files
+    layout_of(files.config)  # a refusal needs no lock
+    sources = (*files.weights, files.folder / "config.json")
+    folder = converted(sources, make=partial(write_plain, files.folder, files.config))
+    return replace(files, folder=folder, weights=(folder / WEIGHTS,))
 
 
 def positions_of(model: Any) -> int:

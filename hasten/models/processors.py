@@ -6,6 +6,7 @@ length limit. A bundle carries the same files.
 
 from __future__ import annotations
 
+import json
 import tempfile
 from pathlib import Path
 
@@ -13,7 +14,10 @@ from hasten.models.inspect import CheckpointFiles
 from hasten.records import InputError, ModelRef
 
 IMAGES = "preprocessor_config.json"
-_TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt")
+_TOKENIZER_FILES = (
+    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt", "chat_template.jinja",
+)  # fmt: skip
+_BOTH = "processor_config.json"  # where newer checkpoints keep what they do to recordings
 _VOCABULARIES = (
     "tokenizer.json",
     "vocab.txt",
@@ -36,6 +40,21 @@ def image_files(files: CheckpointFiles) -> dict[str, bytes]:
             remedy="save the image processor into the folder with save_pretrained",
         )
     return {IMAGES: path.read_bytes()}
+
+
+def sound_files(files: CheckpointFiles) -> dict[str, bytes]:
+    """How the checkpoint wants its recordings, under the older name. Raises InputError where it does not say."""
+    path, both = files.folder / IMAGES, files.folder / _BOTH
+    if path.is_file():
+        return {IMAGES: path.read_bytes()}
+    if both.is_file():
+        found = json.loads(both.read_text(encoding="utf-8")).get("feature_extractor")
+        if isinstance(found, dict):
+            return {IMAGES: json.dumps(found).encode()}
+    raise InputError(
+        f"{files.folder} has no {IMAGES}", expected="the features that the model was trained with",
+        remedy="save the feature extractor into the folder with save_pretrained",
+    )  # fmt: skip
 
 
 def tokenizer_files(files: CheckpointFiles, ref: ModelRef) -> tuple[dict[str, bytes], int]:

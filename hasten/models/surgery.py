@@ -47,11 +47,15 @@ def keep_layers(model: nn.Module, adapter: Adapter, keep: Sequence[int], *, stac
             raise Rejected("layers", f"the {len(found.layers)} shared layers of this {adapter.family} run in turn")
         say(configs_of(model), num_hidden_layers=len(keep))
         return
-    chosen = [found.layers[i] for i in keep]
-    if chosen and chosen[0] is not found.layers[0]:
-        adapter.lead(found.layers[0], chosen[0])
-    del found.layers[:]
-    found.layers.extend(chosen)
+    set_layers(model, adapter, found.layers, [found.layers[i] for i in keep])
+
+
+def set_layers(model: nn.Module, adapter: Adapter, layers: nn.ModuleList, wanted: Sequence[nn.Module]) -> None:
+    """Make ``layers``, those of one stack of ``model``, these ones in this order; what follows from it follows."""
+    if wanted and wanted[0] is not layers[0]:
+        adapter.lead(layers[0], wanted[0])
+    del layers[:]
+    layers.extend(wanted)
     adapter.settle(model)
 
 
@@ -139,15 +143,20 @@ def keep_width(model: nn.Module, adapter: Adapter, keep: Sequence[int], *, head_
         inner |= {id(module) for module in layer.modules()}
     for module in [m for m in model.modules() if id(m) not in inner]:
         _keep_outside(module, index, hidden=hidden)
-    for config in configs:
-        config.hidden_size = len(index)
-        if getattr(config, "head_dim", None) is None:
-            config.num_attention_heads = len(index) // head_dim
-        for name in ("embedding_size", "pooler_output_size"):
-            if getattr(config, name, None) == hidden:
-                setattr(config, name, len(index))
+    say_width(configs, len(index), head_dim=head_dim)
     _tie_again(model)
     adapter.settle(model)
+
+
+def say_width(configs: Sequence[Any], width: int, *, head_dim: int) -> None:
+    """Write the new size of the hidden states into the configs; heads stay as wide as they are."""
+    for config in configs:
+        hidden, config.hidden_size = config.hidden_size, width
+        if getattr(config, "head_dim", None) is None:
+            config.num_attention_heads = width // head_dim
+        for name in ("embedding_size", "pooler_output_size"):
+            if getattr(config, name, None) == hidden:
+                setattr(config, name, width)
 
 
 def _check_width(adapter: Adapter, config: Any, width: int) -> None:

@@ -64,6 +64,8 @@ PASSES: Mapping[str, Entry] = {
     "magnitude_units": Entry("structure", "hasten.passes.magnitude", "MagnitudeUnitsConfig", "prune_magnitude_units"),
     "random_units": Entry("structure", "hasten.passes.random_units", "RandomUnitsConfig", "prune_random_units"),
     "narrow": Entry("structure", "hasten.passes.narrowing", "NarrowConfig", "narrow"),
+    "slice": Entry("structure", "hasten.passes.slicing", "SliceConfig", "slice_states"),
+    "gqa": Entry("structure", "hasten.passes.grouping", "GqaConfig", "share_keys"),
     "low_rank": Entry("structure", "hasten.passes.low_rank", "LowRankConfig", "factorise"),
     "distill": Entry("recovery", "hasten.passes.distillation", "DistillConfig", "distill", again=True),
     "progressive": Entry("recovery", "hasten.passes.progressive", "ProgressiveConfig", "distill_progressively"),

@@ -1,9 +1,9 @@
 """Heads pruned by the entropy of their attention, neurons by their mean activation: kept for comparison.
 
 Takes a wrapper and the share of the encoder's MACs to keep, gives the wrapper with fewer heads and neurons. A head
-that spreads its attention evenly goes first: E[-sum_j a_ij log a_ij / log n] over real query tokens i, n real keys.
-Entropy says nothing of neurons, so these go by mean |activation|. Neither looks at the loss: a head may be sharp and
-useless, or even and needed. Prefer the ``fisher`` pass.
+that spreads its attention evenly goes first: E[-sum_j a_ij log a_ij / log n] over real query tokens i, n real keys
+(of a decoder those up to i, or in its window). Entropy says nothing of neurons, so these go by mean |activation|.
+Neither looks at the loss: a head may be sharp and useless, or even and needed. Prefer the ``fisher`` pass.
 
 Source: attention entropy as in Clark et al. 2019, "What Does BERT Look At?", and Voita et al. 2019.
 
@@ -20,6 +20,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from hasten.models import KINDS
 from hasten.passes.calibration import Batch, Calibration, real
 from hasten.passes.family import check_in_turn
 from hasten.passes.settings import as_declared
@@ -62,6 +63,8 @@ def sharpness(units: Units, batches: list[Batch]) -> PerUnit:
     """1 - mean normalised attention entropy of every head, and mean |activation| of every neuron."""
     sums = units.ones().map(torch.zeros_like)
     queries = tokens = 0
+    backwards = KINDS[units.adapter.family] == "decoder"
+    window = getattr(units.model.hf.config, "sliding_window", None) if backwards else None
     caught: dict[int, Tensor] = {}
     hooks = [ffn.down.register_forward_pre_hook(_catch(caught, layer)) for layer, ffn in enumerate(units.ffn)]
     try:
@@ -69,11 +72,12 @@ def sharpness(units: Units, batches: list[Batch]) -> PerUnit:
             for batch in batches:
                 attentions = units.model.hf.base_model(**batch, output_attentions=True).attentions
                 mask = real(batch, attentions[0][:, 0]).long()
+                keys = visible(mask, backwards=backwards, window=window)
                 for layer, attention in enumerate(attentions):
                     groups = len(sums.heads[layer])  # heads that share a key go together
-                    sums.heads[layer] += normalised_entropy(attention, mask).view(groups, -1).mean(dim=1)
+                    sums.heads[layer] += normalised_entropy(attention, keys).view(groups, -1).mean(dim=1)
                     sums.neurons[layer] += real_tokens(caught[layer], batch).abs().sum(dim=0)
-                queries += int(mask[mask.sum(dim=1) > 1].sum())
+                queries += int((keys > 1).sum())
                 tokens += int(mask.sum())
     finally:
         for hook in hooks:
@@ -81,13 +85,19 @@ def sharpness(units: Units, batches: list[Batch]) -> PerUnit:
     return PerUnit([1.0 - h / max(queries, 1) for h in sums.heads], [n / tokens for n in sums.neurons])
 
 
-def normalised_entropy(attention: Tensor, mask: Tensor) -> Tensor:
-    """Sum over real queries of -sum_j a log a / log n [A]; attention [B, A, L, L], mask [B, L]. Rows of one token
-    have nothing to spread over and count nothing."""
-    keys = mask.sum(dim=1)
+def visible(mask: Tensor, *, backwards: bool = False, window: int | None = None) -> Tensor:
+    """How many real keys each query sees [B, L], none for padding: all of its row, or those up to itself (at most a
+    ``window`` of them); mask [B, L] with padding on the right."""
+    counts = mask.cumsum(dim=1) if backwards else mask.sum(dim=1, keepdim=True)
+    return mask * (counts if window is None else counts.clamp(max=window))
+
+
+def normalised_entropy(attention: Tensor, keys: Tensor) -> Tensor:
+    """Sum over real queries of -sum_j a log a / log n [A]; attention [B, A, L, L], n the ``keys`` [B, L] that a query
+    sees. A query of one key has nothing to spread over and counts nothing."""
     entropy = -torch.special.xlogy(attention, attention).sum(dim=-1)
     weight = torch.where(keys > 1, 1.0 / keys.clamp(min=2).log(), 0.0)
-    total: Tensor = (entropy * (mask * weight[:, None])[:, None]).sum(dim=(0, 2))
+    total: Tensor = (entropy * weight[:, None]).sum(dim=(0, 2))
     return total
 
 

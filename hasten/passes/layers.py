@@ -1,7 +1,7 @@
 """Depth pruning: leave whole layers out.
 
 Takes a wrapper and how many layers to keep; gives the wrapper with fewer. Which ones go is decided by block
-influence, by the loss, or evenly.
+influence, by the loss, or evenly. Of an encoder-decoder the encoder's layers are meant.
 
 Sources: block influence is ShortGPT (Men et al. 2024), BI_l = 1 - E cos(h_l, h_{l+1}) over tokens; the greedy choice
 removes, one at a time, the layer whose removal changes the outputs least (as in Sajjad et al. 2023's task-driven
@@ -12,13 +12,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
-from hasten.models.surgery import keep_layers
+from hasten.models.surgery import keep_layers, set_layers, stack_of
 from hasten.passes.calibration import Batch, Calibration, real
 from hasten.passes.family import adapter_of
 from hasten.passes.settings import as_declared
@@ -63,12 +62,19 @@ def drop_layers(model: Any, config: LayersConfig, calibration: Calibration) -> A
     """The wrapper with ``config.count`` layers left, in their old order.
 
     Costs nothing for ``even``, one pass over 256 rows for ``influence``, and about n (n - count) / 2 passes for
-    ``loss``. Raises Rejected for a family without an adapter, or when there is nothing to remove.
+    ``loss``. Raises Rejected for a family without an adapter, when there is nothing to remove, and when layers that
+    share their weights are to be told apart.
     """
     adapter = adapter_of(model, what="layer dropping")
-    total = len(adapter.layers(model.hf))
+    stack = stack_of(model.hf, adapter, None)
+    total = stack.depth
     if config.count >= total:
         raise Rejected("layers", f"{config.count} layers of {total} leave nothing to remove")
+    if stack.shared and (config.by != "even" or config.keep is not None):
+        raise Rejected(
+            "layers", f"the layers of this {adapter.family} share their weights, so none of them can be chosen: "
+            "give only how many of them are to run",
+        )  # fmt: skip
     keep_layers(model.hf, adapter, _chosen(model, config, calibration, total))
     return model
 
@@ -94,37 +100,49 @@ def even(total: int, count: int) -> list[int]:
 
 @torch.inference_mode()
 def block_influence(model: Any, batches: Sequence[Batch]) -> list[float]:
-    """BI of every layer: 1 - mean cosine between a real token's state before and after it."""
-    sums: Tensor | None = None
-    tokens = 0
-    for batch in batches:
-        states = model.hf.base_model(**batch, output_hidden_states=True).hidden_states
-        mask = real(batch, states[0])
-        cosines = [nn.functional.cosine_similarity(a[mask], b[mask], dim=-1).sum() for a, b in pairwise(states)]
-        sums = torch.stack(cosines) if sums is None else sums + torch.stack(cosines)
-        tokens += int(mask.sum())
-    assert sums is not None
-    return [1.0 - float(s) / tokens for s in sums]
+    """BI of every layer: 1 - mean cosine between a real token's state before and after it.
+
+    Taken at the layers themselves: of a decoder's own list of states the last has been through the final norm.
+    """
+    layers = adapter_of(model, what="block influence").layers(model.hf)
+    current: list[Batch] = [{}]
+    sums, tokens = [0.0] * len(layers), [0] * len(layers)
+
+    def watch(number: int) -> Any:
+        def hook(_module: nn.Module, args: tuple[Any, ...], named: dict[str, Any], output: Any) -> None:
+            before: Tensor = args[0] if args else named["hidden_states"]
+            after: Tensor = output[0] if isinstance(output, tuple) else output
+            mask = real(current[0], before)
+            sums[number] += float(nn.functional.cosine_similarity(before[mask], after[mask], dim=-1).double().sum())
+            tokens[number] += int(mask.sum())
+
+        return hook
+
+    hooks = [layer.register_forward_hook(watch(i), with_kwargs=True) for i, layer in enumerate(layers)]
+    try:
+        for batch in batches:
+            current[0] = batch
+            model(**batch)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return [1.0 - total / count for total, count in zip(sums, tokens, strict=True)]
 
 
 @torch.inference_mode()
 def greedy(model: Any, batches: Sequence[Batch], *, count: int) -> list[int]:
     """Remove one layer after the other, each time the one without which the outputs move least (squared)."""
-    layers = adapter_of(model, what="layer dropping").layers(model.hf)
+    adapter = adapter_of(model, what="layer dropping")
+    layers = adapter.layers(model.hf)
     whole = list(layers)
     targets = [model.rows(model(**batch), batch) for batch in batches]
     kept = list(range(len(whole)))
     while len(kept) > count:
         errors = {}
         for candidate in kept:
-            _set(layers, [whole[i] for i in kept if i != candidate])
+            set_layers(model.hf, adapter, layers, [whole[i] for i in kept if i != candidate])
             moved = (model.rows(model(**batch), batch) - target for batch, target in zip(batches, targets, strict=True))
             errors[candidate] = sum(float(difference.square().sum()) for difference in moved)
         kept.remove(min(kept, key=lambda i: errors[i]))
-    _set(layers, whole)
+    set_layers(model.hf, adapter, layers, whole)
     return kept
-
-
-def _set(layers: nn.ModuleList, wanted: Sequence[nn.Module]) -> None:
-    del layers[:]
-    layers.extend(wanted)

@@ -54,7 +54,7 @@ def narrow(model: Any, config: NarrowConfig, calibration: Calibration) -> Any:
     Raises Rejected for a family without an adapter, factorised layers, for embeddings (their size is what the user
     has stored), and when the model has as many classes as coordinates.
     """
-    if model.says == "vectors" and not getattr(model.hf.config, "num_labels", 0) == 1:
+    if model.task == "feature-extraction":
         raise Rejected(config.kind, "narrowing would change the size of the vectors; use layers, kprune or fisher")
     units = Units(model, kind=config.kind, what="narrowing")
     if units.adapter.rigid is not None:

@@ -34,7 +34,7 @@ _ENOUGH_TOKENS, _FEWEST_TEXTS = 16384, 8
 # backward pass and for the products that a solve needs, too.
 _FORWARDS: Mapping[str, float] = {
     "fisher": 3.5, "gradient": 3.0, "entropy": 1.5, "narrow": 8.0, "low_rank": 3.0, "taylor": 5.0, "wanda": 3.5,
-    "sparsegpt": 3.5, "smooth_quant": 1.5, "zeroquant": 4.0, "awq": 4.0, "gptq": 6.0, "llm_int8": 2.5,
+    "sparsegpt": 3.5, "smooth_quant": 1.5, "zeroquant": 4.0, "awq": 4.0, "gptq": 6.0, "llm_int8": 2.5, "slice": 1.5,
 }  # fmt: skip
 _TUNED_ROWS, _TUNING = 512, 6.0  # of fisher
 _LAYER_ROWS, _PADDED = 256, 1.5  # by which layers are chosen, in the order in which they come

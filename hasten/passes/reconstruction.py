@@ -170,7 +170,7 @@ def sublayers(adapter: Adapter, layer: nn.Module) -> tuple[Sublayer, Sublayer]:
 def fold_scales(adapter: Adapter, layers: nn.ModuleList) -> None:
     """Make the factors that stand behind sublayers (DINOv2) part of the maps that end these, and ones themselves: then
     what a map gives is what is added. The layers compute what they did."""
-    for layer in layers:
+    for layer in [layer for layer in layers if adapter.scales(layer)]:
         for part, scale in zip(sublayers(adapter, layer), adapter.scales(layer), strict=False):
             part.map.weight.mul_(scale[:, None])
             bias: Tensor | None = part.map.bias

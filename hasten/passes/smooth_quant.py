@@ -33,6 +33,7 @@ from hasten.models.prefix import has_prefixes
 from hasten.models.surgery import LowRankLinear, is_rms
 from hasten.passes.calibration import Batch, Calibration
 from hasten.passes.family import adapter_of
+from hasten.passes.routing import unpadded
 from hasten.passes.settings import as_declared
 from hasten.passes.units import batches_of, real_tokens
 from hasten.records import InputError, Rejected
@@ -129,7 +130,7 @@ def fold(pair: Fold, scales: Tensor) -> None:
 
 @torch.no_grad()
 def input_maxima(model: Any, linears: Sequence[nn.Linear], batches: Sequence[Batch]) -> list[Tensor]:
-    """max|X_j| [I] of each map's inputs over real tokens."""
+    """max|X_j| [I] of each map's inputs over real tokens; zeros for an expert that no token went to."""
     found = [torch.zeros(linear.in_features) for linear in linears]
     current: list[Batch] = [{}]
 
@@ -143,9 +144,10 @@ def input_maxima(model: Any, linears: Sequence[nn.Linear], batches: Sequence[Bat
 
     hooks = [linear.register_forward_pre_hook(watch(own)) for linear, own in zip(linears, found, strict=True)]
     try:
-        for batch in batches:
-            current[0] = batch
-            model(**batch)
+        with unpadded(model, current):
+            for batch in batches:
+                current[0] = batch
+                model(**batch)
     finally:
         for hook in hooks:
             hook.remove()

@@ -19,6 +19,7 @@ from hasten.passes.calibration import Batch, Calibration, Progress, real
 from hasten.passes.family import adapter_of
 from hasten.passes.matrices import Matrix, by_source, encoder_matrices
 from hasten.passes.reconstruction import Walk
+from hasten.passes.routing import unpadded
 from hasten.passes.units import batches_of, real_tokens
 from hasten.records import InputError, Rejected
 
@@ -166,7 +167,10 @@ def layer_by_layer(model: Any, calibration: Calibration, *, rows: int, full: boo
 
 
 def second_moments(walk: Walk, layer: nn.Module, linears: Sequence[nn.Linear], *, full: bool = True) -> list[Tensor]:
-    """X^T X / T [I, I] (or its diagonal [I]) of what each of a layer's maps takes, over real tokens, in float64."""
+    """X^T X / T [I, I] (or its diagonal [I]) of what each of a layer's maps takes, over real tokens, in float64.
+
+    Zeros for an expert that no token went to.
+    """
     shapes = [(linear.in_features,) * (2 if full else 1) for linear in linears]
     sums = [torch.zeros(shape, dtype=torch.float64) for shape in shapes]
     tokens = 0
@@ -181,9 +185,10 @@ def second_moments(walk: Walk, layer: nn.Module, linears: Sequence[nn.Linear], *
 
     hooks = [linear.register_forward_pre_hook(watch(total)) for linear, total in zip(linears, sums, strict=True)]
     try:
-        for number, batch in enumerate(walk.batches):
-            current[0] = batch
-            tokens += int(real(batch, walk.through(layer, number)).sum())
+        with unpadded(layer, current):
+            for number, batch in enumerate(walk.batches):
+                current[0] = batch
+                tokens += int(real(batch, walk.through(layer, number)).sum())
     finally:
         for hook in hooks:
             hook.remove()

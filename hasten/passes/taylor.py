@@ -76,9 +76,11 @@ def weight_scores(
         for inputs, targets in calibration.batches(batch=batch, limit=rows):
             with torch.enable_grad():
                 loss = task_loss(model, model(**inputs), targets, batch=inputs, generator=generator)
-                gradients = torch.autograd.grad(loss, weights)
+                # No token of the batch may have gone to some of the experts.
+                gradients = torch.autograd.grad(loss, weights, allow_unused=True)
             for total, gradient, weight in zip(sums, gradients, weights, strict=True):
-                total += (gradient * weight.detach()).abs()
+                if gradient is not None:
+                    total += (gradient * weight.detach()).abs()
     finally:
         for weight, before in zip(weights, asked, strict=True):
             weight.requires_grad_(before)

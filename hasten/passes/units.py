@@ -3,11 +3,16 @@
 Takes a wrapper, gives its units' number, cost and gradients, and cuts what a pass decided to cut. Knows nothing of
 which units deserve to stay: that is the passes' part, and how many fit a budget :mod:`hasten.passes.unit_budget`'s.
 
-Cost in multiply-accumulates (MACs, not FLOPs) of one row of S tokens, biases and softmax left out:
-a head 4 S H D + 2 S^2 D (Q, K, V and output projection; scores and weighted sum), a neuron 2 S H (up and down).
+Where several queries share a key and a value, the unit of attention is the group: the key/value head with all its
+queries. "Head" means such a group everywhere here; where each head has a key of its own the two are one.
+
+Cost in multiply-accumulates (MACs, not FLOPs) of one row of S tokens, biases and softmax left out: a group of Q queries
+2 S H (Q D + D) + 2 S^2 Q D (query and output projection, key and value projection; scores and weighted sum), which for
+a head alone is 4 S H D + 2 S^2 D; a neuron 2 S H (up and down), or 3 S H with a gate. Scores are counted whole, also
+where a decoder's tokens look only back: most kernels compute both halves.
 Source: Kwon et al. 2022, "A Fast Post-Training Pruning Framework for Transformers", section 3.
 
-Legend: B rows, L tokens, S mean tokens a row, H hidden size, D width of a head, A heads, N neurons of a layer.
+Legend: B rows, L tokens, S mean tokens a row, H hidden size, D width of a head, A groups, N neurons of a layer.
 """
 
 from __future__ import annotations
@@ -21,7 +26,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hasten.models import KINDS
 from hasten.models.adapter import AttentionParts, FeedForward
 from hasten.models.prefix import has_prefixes
 from hasten.models.surgery import keep_heads, keep_neurons
@@ -62,17 +66,21 @@ class Costs:
 
 
 class Units:
-    """The heads and neurons of a wrapper's encoder layers, first layer first.
+    """The heads and neurons of a wrapper's layers, first layer first.
 
-    ``kind`` and ``what`` name the pass. Raises Rejected for a family without an adapter, and where a layer's matrices
-    are already factorised: thin factors have no rows that belong to one head or neuron.
+    ``kind`` and ``what`` name the pass. Raises Rejected for a family without an adapter, for a model of two stacks or
+    several feed-forward blocks a layer, and where a layer's matrices are already factorised: thin factors have no rows
+    that belong to one head or neuron. What keeps a family's heads together is undone (``loosen``).
     """
 
     def __init__(self, model: Any, *, kind: str, what: str) -> None:
         self.model = model
         self.adapter = adapter = adapter_of(model, what=what)
-        if KINDS[adapter.family] not in ("encoder", "vision"):
-            raise Rejected(kind, f"{what} weighs the units of encoders, and {adapter.family} is none")
+        stacks = adapter.stacks(model.hf)
+        if len(stacks) > 1:
+            names = " and ".join(stack.name for stack in stacks)
+            raise Rejected(kind, f"{what} weighs the units of one stack, and this {adapter.family} has {names}")
+        adapter.loosen(model.hf)
         self.layers = adapter.layers(model.hf)
         if has_prefixes(model.hf):
             raise Rejected(kind, f"{what} would leave prefixes of heads that are gone; prune before tuning a prefix")
@@ -95,18 +103,18 @@ class Units:
 
     def ones(self) -> PerUnit:
         """The mask that changes nothing."""
-        heads = [torch.ones(parts.heads) for parts in self.attention]
+        heads = [torch.ones(parts.groups) for parts in self.attention]
         return PerUnit(heads, [torch.ones(parts.neurons) for parts in self.ffn])
 
     def costs(self, calibration: Calibration) -> Costs:
         """MACs of one head and one neuron for a row of the calibration's mean length."""
         rows = calibration.first()
         tokens = sum(self.adapter.tokens(self.model.hf, row) for row in rows) / len(rows)
-        parts = self.attention[0]
-        hidden, width = parts.query.in_features, parts.head_dim
-        ffn = self.ffn[0]
+        parts, ffn = self.attention[0], self.ffn[0]
+        hidden = parts.query.in_features
         maps = 1 + sum(linear.out_features for linear in ffn.inputs) // ffn.neurons  # down, up, and a gate
-        return Costs(4 * tokens * hidden * width + 2 * tokens**2 * width, maps * tokens * hidden)
+        projections = 2 * tokens * hidden * (parts.group_dim + parts.head_dim)
+        return Costs(projections + 2 * tokens**2 * parts.group_dim, maps * tokens * hidden)
 
     @contextmanager
     def masked(self, masks: PerUnit) -> Iterator[None]:
@@ -117,7 +125,7 @@ class Units:
         """
         hooks = []
         for number, (attention, ffn) in enumerate(zip(self.attention, self.ffn, strict=True)):
-            hooks.append(attention.output.register_forward_pre_hook(_times(masks.heads[number], attention.head_dim)))
+            hooks.append(attention.output.register_forward_pre_hook(_times(masks.heads[number], attention.group_dim)))
             hooks.append(ffn.down.register_forward_pre_hook(_times(masks.neurons[number], 1)))
         try:
             yield
@@ -204,5 +212,12 @@ def share(keep: float) -> str:
 
 
 def real_tokens(states: Tensor, batch: Batch) -> Tensor:
-    """[B, L, X] -> [T, X]: the tokens that are not padding."""
-    return states[real(batch, states)]
+    """[B, L, X] -> [T, X]: the tokens that are not padding.
+
+    A mixture's blocks take tokens in a row, [B L, X]. An expert's are fewer, and padding is not among them
+    (:func:`hasten.passes.routing.unpadded`).
+    """
+    if states.ndim > 2:
+        return states[real(batch, states)]
+    mask = batch.get("attention_mask")
+    return states if mask is None or len(states) != mask.numel() else states[mask.bool().flatten()]

@@ -66,5 +66,6 @@ def prune_wanda(model: Any, config: WandaConfig, calibration: Calibration) -> An
 
 @torch.no_grad()
 def weight_scores(weight: Tensor, squares: Tensor) -> Tensor:
-    """|W_ij| times the root of input j's mean square; weight [O, I], squares [I]."""
-    return weight.abs() * squares.sqrt().to(weight.dtype)
+    """|W_ij| times the root of input j's mean square; weight [O, I], squares [I]. |W_ij| alone where no input was ever
+    seen, as of an expert that no token went to."""
+    return weight.abs() * squares.sqrt().to(weight.dtype) if bool(squares.any()) else weight.abs()

@@ -5,18 +5,57 @@ Takes functions that open a candidate in a worker, gives rounds and milliseconds
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from hasten.bundle.answers import measured
 from hasten.measure.duel import Round
+from hasten.measure.statistics import latency
 from hasten.measure.worker import Worker
 from hasten.pipeline.jobs import Arrays
 from hasten.pipeline.prepare import Prepared
 from hasten.pipeline.request import Request
-from hasten.pipeline.timing import QUICK_REQUESTS, Timing, calm, quick_times, steady_times, timed_duel
-from hasten.records import Latency
+from hasten.pipeline.timing import (
+    QUICK_ANSWERS,
+    QUICK_REQUESTS,
+    Timing,
+    calm,
+    first_and_further,
+    quick_spans,
+    quick_times,
+    side,
+    steady_times,
+    timed_duel,
+)  # fmt: skip
+from hasten.records import Figures, Latency
 
 Open = Callable[[Worker], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Times:
+    """Milliseconds of requests; where text is written also until each one's first token, and a further token's."""
+
+    whole: tuple[float, ...]
+    first: tuple[float, ...] = ()
+    further: tuple[float, ...] = ()
+
+    def put_into(self, figures: Figures) -> Figures:
+        """The figures with these times; those of one token have no further one."""
+        return replace(
+            figures, latency_ms=latency(self.whole), ttft_ms=latency(self.first) if self.first else None,
+            tpot_ms=latency(self.further) if self.further else None,
+        )  # fmt: skip
+
+
+def times_of(rounds: Sequence[Round], name: str, tokens: int | None) -> Times:
+    """One side (``"a"`` or ``"b"``) of all rounds; ``tokens`` that each answer has, where text is written."""
+    whole = tuple(side(rounds, f"{name}_ms"))
+    if tokens is None:
+        return Times(whole)
+    first, further = first_and_further(rounds, name, tokens)
+    return Times(whole, tuple(first), tuple(further))
 
 
 class Arena:
@@ -54,13 +93,35 @@ class Arena:
             self._open_baseline(self._opponent)
         return self._duel(self._opponent, worker, timing, seed=0, usual=usual)
 
-    def quick(self, worker: Worker) -> list[float]:
-        """Milliseconds of a few requests: a first look."""
-        return quick_times(worker, self.requests(QUICK_REQUESTS))
+    def quick(self, worker: Worker) -> Times:
+        """A few requests: a first look."""
+        return self._answers(worker) or Times(tuple(quick_times(worker, self.requests(QUICK_REQUESTS))))
 
-    def steady(self, worker: Worker) -> list[float]:
-        """Milliseconds of many requests, warm."""
-        return steady_times(worker, self.requests)
+    def steady(self, worker: Worker) -> Times:
+        """Many requests, warm; of answers, which are long, a few."""
+        return self._answers(worker) or Times(tuple(steady_times(worker, self.requests)))
+
+    def of_side(self, rounds: Sequence[Round], name: str) -> Times:
+        """All times of one side (``"a"`` or ``"b"``) of its duels."""
+        answers = self.prepared.answers
+        return times_of(rounds, name, None if answers is None else answers.timed)
+
+    def _answers(self, worker: Worker) -> Times | None:
+        """Of whole answers, where text is written."""
+        answers = self.prepared.answers
+        if answers is None:
+            return None
+        spans = quick_spans(worker, self.requests(QUICK_ANSWERS), answers.measured)
+        one = Round((tuple(w for w, _ in spans),), (), (tuple(f for _, f in spans),))
+        return self.of_side([one], "a")
+
+    def peak_bytes(self, worker: Worker) -> int | None:
+        """Where text is written: peak memory after an answer to the longest prompt, as yet of nothing else."""
+        if self.prepared.answers is None:
+            return None
+        longest = self.prepared.longest_request(batch=self.request.workload.batch)
+        worker.run([longest], generation=self.prepared.answers.measured)
+        return worker.stats().peak_rss_bytes
 
     def lost_opponent(self) -> bool:
         """Did the standing opponent die? Then it is let go, and the next screen opens it afresh."""
@@ -77,7 +138,8 @@ class Arena:
     def _duel(self, a: Worker, b: Worker, timing: Timing, *, seed: int, usual: Latency | None) -> Round:
         def once() -> Round:
             return timed_duel(
-                a, b, lambda count: self.requests(count, seed=seed), timing, seed=self.request.workload.seed + seed
-            )
+                a, b, lambda count: self.requests(count, seed=seed), timing,
+                seed=self.request.workload.seed + seed, generation=measured(self.prepared.answers),
+            )  # fmt: skip
 
         return calm(once, usual=usual)

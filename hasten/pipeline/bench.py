@@ -10,23 +10,24 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from hasten.bundle.answers import SCORED_TOGETHER, measured, scored
 from hasten.ledger import plain
 from hasten.measure.duel import Round, claims_slowdown, claims_speedup, duel, speedup
 from hasten.measure.host import busy_host, describe_host
-from hasten.measure.statistics import latency
 from hasten.measure.throughput import throughput
 from hasten.measure.worker import Worker
+from hasten.pipeline.arena import times_of
 from hasten.pipeline.contender import Contender, make_contender
 from hasten.pipeline.progress import Reporter, Silent
 from hasten.pipeline.request import parse_cores, parse_threads
 from hasten.pipeline.scoring import drop_of
-from hasten.records import Columns, Figures, Host, InputError, Interval, ModelRef
+from hasten.records import Columns, Figures, Host, InputError, Interval, Latency, ModelRef
 from hasten.tasks import get_task
 from hasten.tasks.rows import Rows
 
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 
 _PER_TURN = 10
 _QUALITY_ROWS = 1000
+_WRITTEN_ROWS = 200
 _THROUGHPUT_S = 2.0
 
 
@@ -104,6 +106,7 @@ def bench(
         with Worker.start(cores=used, threads=width) as loader:
             sides = [make_contender(r, task=task, worker=loader, scratch=scratch / str(i)) for i, r in enumerate(refs)]
         _check_alike(*sides)
+        sides = asked_alike(sides)
         rows, labelled = _rows(data, Columns(text_column, text_pair_column, label_column), sides[0])
         arena = _Arena(sides, rows, labelled, batch=batch, threads=width, cores=used, seed=seed)
         made = []
@@ -164,6 +167,7 @@ class _Arena:
                 second,
                 asked,
                 for_b=answered,
+                generations=(measured(self.sides[0].answers), measured(self.sides[1].answers)),
                 turns=turns,
                 per_turn=max(1, requests // turns),
                 warmup=10,
@@ -172,38 +176,54 @@ class _Arena:
 
     def figures(self, made: list[Round], *, concurrency: int) -> tuple[list[Figures], Interval | None]:
         """Latency from the rounds; quality, throughput, memory and load time of each side alone."""
-        task = get_task(self.sides[0].task)
-        rows = self.rows.take(range(min(len(self.rows), _QUALITY_ROWS)))
+        task, answers = self.sides[0].reader, self.sides[0].answers
+        rows = self.rows.take(range(min(len(self.rows), _QUALITY_ROWS if answers is None else _WRITTEN_ROWS)))
         outputs, found = [], []
-        for side, name in zip(self.sides, ("a_ms", "b_ms"), strict=True):
-            times = [t for one in made for turn in getattr(one, name) for t in turn]
+        for side, name in zip(self.sides, ("a", "b"), strict=True):
+            times = times_of(made, name, None if answers is None else answers.timed)
             encoded = side.encode(rows)
             batches = side.batches(encoded, batch=self.batch)
             with self._worker() as worker:
                 opened = side.open(worker, threads=self.threads, cores=self.cores)
-                outputs.append(side.outputs(encoded, worker.run(batches)))
+                many = batches if answers is None else side.batches(encoded, batch=max(self.batch, SCORED_TOGETHER))
+                outputs.append(side.outputs(encoded, worker.run(many, generation=scored(side.answers))))
                 peak = worker.stats().peak_rss_bytes
-                per_s = throughput(worker, batches, concurrency=concurrency, seconds=_THROUGHPUT_S, batch=self.batch)
-            scored = task.score(outputs[-1], rows, side.labels, reference=outputs[0]) if self.labelled else None
-            found.append(
-                Figures(
-                    latency_ms=latency(times),
-                    throughput_per_s=per_s,
-                    bytes=side.bytes,
-                    peak_rss_bytes=peak,
-                    load_s=opened.load_s,
-                    first_call_ms=worker.first_call_ms,
-                    quality=scored,
-                    precision_ran=opened.precision,
-                    threads=self.threads,
-                )
+                per_s = throughput(
+                    worker, batches, concurrency=concurrency, seconds=_THROUGHPUT_S, batch=self.batch,
+                    generation=measured(side.answers),
+                )  # fmt: skip
+            quality = task.score(outputs[-1], rows, side.labels, reference=outputs[0]) if self.labelled else None
+            made_of = Figures(
+                tokens_per_s=None if side.answers is None else per_s * side.answers.timed,
+                throughput_per_s=per_s,
+                bytes=side.bytes,
+                peak_rss_bytes=peak,
+                load_s=opened.load_s,
+                first_call_ms=worker.first_call_ms,
+                quality=quality,
+                precision_ran=opened.precision,
+                threads=self.threads,
             )
+            found.append(times.put_into(made_of))
         if not self.labelled:
             return found, None
         return found, drop_of(task, rows, *outputs, labels=self.sides[0].labels, seed=self.seed)
 
     def _worker(self) -> Worker:
         return Worker.start(cores=self.cores, threads=self.threads)
+
+
+def asked_alike(sides: list[Contender]) -> list[Contender]:
+    """Both put their prompts and write as many tokens as a bundle among them was measured with."""
+    like = next((side for side in sides if side.bundle is not None), sides[0])
+    if like.answers is None:
+        return sides
+    most, timed = like.answers.most, like.answers.timed
+    return [
+        replace(side, workload=like.workload, answers=replace(side.answers, most=most, timed=timed))
+        for side in sides
+        if side.answers is not None
+    ]
 
 
 def show(result: BenchResult, *, console: Console) -> None:
@@ -226,7 +246,11 @@ def show(result: BenchResult, *, console: Console) -> None:
 
 
 def _ms(side: Side, name: str) -> str:
-    return f"{getattr(side.figures.latency_ms, name):.2f} ms" if side.figures.latency_ms else "-"
+    return _span(side.figures.latency_ms, name)
+
+
+def _span(latency: Latency | None, name: str) -> str:
+    return f"{getattr(latency, name):.2f} ms" if latency else "-"
 
 
 _LINES: dict[str, Callable[[Side], str]] = {
@@ -235,6 +259,8 @@ _LINES: dict[str, Callable[[Side], str]] = {
     "p50": lambda s: _ms(s, "p50"),
     "p95": lambda s: _ms(s, "p95"),
     "p99": lambda s: _ms(s, "p99"),
+    "first token": lambda s: _span(s.figures.ttft_ms, "p50"),
+    "further token": lambda s: _span(s.figures.tpot_ms, "p50"),
     "throughput": lambda s: f"{s.figures.throughput_per_s:.1f} rows/s",
     "size": lambda s: f"{(s.figures.bytes or 0) / 1e6:.1f} MB",
     "peak memory": lambda s: f"{(s.figures.peak_rss_bytes or 0) / 1e6:.0f} MB",
@@ -249,7 +275,7 @@ def _rows(data: str | Path, columns: Columns, side: Contender) -> tuple[Rows, bo
     """The rows, and whether they can be scored."""
     task = get_task(side.task)
     rows = task.read(data, columns=columns)
-    if rows.labels is None and side.labels:
+    if rows.labels is None and (side.labels or getattr(task, "needs_references", False)):
         return rows, False
     checked, _ = task.check(rows, side.labels)
     return checked, True

@@ -15,7 +15,10 @@ from hasten.pipeline.request import Request
 from hasten.plan.search import slow_to_build
 from hasten.plan.space import recipes as narrowed
 from hasten.records import Config, InputError, Recipe
-from hasten.runtimes import RUNTIMES, get_runtime, read_recipe
+from hasten.runtimes import ON_REQUEST, RUNTIMES, get_runtime, read_recipe
+from hasten.runtimes.generation_spaces import generation_space
+from hasten.tasks import get_task
+from hasten.tasks.task import Generative
 
 # What --techniques may name beside the techniques of runtimes.
 SEARCHED = tuple(PASSES)
@@ -42,12 +45,13 @@ def candidate_recipes(request: Request) -> tuple[Recipe, ...]:
             )  # fmt: skip
         return (asked, *(r for r in _tuned_forms(request) if r not in (asked, baseline_recipe())))
     unknown = [name for name in request.runtimes or () if name not in RUNTIMES]
-    wanted = (request.runtimes or tuple(RUNTIMES)) if not unknown else tuple(RUNTIMES)
+    usual = tuple(name for name in RUNTIMES if name not in ON_REQUEST)
+    wanted = (request.runtimes or usual) if not unknown else tuple(RUNTIMES)
     configs: list[Config] = []
     for name in wanted:
         probe = get_runtime(name).probe()
         if probe.available:
-            configs += get_runtime(name).space(instructions=instruction_sets(), threads=request.workload.threads)
+            configs += _offered(name, request)
         elif request.runtimes and not unknown:
             raise InputError(f"{name}: {probe.reason}", expected="an available runtime", remedy=str(probe.remedy))
     offered = narrowed(
@@ -61,6 +65,20 @@ def candidate_recipes(request: Request) -> tuple[Recipe, ...]:
     candidates = [r for r in dict.fromkeys((*offered, *_tuned_forms(request))) if r != baseline_recipe()]
     quick = [r for r in candidates if not slow_to_build(r)]
     return (*_interleaved(quick), *(r for r in candidates if slow_to_build(r)))
+
+
+def _offered(name: str, request: Request) -> tuple[Config, ...]:
+    """What an available runtime offers for the task. Raises InputError for a named one that cannot write text."""
+    instructions, threads = instruction_sets(), request.workload.threads
+    if not isinstance(get_task(request.task), Generative):
+        return get_runtime(name).space(instructions=instructions, threads=threads)
+    found = generation_space(name, instructions=instructions, threads=threads)
+    if not found and request.runtimes:
+        raise InputError(
+            f"{name} does not write text here", expected="a runtime with a cache: torch, onnxruntime or openvino",
+            remedy=f"leave {name} out of --runtimes",
+        )  # fmt: skip
+    return found
 
 
 def _tuned_forms(request: Request) -> list[Recipe]:

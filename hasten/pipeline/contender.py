@@ -7,26 +7,30 @@ for it.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from hasten.bundle.answers import Answers
 from hasten.bundle.manifest import FILE_NAME, read_manifest
 from hasten.measure.worker import OpenFacts, Worker
 from hasten.pipeline.candidates import baseline_recipe
 from hasten.pipeline.jobs import Arrays, Built
-from hasten.pipeline.prepare import batches_of
-from hasten.records import InputError, ModelRef
+from hasten.pipeline.prepare import batches_of, processor_of
+from hasten.records import InputError, ModelRef, Workload
 from hasten.tasks import get_task
 from hasten.tasks.examples import Example, collate, unbatched
 from hasten.tasks.processor import PROCESSOR_FOLDER, open_processor, sample
 from hasten.tasks.rows import Rows
-from hasten.tasks.task import Array
+from hasten.tasks.task import Array, Task, reading
 
 
 @dataclass(frozen=True, slots=True)
 class Contender:
-    """``built`` is set for a checkpoint (exported as PyTorch fp32 into a scratch folder), ``bundle`` for a bundle."""
+    """``built`` is set for a checkpoint (exported as PyTorch fp32 into a scratch folder), ``bundle`` for a bundle.
+
+    ``answers`` say what is written, where text is, and ``workload`` how prompts are put.
+    """
 
     name: str
     label: str
@@ -37,6 +41,8 @@ class Contender:
     bytes: int
     built: Built | None = None
     bundle: Path | None = None
+    answers: Answers | None = None
+    workload: Workload = field(default_factory=Workload)
 
     def open(self, worker: Worker, *, threads: int, cores: tuple[int, ...]) -> OpenFacts:
         """Open it in ``worker``; a bundle is verified while opening."""
@@ -48,16 +54,21 @@ class Contender:
             folder=self.built.folder, config={"kind": "torch"}, threads=threads, cores=cores,
         )  # fmt: skip
 
+    @property
+    def reader(self) -> Task:
+        """The task, ready to read what is written."""
+        return reading(get_task(self.task), self.processor, self.workload)
+
     def encode(self, rows: Rows) -> list[tuple[Example, ...]]:
         """The examples of every row."""
-        return [get_task(self.task).encode(self.processor, item) for item in rows.items()]
+        return [self.reader.encode(self.processor, item) for item in rows.items()]
 
     def batches(self, encoded: Sequence[Sequence[Example]], *, batch: int) -> list[Arrays]:
         return batches_of(encoded, self.input_names, batch=batch)
 
     def outputs(self, encoded: Sequence[Sequence[Example]], made: Sequence[Array]) -> Array:
         """One array a row, of what the session gave for :meth:`batches`."""
-        return get_task(self.task).outputs(unbatched(made, [e for row in encoded for e in row]), encoded)
+        return self.reader.outputs(unbatched(made, [e for row in encoded for e in row]), encoded)
 
 
 def is_bundle(source: str) -> bool:
@@ -79,7 +90,7 @@ def make_contender(ref: ModelRef, *, task: str | None, worker: Worker, scratch: 
         )
     get_task(task)
     facts: Any = worker.call("hasten.pipeline.jobs:checkpoint_facts", ref=ref, task=task)
-    processor = open_processor(facts.processor_files, max_length=min(facts.max_length, 512))
+    processor, answers = processor_of(facts, get_task(task), Workload(), rows=None)
     recipe = baseline_recipe()
     built: Built = worker.call(
         "hasten.pipeline.jobs:build_artifact",
@@ -92,7 +103,7 @@ def make_contender(ref: ModelRef, *, task: str | None, worker: Worker, scratch: 
     )
     return Contender(
         name=ref.source, label=recipe.label, task=task, labels=facts.labels, input_names=facts.input_names,
-        processor=processor, bytes=built.bytes, built=built,
+        processor=processor, bytes=built.bytes, built=built, answers=answers,
     )  # fmt: skip
 
 
@@ -109,4 +120,5 @@ def _of_bundle(folder: Path, *, task: str | None) -> Contender:
         name=str(folder), label=manifest.recipe_label, task=manifest.task, labels=manifest.labels,
         input_names=manifest.input_names, processor=open_processor(files, max_length=manifest.max_length),
         bytes=sum(entry.bytes for name, entry in manifest.files.items() if name.startswith("model/")), bundle=folder,
+        answers=manifest.answers, workload=manifest.workload,
     )  # fmt: skip

@@ -13,11 +13,13 @@ from typing import Any
 
 import numpy as np
 
+from hasten.bundle.answers import measured
 from hasten.ledger import Ledger
 from hasten.measure.duel import claims_speedup, speedup
 from hasten.measure.energy import energy
 from hasten.measure.statistics import latency
 from hasten.measure.throughput import throughput
+from hasten.pipeline.arena import Times
 from hasten.pipeline.publish import open_candidate
 from hasten.pipeline.scoring import drop_interval, flipped_rows
 from hasten.pipeline.timing import TIMINGS, Timing, side
@@ -97,8 +99,9 @@ def finalize(runner: TrialRunner, pick: Trial, *, timing: Timing) -> Finalist:
     base_ms, own_ms = side(rounds, "a_ms"), side(rounds, "b_ms")
     part, labels = runner.prepared.test, runner.facts.labels
     tokenizing = tokenize_times(runner)
-    reference, base_figures = _alone(runner, runner.baseline, base_ms, tokenizing, reference=None)
-    outputs, figures = _alone(runner, recipe, own_ms, tokenizing, reference=reference)
+    theirs, ours = (runner.arena.of_side(rounds, name) for name in ("a", "b"))
+    reference, base_figures = _alone(runner, runner.baseline, theirs, tokenizing, reference=None)
+    outputs, figures = _alone(runner, recipe, ours, tokenizing, reference=reference)
     gain, drop = speedup(rounds), drop_interval(runner.prepared, part, reference, outputs, labels=labels)
     flips, p_value = flipped_rows(runner.prepared, part, reference, outputs, labels=labels)
     trial = replace(
@@ -113,35 +116,41 @@ def finalize(runner: TrialRunner, pick: Trial, *, timing: Timing) -> Finalist:
 
 
 def _alone(
-    runner: TrialRunner, recipe: Recipe, ms: Sequence[float], tokenizing: Sequence[float], *, reference: Any
+    runner: TrialRunner, recipe: Recipe, times: Times, tokenizing: Sequence[float], *, reference: Any
 ) -> tuple[Any, Figures]:
     """Outputs on the test split and the figures that need no opponent."""
     request, prepared, workload = runner.request, runner.prepared, runner.request.workload
-    built = runner.built_in_full(recipe)
+    built, answers = runner.built_in_full(recipe), prepared.answers
     with runner.arena.worker() as worker:
         opened = open_candidate(worker, recipe.to_dict(), built, request)
+        peak = runner.arena.peak_bytes(worker)
         outputs = runner.outputs(worker, prepared.test)
-        stats = worker.stats()
+        peak = peak or worker.stats().peak_rss_bytes
         rows_per_s = throughput(
             worker,
             runner.arena.requests(40),
             concurrency=workload.concurrency,
             seconds=_THROUGHPUT_S,
             batch=workload.batch,
+            generation=measured(answers),
         )
-        joules = energy(worker, runner.arena.requests(40), cores_used=len(workload.cores), seconds=_ENERGY_S)
+        joules = energy(
+            worker, runner.arena.requests(40), cores_used=len(workload.cores), seconds=_ENERGY_S,
+            generation=measured(answers),
+        )  # fmt: skip
     rows = prepared.rows_of(prepared.test)
     against = outputs if reference is None else reference
     rng = np.random.default_rng(workload.seed)
-    ends = np.asarray(ms) + rng.choice(np.asarray(tokenizing), size=len(ms))
+    ends = np.asarray(times.whole) + rng.choice(np.asarray(tokenizing), size=len(times.whole))
     config = recipe.to_dict()["runtime"]
     figures = Figures(
-        latency_ms=latency(ms), end_to_end_ms=latency(list(ends)), throughput_per_s=rows_per_s, bytes=built.bytes,
-        peak_rss_bytes=stats.peak_rss_bytes, load_s=opened.load_s, first_call_ms=worker.first_call_ms,
+        end_to_end_ms=latency(list(ends)), throughput_per_s=rows_per_s, bytes=built.bytes,
+        peak_rss_bytes=peak, load_s=opened.load_s, first_call_ms=worker.first_call_ms,
         quality=prepared.task.score(outputs, rows, runner.facts.labels, reference=against), energy=joules,
         precision_ran=opened.precision, threads=config.get("threads") or workload.threads,
+        tokens_per_s=None if answers is None else rows_per_s * answers.timed,
     )  # fmt: skip
-    return outputs, figures
+    return outputs, times.put_into(figures)
 
 
 def tokenize_times(runner: TrialRunner) -> list[float]:
@@ -196,7 +205,7 @@ def _best_plain(runner: TrialRunner, trials: Sequence[Trial]) -> Trial:
 def _against_tuned(runner: TrialRunner, top: Trial, chosen: Finalist) -> Tuned:
     recipe = read_recipe(top.recipe)
     rounds = runner.duel_rounds(recipe, read_recipe(chosen.trial.recipe), TIMINGS["contest"])
-    _, figures = _alone(runner, recipe, side(rounds, "a_ms"), tokenize_times(runner), reference=None)
+    _, figures = _alone(runner, recipe, runner.arena.of_side(rounds, "a"), tokenize_times(runner), reference=None)
     versus = speedup(rounds)
     of_tuned = chosen.speedup.estimate / versus.estimate
     passes = _holds(runner, figures, Interval(of_tuned, of_tuned, of_tuned))

@@ -10,13 +10,14 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from hasten.models.writing import Writing, writing_of
 from hasten.pipeline.disk import on_watched_disk
 from hasten.records import ModelRef, Rejected, config_from_dict
 
@@ -48,6 +49,7 @@ class CheckpointFacts:
     heads: int
     neurons: int
     parameters: int
+    writing: Writing = field(default_factory=Writing)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,9 +100,10 @@ def describe(found: Any) -> CheckpointFacts:
         source_hash=found.source_hash,
         license=found.license,
         layers=depth,
-        heads=sum(adapter.attention(layer).heads for layer in layers) if adapter else 0,
+        heads=sum(adapter.attention(layer).groups for layer in layers) if adapter else 0,
         neurons=sum(ffn.neurons for layer in layers for ffn in adapter.ffns(layer)) if adapter else 0,
         parameters=sum(p.numel() for p in found.model.parameters()),
+        writing=writing_of(found.model),
     )
 
 
@@ -131,6 +134,7 @@ def build_artifact(
     import torch
 
     from hasten.pipeline.compress import compressed, passes_id
+    from hasten.pipeline.lessons import lesson, used
     from hasten.runtimes import get_runtime, read_recipe
     from hasten.tasks import get_task
 
@@ -143,9 +147,10 @@ def build_artifact(
         assert material is not None
         assert pass_cache is not None
         wrapper = compressed(
-            _checkpoint(ref, task), get_task(task), parsed.passes, material=material, cache=pass_cache, seconds=seconds,
-            rehearse=trained_s if rehearse else None, notes=notes,
+            _checkpoint(ref, task), lesson(get_task(task)), parsed.passes, material=material, cache=pass_cache,
+            seconds=seconds, rehearse=trained_s if rehearse else None, notes=notes,
         )  # fmt: skip
+        wrapper = used(get_task(task), wrapper)
         # With nothing left to train a rehearsal makes the real thing, and may share its exports.
         name = f"{'rehearsed' if trained_s else 'passes'}-{passes_id(parsed.passes)}"
     else:
@@ -186,7 +191,7 @@ def open_bundle(*, folder: Path, threads: int | None, cores: tuple[int, ...] | N
     """A verified bundle as a session (hashes, instructions and golden outputs are checked)."""
     from hasten.bundle import load
 
-    return load(folder, threads=threads, cores=cores)
+    return load(folder, threads=threads, cores=cores).session
 
 
 def _wrapped(task: Any, checkpoint: Any, *, layers: int | None) -> Any:

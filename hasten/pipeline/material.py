@@ -17,14 +17,22 @@ from typing import Any
 
 import numpy as np
 
-from hasten.pipeline.prepare import Part, Prepared
+from hasten.bundle.answers import Answers
+from hasten.measure.writing import answered
+from hasten.pipeline.lessons import taught
+from hasten.pipeline.prepare import Part, Prepared, batches_of
+from hasten.records import Workload
 from hasten.tasks.examples import collate, unbatched
 from hasten.tasks.rows import Rows
+from hasten.tasks.task import reading
+from hasten.tasks.tokenize import Tokenizer
 
 Arrays = dict[str, np.ndarray[Any, Any]]
 PROGRESS_FILE = "progress.json"
 _SCORED_ROWS = 1000
 _SCORING_BATCH = 64
+_WRITTEN_ROWS = 100
+_WRITTEN_BATCH = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,11 +50,15 @@ class Material:
     input_names: tuple[str, ...]
     tokenizer_json: str
     seed: int
+    answers: Answers | None = None
 
 
 def material_of(prepared: Prepared, *, labels: Sequence[str], tokenizer_json: str, seed: int) -> Material:
-    """Everything of calibration, and the first thousand selection rows to score on."""
-    part = prepared.selection.head(min(_SCORED_ROWS, len(prepared.selection)))
+    """Everything of calibration, and the first thousand selection rows to score on; a hundred where that means to write
+    answers."""
+    prepared = taught(prepared)
+    most = _SCORED_ROWS if prepared.answers is None else _WRITTEN_ROWS
+    part = prepared.selection.head(min(most, len(prepared.selection)))
     learnt = prepared.calibration
     targets = prepared.task.targets(prepared.rows_of(learnt), labels, learnt.encoded)
     return Material(
@@ -58,6 +70,7 @@ def material_of(prepared: Prepared, *, labels: Sequence[str], tokenizer_json: st
         input_names=prepared.input_names,
         tokenizer_json=tokenizer_json,
         seed=seed,
+        answers=prepared.answers,
     )
 
 
@@ -78,6 +91,8 @@ def calibration_of(
         part.write_text(json.dumps(said))
         part.replace(state / PROGRESS_FILE)
 
+    if material.answers is not None:
+        task = reading(task, Tokenizer(material.tokenizer_json, max_length=1), Workload())
     score = _Score(material, original, task, tuple(labels))
     return Calibration(
         material.rows, targets=material.targets, extra=material.extra, original=original,
@@ -101,13 +116,19 @@ class _Score:
         return float(quality.value)
 
     def _outputs(self, model: Any) -> np.ndarray[Any, Any]:
-        return outputs_of(model, self._material.scored, task=self._task, input_names=self._material.input_names)
+        given = self._material
+        return outputs_of(model, given.scored, task=self._task, input_names=given.input_names, answers=given.answers)
 
 
-def outputs_of(model: Any, part: Part, *, task: Any, input_names: Sequence[str]) -> np.ndarray[Any, Any]:
-    """Outputs [N, ...] of a wrapper on a part's rows, in their order, computed in batches of like length."""
+def outputs_of(
+    model: Any, part: Part, *, task: Any, input_names: Sequence[str], answers: Answers | None = None
+) -> np.ndarray[Any, Any]:
+    """Outputs [N, ...] of a wrapper on a part's rows, in their order, computed in batches of like length; with
+    ``answers`` what it writes."""
     import torch
 
+    if answers is not None:
+        return _written(model, part, task=task, input_names=input_names, answers=answers)
     examples = part.examples
     order = sorted(range(len(examples)), key=lambda i: examples[i].length)
     made: dict[int, np.ndarray[Any, Any]] = {}
@@ -118,4 +139,20 @@ def outputs_of(model: Any, part: Part, *, task: Any, input_names: Sequence[str])
             batch = {name: torch.from_numpy(array) for name, array in collate(chosen, input_names).items()}
             made |= dict(zip(some, unbatched([model(**batch).float().numpy()], chosen), strict=True))
     found: np.ndarray[Any, Any] = task.outputs([made[i] for i in range(len(examples))], part.encoded)
+    return found
+
+
+def _written(
+    model: Any, part: Part, *, task: Any, input_names: Sequence[str], answers: Answers
+) -> np.ndarray[Any, Any]:
+    """Token ids [N, T] that the model writes, greedily and in eager PyTorch."""
+    from hasten.runtimes.generation_facts import facts_of
+    from hasten.runtimes.torch_generation import generation_session
+
+    task_wrapper = task.wrap_model(model.hf, pooling=None, normalize=False)
+    batches = batches_of(part.encoded, input_names, batch=_WRITTEN_BATCH)
+    facts = facts_of(task_wrapper, batches[0])
+    session = generation_session(model.hf, facts, precision="fp32", compiled=False)
+    made = [answered(session, batch, answers.scored) for batch in batches]
+    found: np.ndarray[Any, Any] = task.outputs(unbatched(made, part.examples), part.encoded)
     return found

@@ -13,14 +13,18 @@ from typing import Any
 
 import numpy as np
 
+from hasten.bundle.answers import Answers
+from hasten.pipeline.answering import answers_of, prompt_limit
 from hasten.pipeline.jobs import Arrays, CheckpointFacts
 from hasten.pipeline.request import Request
-from hasten.records import Columns, InputError, SplitSizes
+from hasten.records import Columns, InputError, SplitSizes, Workload
 from hasten.tasks import get_task
 from hasten.tasks.examples import Example, collate, unbatched
+from hasten.tasks.images import ImageProcessor
 from hasten.tasks.processor import open_processor
 from hasten.tasks.rows import Rows, key_of, read_rows
 from hasten.tasks.split import Splits, split_rows, splits_from_files
+from hasten.tasks.task import Generative, reading
 
 CALIBRATION_FEEDS = 128
 GOLDEN_ROWS = 8
@@ -51,7 +55,10 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """Everything the trials need of the user's data."""
+    """Everything the trials need of the user's data.
+
+    ``answers`` say what is written, where text is; timed prompts have ``prompt_tokens``, or their own lengths.
+    """
 
     task: Any
     rows: Rows
@@ -63,6 +70,8 @@ class Prepared:
     input_names: tuple[str, ...]
     warnings: tuple[str, ...]
     extra: tuple[Example, ...] = ()
+    answers: Answers | None = None
+    prompt_tokens: int | None = None
 
     @property
     def extra_sha256(self) -> str | None:
@@ -83,9 +92,18 @@ class Prepared:
     def requests(self, *, batch: int, count: int, seed: int) -> list[Arrays]:
         """``count`` timing requests that follow the user's real lengths: rows of selection, drawn at random."""
         rng = np.random.default_rng(seed)
-        encoded = self.selection.encoded
+        encoded = [self._timed(row) for row in self.selection.encoded]
         drawn = rng.permutation(np.resize(np.arange(len(encoded)), max(count * batch, len(encoded))))
         return batches_of([encoded[int(i)] for i in drawn[: count * batch]], self.input_names, batch=batch)
+
+    def longest_request(self, *, batch: int) -> Arrays:
+        """The longest inputs that there are, ``batch`` of them: what memory has to suffice for."""
+        examples = [e for part in (self.selection, self.test) for row in part.encoded for e in self._timed(row)]
+        longest = max(examples, key=lambda e: e.length)
+        return collate([longest] * batch, self.input_names)
+
+    def _timed(self, row: tuple[Example, ...]) -> tuple[Example, ...]:
+        return row if self.prompt_tokens is None else tuple(e.cut(self.prompt_tokens) for e in row)
 
     def singles(self, part: Part) -> list[Arrays]:
         """Every example by itself."""
@@ -117,25 +135,38 @@ def prepare(request: Request, facts: CheckpointFacts, *, rows: Rows | None = Non
     task = get_task(request.task)
     rows, splits, warnings = _split(request, facts, task, rows)
     warnings = (*warnings, *unadapted(facts))
-    max_length = min(facts.max_length, request.workload.max_length)
-    processor = open_processor(facts.processor_files, max_length=max_length)
+    processor, answers = processor_of(facts, task, request.workload, rows=rows)
+    task, max_length = reading(task, processor, request.workload), processor.max_length
     parts = [_encode(task, processor, rows, index) for index in _capped(splits, request.max_rows)]
     extra = _extra(request, rows, splits, processor)
     cut = sum(e.truncated for part in parts for e in part.examples)
     if cut:
         share = cut / max(1, sum(len(p) for p in parts))
-        warnings = (
-            *warnings,
-            f"{cut} rows ({share:.1%}) are longer than {max_length} tokens and were truncated",
-        )
+        limit = "what the model hears at once" if rows.sounds is not None else f"{max_length} tokens"
+        warnings = (*warnings, f"{cut} rows ({share:.1%}) are longer than {limit} and were truncated")
     sizes = SplitSizes(
         calibration=len(parts[0]), selection=len(parts[1]), test=len(parts[2]), seed=splits.facts.seed,
         how=splits.facts.how, truncated_rows=cut, duplicate_rows=splits.facts.duplicate_rows,
     )  # fmt: skip
     return Prepared(
         task=task, rows=rows, calibration=parts[0], selection=parts[1], test=parts[2], splits=sizes,
-        processor=processor, input_names=facts.input_names, warnings=warnings, extra=extra,
+        processor=processor, input_names=facts.input_names, warnings=warnings, extra=extra, answers=answers,
+        prompt_tokens=request.workload.prompt_tokens,
     )  # fmt: skip
+
+
+def processor_of(
+    facts: CheckpointFacts, task: Any, workload: Workload, *, rows: Rows | None
+) -> tuple[Any, Answers | None]:
+    """The processor with its limit, which answers make shorter in a decoder; and those, where text is written."""
+    limit = min(facts.max_length, workload.max_length)
+    processor = open_processor(facts.processor_files, max_length=limit)
+    if not isinstance(task, Generative):
+        return processor, None
+    assert not isinstance(processor, ImageProcessor)
+    answers = answers_of(workload, facts.writing, rows, count=processor.count)
+    shorter = prompt_limit(workload, facts.writing, answers, limit=limit)
+    return open_processor(facts.processor_files, max_length=shorter), answers
 
 
 def unadapted(facts: CheckpointFacts) -> tuple[str, ...]:
@@ -190,8 +221,8 @@ def _split(
 def _extra(request: Request, rows: Rows, splits: Splits, processor: Any) -> tuple[Example, ...]:
     """Further texts to learn from, each once; those that selection or final test hold are left out."""
     texts = list(request.extra_texts)
-    if (texts or request.extra_file is not None) and rows.images is not None:
-        raise InputError("further texts for a model of images", expected="none", remedy="leave --extra-data out")
+    if (texts or request.extra_file is not None) and (rows.images is not None or rows.sounds is not None):
+        raise InputError("further texts for a model of other things", expected="none", remedy="leave --extra-data out")
     if request.extra_file is not None:
         named = Columns(text=request.columns.text)
         texts += read_rows(request.extra_file, columns=named, labels_wanted=False).texts

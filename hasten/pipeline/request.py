@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from hasten.measure.host import usable_cores
+from hasten.pipeline.answering import check_workload
 from hasten.plan.budget import parse_budget
 from hasten.records import Budget, Columns, InputError, ModelRef, Recipe, Workload
 
@@ -143,28 +144,29 @@ def make_request(
     trust_remote_code: bool = False,
     keep_work: bool = False,
     overwrite: bool = False,
+    **written: Any,
 ) -> Request:
-    """Check every argument that can be checked without loading anything; raises InputError."""
+    """Check every argument that can be checked without loading anything; raises InputError.
+
+    ``written`` are the settings of text that is written: new_tokens, prompt_tokens, chat, prefix.
+    """
     from hasten.tasks import get_task
 
     get_task(task)
     extra_file = str(extra_data) if isinstance(extra_data, (str, Path)) else None
     extra_texts = () if extra_data is None or isinstance(extra_data, (str, Path)) else tuple(map(str, extra_data))
-    used = parse_cores(cores)
+    workload = _workload(
+        parse_cores(cores), threads=threads, batch=batch, concurrency=concurrency, max_length=max_length, seed=seed,
+        **written,
+    )  # fmt: skip
+    check_workload(task, workload, bounds := parse_budget(budget))
     return Request(
         model=ModelRef(str(model), revision, allow_pickle, trust_remote_code),
         task=task,
         files=_files(data, splits),
         columns=columns,
-        budget=parse_budget(budget),
-        workload=Workload(
-            batch=_at_least_one("--batch", batch),
-            concurrency=_at_least_one("--concurrency", concurrency),
-            threads=parse_threads(threads, used),
-            cores=used,
-            max_length=_at_least_one("--max-length", max_length if max_length is not None else 512),
-            seed=_seed(seed),
-        ),
+        budget=bounds,
+        workload=workload,
         time_s=parse_time(time),
         out=Path(out),
         runtimes=runtimes,
@@ -175,6 +177,25 @@ def make_request(
         max_rows=max_rows if max_rows is None else _at_least_one("--max-rows", max_rows),
         keep_work=keep_work,
         overwrite=overwrite,
+    )
+
+
+def _workload(
+    used: tuple[int, ...], *, threads: int | None, batch: int, concurrency: int, max_length: int | None, seed: int,
+    new_tokens: int | None = None, prompt_tokens: int | None = None, chat: bool = False, prefix: str = "",
+) -> Workload:  # fmt: skip
+    """Raises InputError."""
+    return Workload(
+        batch=_at_least_one("--batch", batch),
+        concurrency=_at_least_one("--concurrency", concurrency),
+        threads=parse_threads(threads, used),
+        cores=used,
+        max_length=_at_least_one("--max-length", max_length if max_length is not None else 512),
+        seed=_seed(seed),
+        new_tokens=new_tokens if new_tokens is None else _at_least_one("--new-tokens", new_tokens),
+        prompt_tokens=prompt_tokens if prompt_tokens is None else _at_least_one("--prompt-tokens", prompt_tokens),
+        chat=chat,
+        prefix=prefix,
     )
 
 

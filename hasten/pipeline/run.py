@@ -63,7 +63,8 @@ def optimize(
     ``trials.jsonl`` and ``verdict.json``. Give ``data`` to be split, or three files of your own. ``options``
     are those of the command line: runtimes, techniques (tuples of names), recipe (a file, its content or a Recipe: then
     nothing is searched), extra_data (a file or any iterable of texts), threads, cores, batch, concurrency, max_length,
-    max_rows, seed, revision, allow_pickle, trust_remote_code, keep_work, overwrite.
+    max_rows, new_tokens, prompt_tokens, chat, prefix, seed, revision, allow_pickle, trust_remote_code, keep_work,
+    overwrite.
 
     Raises InputError for bad input, with nothing written, and DiskFull when there is no room (the same call goes on
     later). Ctrl-C finalises with what is known.
@@ -204,7 +205,8 @@ class _Loop:
         """Rows to learn from and the original's pace decide how much can be trained."""
         row = next(t for t in self._trials() if t.recipe_id == self.runner.baseline.id and t.stage == "screen")
         assert row.figures.latency_ms is not None
-        per_row_ms = row.figures.latency_ms.p50 / self.request.workload.batch
+        # Learning reads a row once; what writing its answer takes says nothing of that.
+        per_row_ms = (row.figures.ttft_ms or row.figures.latency_ms).p50 / self.request.workload.batch
         rows = len(self.prepared.calibration) + len(self.prepared.extra)
         settled = next((r["most"] for r in self.space.ledger.rows.rows if r.get("type") == "epochs"), None)
         return Compression(self.request, self.facts, rows, per_row_ms, partial(measure_costs, self.runner), settled)

@@ -15,6 +15,7 @@ from hasten.measure.quality import flips, mcnemar_p, paired_drop, scored_drop
 from hasten.pipeline.prepare import Part, Prepared
 from hasten.records import Flip, InputError, Interval
 from hasten.tasks.rows import Rows
+from hasten.tasks.task import Generative
 
 _MOST_FLIPS = 200
 Array = np.ndarray[Any, Any]
@@ -34,6 +35,10 @@ def drop_of(task: Any, rows: Rows, reference: Array, outputs: Array, *, labels: 
     if before is not None:
         return paired_drop(before, after, seed=seed)
 
+    if isinstance(task, Generative):  # reading every answer anew for every sample would take hours
+        sides = [task.scorer(outputs, rows, reference=reference) for outputs in (reference, outputs)]
+        return scored_drop(lambda index: (sides[0](index), sides[1](index)), len(rows), seed=seed)
+
     def score(index: Array) -> tuple[float, float]:
         drawn, base = rows.take([int(i) for i in index]), reference[index]
         return tuple(task.score(o[index], drawn, labels, reference=base).value for o in (reference, outputs))
@@ -50,6 +55,8 @@ def flipped_rows(
     if old is None or new is None:
         return (), None
     (before, truth), after = old, new[0]
+    if isinstance(prepared.task, Generative):  # an answer can be right in other words than its reference
+        return flips(rows.texts, truth or None, before, after, part.index, _MOST_FLIPS), None
     p_value = mcnemar_p(
         [b == t for b, t in zip(before, truth, strict=True)],
         [a == t for a, t in zip(after, truth, strict=True)],

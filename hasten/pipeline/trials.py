@@ -17,12 +17,12 @@ from typing import Any
 
 import numpy as np
 
+from hasten.bundle.answers import SCORED_TOGETHER, scored
 from hasten.errors import DiskFull
 from hasten.measure.duel import Round, speedup
 from hasten.measure.host import available_memory_bytes
-from hasten.measure.statistics import latency
 from hasten.measure.worker import Worker
-from hasten.pipeline.arena import Arena
+from hasten.pipeline.arena import Arena, Times
 from hasten.pipeline.builds import Builds, Reference
 from hasten.pipeline.candidates import baseline_recipe
 from hasten.pipeline.jobs import PREFLIGHT_LAYERS, Built, CheckpointFacts
@@ -31,7 +31,7 @@ from hasten.pipeline.prepare import Part, Prepared, parity_batches
 from hasten.pipeline.publish import open_candidate
 from hasten.pipeline.request import Request
 from hasten.pipeline.scoring import check_finite, drop_interval
-from hasten.pipeline.timing import TIMINGS, Timing, side
+from hasten.pipeline.timing import TIMINGS, Timing
 from hasten.pipeline.workspace import Workspace
 from hasten.plan.cost import training_bytes
 from hasten.records import Figures, HastenError, Interval, Prediction, Recipe, Rejected, Stage, Trial
@@ -78,12 +78,13 @@ class TrialRunner(AbstractContextManager["TrialRunner"]):
         built = (self.builds.short if layers else self.builds.whole)(self.baseline, self.prepared)
         with self.arena.worker() as worker:
             opened = open_candidate(worker, self.baseline.to_dict(), built, self.request)
+            peak = self.arena.peak_bytes(worker)
             same = worker.run(self._parity)
             quick = self.arena.quick(worker)
             if layers is None:
-                self.prepared = self.arena.prepared = self.prepared.within(self._affordable_rows(quick))
+                self.prepared = self.arena.prepared = self.prepared.within(self._affordable_rows(quick.whole))
             selection = None if layers else self.outputs(worker, self.prepared.selection)
-            figures = self._figures(worker, self.baseline, opened, built, times=quick)
+            figures = self._figures(worker, self.baseline, opened, built, times=quick, peak=peak)
         if selection is not None:
             check_finite(selection)
             quality = self._score(selection, self.prepared.selection, reference=selection)
@@ -143,8 +144,9 @@ class TrialRunner(AbstractContextManager["TrialRunner"]):
         built = (self.builds.short if self.short else self.builds.whole)(recipe, self.prepared)
         with self.arena.worker() as worker:
             opened = open_candidate(worker, recipe.to_dict(), built, self.request)
+            peak = self.arena.peak_bytes(worker)
             self._check_parity(worker, recipe, original.parity)
-            figures = self._figures(worker, recipe, opened, built, times=self.arena.quick(worker))
+            figures = self._figures(worker, recipe, opened, built, times=self.arena.quick(worker), peak=peak)
         if self.short:
             shutil.rmtree(built.folder, ignore_errors=True)
         trial = self._row(recipe, "preflight", 0.0)
@@ -157,8 +159,9 @@ class TrialRunner(AbstractContextManager["TrialRunner"]):
         built = self.builds.rehearsed(recipe, self.prepared, self.material(), self._parity)
         with self.arena.worker() as worker:
             opened = open_candidate(worker, recipe.to_dict(), built, self.request)
+            peak = self.arena.peak_bytes(worker)
             self._check_parity(worker, recipe, built.reference or ())
-            figures = self._figures(worker, recipe, opened, built, times=self.arena.steady(worker))
+            figures = self._figures(worker, recipe, opened, built, times=self.arena.steady(worker), peak=peak)
         shutil.rmtree(built.folder, ignore_errors=True)
         assert figures.latency_ms is not None
         expected = Prediction(
@@ -195,6 +198,7 @@ class TrialRunner(AbstractContextManager["TrialRunner"]):
         rounds: list[Round] = []
         with self.arena.worker() as worker:
             opened = open_candidate(worker, recipe.to_dict(), built, self.request)
+            peak = self.arena.peak_bytes(worker)
             self._check_parity(worker, recipe, built.reference or self.full.parity)
             outputs = self.outputs(worker, part)
             rounds = (
@@ -202,19 +206,16 @@ class TrialRunner(AbstractContextManager["TrialRunner"]):
                 if stage == "screen"
                 else []
             )
-            figures = self._figures(worker, recipe, opened, built, times=None)
+            figures = self._figures(worker, recipe, opened, built, times=None, peak=peak)
         if stage != "screen":
             rounds = self.duel_rounds(self.baseline, recipe, TIMINGS[stage])
         reference = self.full.selection[: len(outputs)]
         quality = self._score(outputs, part, reference=reference)
-        base_ms, own_ms = side(rounds, "a_ms"), side(rounds, "b_ms")
+        before = replace(self.full.figures, quality=self._score(reference, part, reference=reference))
         return replace(
             self._row(recipe, stage, 0.0),
-            figures=replace(figures, latency_ms=latency(own_ms), quality=quality, throughput_per_s=self._per_s(own_ms)),
-            baseline=replace(
-                self.full.figures, latency_ms=latency(base_ms), throughput_per_s=self._per_s(base_ms),
-                quality=self._score(reference, part, reference=reference),
-            ),
+            figures=self._timed(replace(figures, quality=quality), self.arena.of_side(rounds, "b")),
+            baseline=self._timed(before, self.arena.of_side(rounds, "a")),
             speedup=speedup(rounds, seed=self.request.workload.seed),
             quality_drop_pt=drop_interval(self.prepared, part, reference, outputs, labels=self.facts.labels),
             notes=built.notes,
@@ -236,22 +237,31 @@ class TrialRunner(AbstractContextManager["TrialRunner"]):
         open_candidate(worker, recipe.to_dict(), self.built_in_full(recipe), self.request)
 
     def outputs(self, worker: Worker, part: Part) -> np.ndarray[Any, Any]:
-        """The session's outputs [N, ...] on a part's rows, at the batch size that is asked for."""
-        made = worker.run(self.prepared.batches(part, batch=self.request.workload.batch))
+        """The session's outputs [N, ...] on a part's rows, at the batch size that is asked for; answers, which take
+        long, are written at least eight at a time."""
+        answers, batch = self.prepared.answers, self.request.workload.batch
+        size = batch if answers is None else max(batch, SCORED_TOGETHER)
+        made = worker.run(self.prepared.batches(part, batch=size), generation=scored(answers))
         return self.prepared.outputs(part, made)
 
     def _figures(
-        self, worker: Worker, recipe: Recipe, opened: Any, built: Built, *, times: Sequence[float] | None
+        self, worker: Worker, recipe: Recipe, opened: Any, built: Built, *, times: Times | None, peak: int | None
     ) -> Figures:
-        return Figures(
-            latency_ms=None if times is None else latency(times),
+        found = Figures(
             bytes=built.bytes,
-            peak_rss_bytes=worker.stats().peak_rss_bytes,
+            peak_rss_bytes=peak or worker.stats().peak_rss_bytes,
             load_s=opened.load_s,
             first_call_ms=worker.first_call_ms,
             precision_ran=opened.precision,
             threads=recipe.to_dict()["runtime"].get("threads") or self.request.workload.threads,
         )
+        return found if times is None else times.put_into(found)
+
+    def _timed(self, figures: Figures, times: Times) -> Figures:
+        """With a duel's times, and the rates that follow from them."""
+        per_s, answers = self._per_s(times.whole), self.prepared.answers
+        tokens = None if answers is None or per_s is None else per_s * answers.timed
+        return replace(times.put_into(figures), throughput_per_s=per_s, tokens_per_s=tokens)
 
     def _check_parity(self, worker: Worker, recipe: Recipe, wanted: Sequence[np.ndarray[Any, Any]]) -> None:
         precision = str(recipe.to_dict()["runtime"]["precision"])
@@ -273,13 +283,9 @@ class TrialRunner(AbstractContextManager["TrialRunner"]):
 
     def _row(self, recipe: Recipe, stage: Stage, elapsed: float) -> Trial:
         return Trial(
-            recipe=recipe.to_dict(),
-            recipe_id=recipe.id,
-            label=recipe.label,
-            stage=stage,
-            status="ok",
+            recipe=recipe.to_dict(), recipe_id=recipe.id, label=recipe.label, stage=stage, status="ok",
             elapsed_s=elapsed,
-        )
+        )  # fmt: skip
 
     def close(self) -> None:
         self.builds.close()

@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from hasten.pipeline.disk import watched_disk
 from hasten.pipeline.jobs import CheckpointFacts, describe
+from hasten.pipeline.lessons import lesson
 from hasten.pipeline.material import Material, calibration_of, material_of, outputs_of
 from hasten.pipeline.pass_progress import PassProgress
 from hasten.pipeline.prepare import Prepared, prepare
@@ -38,23 +39,28 @@ class Workbench:
     hears: PassProgress | None = None
 
     def model(self) -> Any:
-        """A fresh copy of the original, in the task's wrapper (``model.hf`` is the transformers model)."""
+        """A fresh copy of the original, in the wrapper that passes take (``model.hf`` is the transformers model): the
+        task's, or that of a language model where a decoder goes on from prompts."""
         self._clear_screen()
-        return self.prepared.task.wrap(replace(self.checkpoint, model=copy.deepcopy(self.checkpoint.model))).eval()
+        task = lesson(self.prepared.task)
+        return task.wrap(replace(self.checkpoint, model=copy.deepcopy(self.checkpoint.model))).eval()
 
     def calibration(self) -> Any:
         """What passes may see: :class:`hasten.passes.calibration.Calibration`, with the original as the teacher."""
         given = calibration_of(
-            self.material, original=self.model(), task=self.prepared.task, labels=self.facts.labels, state=self.scratch
-        )
+            self.material, original=self.model(), task=lesson(self.prepared.task), labels=self.facts.labels,
+            state=self.scratch,
+        )  # fmt: skip
         return given if self.hears is None else replace(given, listen=partial(_to_both, given.listen, self.hears))
 
     def score(self, model: Any, part: Literal["selection", "test"] = "test") -> Quality:
         """The task's metrics of ``model`` on rows that no pass sees, in points."""
         self._clear_screen()
         chosen = self.prepared.selection if part == "selection" else self.prepared.test
-        task, names = self.prepared.task, self.prepared.input_names
-        reference, found = (outputs_of(m, chosen, task=task, input_names=names) for m in (self.model(), model))
+        task, names, answers = self.prepared.task, self.prepared.input_names, self.prepared.answers
+        reference, found = (
+            outputs_of(m, chosen, task=task, input_names=names, answers=answers) for m in (self.model(), model)
+        )
         return task.score(  # type: ignore[no-any-return]
             found, self.prepared.rows_of(chosen), self.facts.labels, reference=reference
         )
@@ -108,7 +114,8 @@ def workbench(
     In ``scratch`` a training keeps its state, so that it goes on after a kill or Ctrl-C. While a pass runs, a bar on
     the terminal says how far it is and about how long it will still take; ``reporter`` hears that instead of it, and
     ``progress=False`` silences both. ``options`` are those of ``hasten.optimize`` that matter here: extra_data,
-    max_length, max_rows, seed, revision, allow_pickle, trust_remote_code. Raises InputError for bad input.
+    max_length, max_rows, new_tokens, chat, prefix, seed, revision, allow_pickle, trust_remote_code. Raises InputError
+    for bad input.
     """
     from hasten.models.load import load_checkpoint
 

@@ -26,6 +26,11 @@ _KINDS: Mapping[str, Kind] = {
     "peak_rss_bytes": _SIZE,
     "energy_j": Kind(ENERGY_UNITS, "<="),
     "speedup": Kind({"": 1.0, "x": 1.0}, ">="),
+    "ttft_ms": _TIME,
+    "ttft_p95_ms": _TIME,
+    "tpot_ms": _TIME,
+    "tpot_p95_ms": _TIME,
+    "tokens_per_s": Kind({"": 1.0, "/s": 1.0, "tokens/s": 1.0}, ">="),
 }
 _NAMES: Mapping[str, str] = {
     "drop": "quality_drop",
@@ -40,6 +45,11 @@ _NAMES: Mapping[str, str] = {
     "memory": "peak_rss_bytes",
     "peak_rss": "peak_rss_bytes",
     "energy": "energy_j",
+    "ttft": "ttft_ms",
+    "ttft_p95": "ttft_p95_ms",
+    "tpot": "tpot_ms",
+    "tpot_p95": "tpot_p95_ms",
+    "tokens": "tokens_per_s",
 }
 _METRICS = Metrics(_KINDS, _NAMES, title="budget", example="p95_ms<=20")
 

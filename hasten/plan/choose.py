@@ -38,10 +38,15 @@ def measured_value(
         return figures.quality.value if figures.quality else None
     if metric == "energy_j":
         return figures.energy.joules_per_request if figures.energy else None
-    if metric in ("throughput_per_s", "bytes", "peak_rss_bytes"):
+    if metric in ("throughput_per_s", "bytes", "peak_rss_bytes", "tokens_per_s"):
         value: float | None = getattr(figures, metric)
         return value
-    return float(getattr(figures.latency_ms, metric.removesuffix("_ms"))) if figures.latency_ms else None
+    of_tokens = {"ttft": figures.ttft_ms, "tpot": figures.tpot_ms}
+    first, *percentile = metric.removesuffix("_ms").split("_")
+    if first in of_tokens:
+        found = of_tokens[first]
+        return None if found is None else float(getattr(found, (percentile or ["p50"])[0]))
+    return float(getattr(figures.latency_ms, first)) if figures.latency_ms else None
 
 
 def checks(

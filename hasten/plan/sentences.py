@@ -16,7 +16,8 @@ _NEIGHBOURS = "neighbour_overlap"
 _MOST = 3
 _UNITS = {
     "quality_drop": "pt", "quality": "pt", "p50_ms": "ms", "p90_ms": "ms", "p95_ms": "ms", "p99_ms": "ms",
-    "throughput_per_s": "/s", "energy_j": "J", "speedup": "x",
+    "throughput_per_s": "/s", "energy_j": "J", "speedup": "x", "ttft_ms": "ms", "ttft_p95_ms": "ms", "tpot_ms": "ms",
+    "tpot_p95_ms": "ms", "tokens_per_s": "/s",
 }  # fmt: skip
 
 

@@ -107,7 +107,7 @@ def in_unit(metric: Metric, value: float | None) -> str:
         return MISSING if value is None else f"{value:.2f}"
     if metric in ("bytes", "peak_rss_bytes"):
         return size(value)
-    if metric == "throughput_per_s":
+    if metric in ("throughput_per_s", "tokens_per_s"):
         return rate(value)
     if metric == "energy_j":
         return joules(value)

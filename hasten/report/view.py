@@ -83,7 +83,12 @@ def comparison(verdict: Verdict) -> list[Line]:
         line("latency p95", lambda f: _percentile(f.latency_ms, "p95")),
         line("latency p99", lambda f: _percentile(f.latency_ms, "p99")),
         line("p50 with tokenizer", lambda f: _percentile(f.end_to_end_ms, "p50")),
+        line("first token p50", lambda f: _percentile(f.ttft_ms, "p50")),
+        line("first token p95", lambda f: _percentile(f.ttft_ms, "p95")),
+        line("per further token p50", lambda f: _percentile(f.tpot_ms, "p50")),
+        line("per further token p95", lambda f: _percentile(f.tpot_ms, "p95")),
         line("throughput", lambda f: q.rate(f.throughput_per_s)),
+        line("tokens written", lambda f: q.rate(f.tokens_per_s)),
         line("size on disk", lambda f: q.size(f.bytes)),
         line("peak memory", lambda f: q.size(f.peak_rss_bytes)),
         line("load time", lambda f: q.duration(f.load_s)),
@@ -159,11 +164,16 @@ def method(verdict: Verdict, workload: Workload | None) -> list[str]:
     cores = _count(len(host.cores_used), "core") + f" ({', '.join(map(str, host.cores_used))})"
     load = f" in batches of {workload.batch} at concurrency {workload.concurrency}" if workload else ""
     timed = f" over {latency.n:,} timed requests" if latency else ""
+    written = (
+        " A request is a whole answer, always of the same number of tokens; the first token's time is that of reading "
+        "the prompt, a further one's the mean over the rest of its answer."
+    )
+    whole = written if verdict.baseline.figures.ttft_ms else ""
     return [
         f"Each side ran in a process of its own on {cores} with {_count(host.threads, 'thread')}. Baseline "
         f"and candidate took turns (A B A B) on the same requests{load}: what slows the machine slows both.",
         "Requests are rows of your data at their real lengths. Latency is that of the session on tokenized "
-        f"input{timed}; warm-up and building are left out. Speed-up is the ratio of the two p50 latencies.",
+        f"input{timed}; warm-up and building are left out. Speed-up is the ratio of the two p50 latencies.{whole}",
         f"Quality was compared row by row on {splits.test:,} test rows that took no part in calibration or "
         "in choosing. Intervals are 95 % bootstrap intervals.",
         "Before any candidate was timed, its outputs were compared with the original's on varied lengths and "

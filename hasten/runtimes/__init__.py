@@ -18,7 +18,10 @@ RUNTIMES: Mapping[str, tuple[str, str]] = {
     "torch": ("hasten.runtimes.torch", "TorchConfig"),
     "onnxruntime": ("hasten.runtimes.onnxruntime", "OnnxRuntimeConfig"),
     "openvino": ("hasten.runtimes.openvino", "OpenVinoConfig"),
+    "executorch": ("hasten.runtimes.executorch", "ExecuTorchConfig"),
 }
+# Tried only where --runtimes names them: what they make is meant for another machine than this one.
+ON_REQUEST = frozenset({"executorch"})
 
 
 def get_runtime(name: str) -> Runtime:

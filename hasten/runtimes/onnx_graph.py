@@ -57,7 +57,7 @@ def _export(wrapper: Any, *, example: Arrays, path: Path) -> None:
     except ImportError as error:
         raise MissingDependency("onnx and onnxscript", extra="onnxruntime") from error
     part = path.with_suffix(".part")
-    with _attention(wrapper.hf, "eager"):
+    with attention(wrapper.hf, "eager"):
         try:
             _trace(wrapper, example=example, path=part)
         except Exception as error:  # any failure of the tracer means: try the other exporter
@@ -163,7 +163,7 @@ def _count_heads(model: Any, *, head_dim: int) -> None:
 
 
 @contextlib.contextmanager
-def _attention(hf: Any, implementation: str) -> Iterator[None]:
+def attention(hf: Any, implementation: str) -> Iterator[None]:
     """Switch the attention path for the export, and back."""
     before = hf.config._attn_implementation
     hf.set_attn_implementation(implementation)

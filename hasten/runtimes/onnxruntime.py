@@ -17,9 +17,10 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 
 from hasten.records import Config, InputError, MissingDependency, Rejected
+from hasten.runtimes.generation_facts import is_generative, read_facts
 from hasten.runtimes.runtime import Array, Arrays, Exported, Probe, Session
 
-MODEL = "model.onnx"
+MODEL, ENCODER = "model.onnx", "encoder.onnx"
 _VNNI = ("avx512_vnni", "avx_vnni", "amx_int8")
 
 
@@ -116,6 +117,10 @@ def export(
 
     keep = kept_fp32(wrapper.hf)
     try:
+        if getattr(wrapper, "generative", False):
+            from hasten.runtimes.onnx_decoder_graph import export_generative
+
+            return export_generative(wrapper, config, example=calibration[0], folder=folder, cache=cache)
         source = fp32_graph(wrapper, example=calibration[0], cache=cache, fusion=config.fusion)
         if config.precision == "int8-dynamic":
             quantize_dynamic_graph(source, folder / MODEL, config=config, keep=keep)
@@ -141,21 +146,32 @@ def export(
 def open(folder: Path, config: OnnxRuntimeConfig, *, threads: int, cores: tuple[int, ...]) -> Session:
     """A session whose threads work during a call and sleep after it."""
     del cores
+    count = config.threads or threads
+    if not is_generative(folder):
+        return OnnxSession(_opened(folder / MODEL, threads=count), precision=config.precision)
+    from hasten.runtimes.onnx_decoder import generation_session
+
+    encoder = _opened(folder / ENCODER, threads=count) if (folder / ENCODER).is_file() else None
+    decoder = _opened(folder / MODEL, threads=count)
+    return generation_session(decoder, encoder, facts=read_facts(folder), precision=config.precision)
+
+
+def _opened(path: Path, *, threads: int) -> Any:
+    """onnxruntime's own session. Raises MissingDependency, or Rejected for a file that it cannot read."""
     try:
         import onnxruntime
     except ImportError as error:
         raise MissingDependency("onnxruntime", extra="onnxruntime") from error
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = config.threads or threads
+    options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
     # Threads may spin between the operators of a call, but not between calls.
     options.add_session_config_entry("session.force_spinning_stop", "1")
     try:
-        session = onnxruntime.InferenceSession(str(folder / MODEL), options, providers=["CPUExecutionProvider"])
+        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:
-        raise Rejected("open", f"onnxruntime cannot open {MODEL}: {str(error).strip()[:300]}") from error
-    return OnnxSession(session, precision=config.precision)
+        raise Rejected("open", f"onnxruntime cannot open {path.name}: {str(error).strip()[:300]}") from error
 
 
 class OnnxSession:

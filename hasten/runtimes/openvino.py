@@ -1,4 +1,4 @@
-"""OpenVINO on the CPU: fp32, bf16, and int8 through NNCF with SmoothQuant.
+"""OpenVINO on the CPU: fp32, bf16, int8 through NNCF with SmoothQuant, and weights alone in int8 or int4.
 
 Takes the task's wrapper, writes ``model.xml`` and ``model.bin``; opening needs
 openvino and numpy alone. OpenVINO prepares its kernels anew for each new shape, which
@@ -21,9 +21,13 @@ import numpy as np
 
 from hasten.models.precision import belongs_to, kept_fp32
 from hasten.records import Config, MissingDependency, Rejected
+from hasten.runtimes.generation_facts import facts_of, is_generative, read_facts
+from hasten.runtimes.openvino_compile import compiled_apart
+from hasten.runtimes.openvino_files import save_whole
+from hasten.runtimes.openvino_weights import with_integer_weights
 from hasten.runtimes.runtime import Array, Arrays, Exported, Probe, Session, is_tokens
 
-MODEL = "model.xml"
+MODEL, ENCODER = "model.xml", "encoder.xml"
 BUCKETS = (
     8,
     12,
@@ -51,7 +55,6 @@ BUCKETS = (
 )
 _WARMED_UP_TO = 64
 _CALIBRATION_ROWS = 128
-_OV_TYPE = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}
 _NAMES = {"f32": "fp32", "bf16": "bf16", "f16": "fp16"}
 # Pooler and classifier stay in fp32: they cost next to nothing and see hidden states with outliers.
 _HEAD = r".*(pooler|classifier|qa_outputs).*"
@@ -60,18 +63,21 @@ _FAST_INT8 = ("amx_int8", "avx512_vnni", "avx_vnni")
 
 @dataclass(frozen=True, slots=True)
 class OpenVinoConfig:
-    """``smooth_quant_alpha`` balances activations against weights in int8 (0.95 is NNCF's for transformers)."""
+    """``smooth_quant_alpha`` balances activations against weights in int8 (0.95 is NNCF's for transformers); ``group``
+    (inputs that share a scale) matters for ``int4-weights`` alone. Models that write text know no ``buckets``."""
 
     kind: ClassVar[str] = "openvino"
-    precision: Literal["fp32", "bf16", "int8"] = "fp32"
+    precision: Literal["fp32", "bf16", "int8", "int8-weights", "int4-weights"] = "fp32"
     smooth_quant_alpha: float = 0.95
+    group: Literal[32, 64, 128] = 64
     buckets: tuple[int, ...] = BUCKETS
     needs: str | None = None
     threads: int | None = None
 
     @property
     def label(self) -> str:
-        parts: list[str] = [self.precision]
+        parts: list[str] = [self.precision.replace("-", " ")]
+        parts += [f"groups of {self.group}"] if self.precision == "int4-weights" else []
         if self.precision == "int8":
             parts += ["no smoothing"] if self.smooth_quant_alpha < 0 else [f"SmoothQuant {self.smooth_quant_alpha:g}"]
         parts += [] if self.buckets else ["free lengths"]
@@ -111,46 +117,76 @@ def export(
         import openvino
     except ImportError as error:
         raise MissingDependency("openvino", extra="openvino") from error
+    generative = getattr(wrapper, "generative", False)
     try:
-        source = _converted(wrapper, example=calibration[0], cache=cache)
-        model = openvino.Core().read_model(source)
-        if config.precision == "int8":
-            keep = kept_fp32(wrapper.hf)
-            model = _quantized(model, alpha=config.smooth_quant_alpha, feeds=calibration, keep=keep)
-        openvino.save_model(model, folder / MODEL, compress_to_fp16=False)
+        if generative and config.precision == "int8":
+            raise Rejected("export", "activation scales found on prompts do not hold for single tokens: int8-weights")
+        for name, source in _sources(wrapper, example=calibration[0], cache=cache):
+            model = openvino.Core().read_model(source)
+            if config.precision == "int8":
+                keep = kept_fp32(wrapper.hf)
+                model = _quantized(model, alpha=config.smooth_quant_alpha, feeds=calibration, keep=keep)
+            elif config.precision in ("int8-weights", "int4-weights"):
+                bits: Literal[8, 4] = 8 if config.precision == "int8-weights" else 4
+                model = with_integer_weights(model, bits=bits, group=config.group, keep=kept_fp32(wrapper.hf))
+            openvino.save_model(model, folder / name, compress_to_fp16=False)
     except (Rejected, MissingDependency):
         raise
     except Exception as error:  # converters raise everything; each is a finding for the ledger
         raise Rejected("export", f"{type(error).__name__}: {str(error).strip()[:300]}") from error
+    if generative:
+        facts_of(wrapper, calibration[0]).write(folder)
     return Exported(
-        files=(MODEL, "model.bin"),
+        files=tuple(sorted(path.name for path in folder.iterdir())),
         input_names=tuple(calibration[0]),
         instructions=(config.needs,) if config.needs else (),
     )
 
 
+def _sources(wrapper: Any, *, example: Arrays, cache: Path) -> list[tuple[str, Path]]:
+    """File name and converted graph: one, or two where an encoder has a graph of its own."""
+    if not getattr(wrapper, "generative", False):
+        return [(MODEL, _converted(wrapper, example=example, cache=cache))]
+    from hasten.runtimes.openvino_decoder_graph import generative_sources
+
+    return [(f"{name}.xml", path) for name, path in generative_sources(wrapper, example=example, cache=cache)]
+
+
 def open(folder: Path, config: OpenVinoConfig, *, threads: int, cores: tuple[int, ...]) -> Session:
     """Compile for latency in exactly the asked precision, and warm the buckets."""
     del cores
-    try:
-        import openvino
-    except ImportError as error:
-        raise MissingDependency("openvino", extra="openvino") from error
-    settings = {
-        "PERFORMANCE_HINT": "LATENCY",
-        "NUM_STREAMS": "1",
-        "INFERENCE_NUM_THREADS": config.threads or threads,
-        # Said out loud: left alone, OpenVINO picks bf16 by itself where the CPU has it.
-        "INFERENCE_PRECISION_HINT": _OV_TYPE[config.precision],
-        "CPU_RUNTIME_CACHE_CAPACITY": 4096,
-    }
-    try:
-        compiled = openvino.Core().compile_model(folder / MODEL, "CPU", settings)
-    except Exception as error:
-        raise Rejected("open", f"openvino cannot open {MODEL}: {str(error).strip()[:300]}") from error
+    compiled = _compiled(folder / MODEL, config, threads=config.threads or threads)
+    if is_generative(folder):
+        from hasten.runtimes.openvino_decoder import generation_session
+
+        path = folder / ENCODER
+        encoder = _compiled(path, config, threads=config.threads or threads) if path.is_file() else None
+        runs = _precision_that_runs(compiled, config)
+        return generation_session(compiled, encoder, facts=read_facts(folder), precision=runs)
     session = OpenVinoSession(compiled, config=config)
     session.warm()
     return session
+
+
+def _compiled(path: Path, config: OpenVinoConfig, *, threads: int) -> Any:
+    try:
+        import openvino  # noqa: F401
+    except ImportError as error:
+        raise MissingDependency("openvino", extra="openvino") from error
+    # Said out loud: left alone, OpenVINO picks bf16 by itself where the CPU has it, and keeps a cache in 8 bits.
+    numbers = "bf16" if config.precision == "bf16" else "f32"
+    settings = {
+        "PERFORMANCE_HINT": "LATENCY",
+        "NUM_STREAMS": "1",
+        "INFERENCE_NUM_THREADS": threads,
+        "INFERENCE_PRECISION_HINT": numbers,
+        "KV_CACHE_PRECISION": numbers,
+        "CPU_RUNTIME_CACHE_CAPACITY": 4096,
+    }
+    try:
+        return compiled_apart(path, settings)
+    except Exception as error:
+        raise Rejected("open", f"openvino cannot open {path.name}: {str(error).strip()[:300]}") from error
 
 
 class OpenVinoSession:
@@ -198,7 +234,10 @@ class OpenVinoSession:
 
 
 def _precision_that_runs(compiled: Any, config: OpenVinoConfig) -> str:
-    """int8 when the graph holds quantized products, else what the compiled model says of itself."""
+    """int8 when the graph holds quantized products, else what the compiled model says of itself; weights alone in
+    integers are in the file as they are asked for."""
+    if config.precision in ("int8-weights", "int4-weights"):
+        return config.precision
     hint = compiled.get_property("INFERENCE_PRECISION_HINT")
     base = _NAMES.get(str(hint.get_type_name()), str(hint.get_type_name()))
     if config.precision != "int8":
@@ -221,7 +260,7 @@ def _converted(wrapper: Any, *, example: Arrays, cache: Path) -> Path:
             port.get_node().set_partial_shape(openvino.PartialShape(shape))
             port.set_names({name})
         model.validate_nodes_and_infer_types()
-        openvino.save_model(model, path, compress_to_fp16=False)
+        save_whole(model, path)
     return path
 
 

@@ -17,6 +17,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 
 from hasten.records import Config, Rejected
+from hasten.runtimes.generation_facts import facts_of, is_generative, read_facts
 from hasten.runtimes.runtime import Array, Arrays, Exported, Probe, Session, is_tokens
 
 _WRAPPER = "wrapper.json"
@@ -82,6 +83,8 @@ def export(wrapper: Any, config: TorchConfig, *, calibration: Sequence[Arrays], 
         "shapes": {name: array.shape[1:] for name, array in calibration[0].items() if not is_tokens(array)},
     }
     (folder / _WRAPPER).write_text(json.dumps(facts))
+    if getattr(wrapper, "generative", False):
+        facts_of(wrapper, calibration[0]).write(folder)
     instructions = ("avx512_bf16",) if config.precision == "bf16" else ()
     files = tuple(p.name for p in sorted(folder.iterdir()))
     return Exported(files=files, input_names=names, instructions=instructions)
@@ -102,6 +105,10 @@ def open(folder: Path, config: TorchConfig, *, threads: int, cores: tuple[int, .
     facts = json.loads((folder / _WRAPPER).read_text())
     dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
     model = open_model(getattr(transformers, facts["class"]), folder, attention=config.attention, dtype=dtype)
+    if is_generative(folder):
+        from hasten.runtimes.torch_generation import generation_session
+
+        return generation_session(model, read_facts(folder), precision=config.precision, compiled=config.compile)
     wrapper = get_task(facts["task"]).wrap_model(model, pooling=facts["pooling"], normalize=facts["normalize"])
     if config.compile:
         wrapper = torch.compile(wrapper, dynamic=True)

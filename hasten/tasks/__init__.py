@@ -21,6 +21,10 @@ TASKS: Mapping[str, str] = {
     "language-modeling": "hasten.tasks.language_modeling:LanguageModeling",
     "multiple-choice": "hasten.tasks.multiple_choice:MultipleChoice",
     "image-classification": "hasten.tasks.image_classification:ImageClassification",
+    "text-generation": "hasten.tasks.text_generation:text_generation",
+    "summarization": "hasten.tasks.summarization:summarization",
+    "translation": "hasten.tasks.translation:translation",
+    "speech-recognition": "hasten.tasks.speech_recognition:speech_recognition",
 }
 
 

@@ -18,11 +18,13 @@ class Example:
     """One sequence or image, without the batch's dimension: ``input_ids`` int64 [L], ``pixel_values`` float32
     [3, H, W]. What only the task needs (which word a token is of) lies among them under names that no model takes.
 
-    ``truncated`` when something of the user's row was cut off.
+    ``truncated`` when something of the user's row was cut off; ``left`` when padding goes in front, because what is
+    written follows the last token.
     """
 
     arrays: Mapping[str, Array]
     truncated: bool = False
+    left: bool = False
 
     @property
     def length(self) -> int:
@@ -35,25 +37,27 @@ class Example:
         if "input_ids" not in self.arrays:
             return self
         ids = np.resize(self.arrays["input_ids"], length)
-        return Example({"input_ids": ids, "attention_mask": np.ones_like(ids), "token_type_ids": np.zeros_like(ids)})
+        arrays = {"input_ids": ids, "attention_mask": np.ones_like(ids), "token_type_ids": np.zeros_like(ids)}
+        return Example(arrays, left=self.left)
 
 
 def collate(examples: Sequence[Example], input_names: Sequence[str]) -> dict[str, Array]:
-    """Arrays [B, ...] of the wanted names; tokens are padded on the right with zeros to the longest example.
+    """Arrays [B, ...] of the wanted names; tokens are padded on the examples' side with zeros to the longest of them.
 
     Padding ids are zero: the mask hides them, whatever the tokenizer's own padding id is.
     """
-    return {name: stacked([example.arrays[name] for example in examples]) for name in input_names}
+    left = any(example.left for example in examples)
+    return {name: stacked([example.arrays[name] for example in examples], left=left) for name in input_names}
 
 
-def stacked(arrays: Sequence[Array], *, fill: int = 0) -> Array:
-    """[B, ...]: the first axis padded with ``fill`` on the right where the arrays differ in it."""
+def stacked(arrays: Sequence[Array], *, fill: int = 0, left: bool = False) -> Array:
+    """[B, ...]: the first axis padded with ``fill`` on the right (or ``left``) where the arrays differ in it."""
     longest = max((1, *(len(a) for a in arrays if a.ndim)))  # an empty text is a token of padding
     if all(a.ndim == 0 or len(a) == longest for a in arrays):
         return np.stack(arrays)
     found = np.full((len(arrays), longest, *arrays[0].shape[1:]), fill, dtype=arrays[0].dtype)
     for row, array in zip(found, arrays, strict=True):
-        row[: len(array)] = array
+        row[longest - len(array) if left else 0 :][: len(array)] = array
     return found
 
 

@@ -14,6 +14,7 @@ from hasten.tasks.examples import Example
 from hasten.tasks.image_settings import FILE_NAME as IMAGES
 from hasten.tasks.image_settings import settings_of
 from hasten.tasks.images import ImageProcessor
+from hasten.tasks.speech import SpeechProcessor
 from hasten.tasks.tokenize import Tokenizer
 
 # Where a bundle keeps the files; bundles of texts were there first.
@@ -21,13 +22,15 @@ PROCESSOR_FOLDER = "tokenizer"
 TOKENIZER = "tokenizer.json"
 
 
-def open_processor(files: Mapping[str, bytes], *, max_length: int) -> Tokenizer | ImageProcessor:
-    """A tokenizer that cuts at ``max_length`` tokens, or an image processor, whichever the files are of.
+def open_processor(files: Mapping[str, bytes], *, max_length: int) -> Tokenizer | ImageProcessor | SpeechProcessor:
+    """A tokenizer that cuts at ``max_length`` tokens, an image processor, or one of recordings where the files are
+    of both.
 
     Raises InputError for files of neither, and for files that cannot be read; MissingDependency without Pillow.
     """
     if TOKENIZER in files:
-        return Tokenizer(_text(files[TOKENIZER], TOKENIZER), max_length=max_length)
+        tokenizer = Tokenizer(_text(files[TOKENIZER], TOKENIZER), max_length=max_length, files=files)
+        return SpeechProcessor(_parsed(files[IMAGES]), tokenizer) if IMAGES in files else tokenizer
     if IMAGES in files:
         return ImageProcessor(settings_of(_parsed(files[IMAGES])))
     raise InputError(
@@ -37,9 +40,9 @@ def open_processor(files: Mapping[str, bytes], *, max_length: int) -> Tokenizer 
     )
 
 
-def sample(processor: Tokenizer | ImageProcessor) -> Example:
+def sample(processor: Tokenizer | ImageProcessor | SpeechProcessor) -> Example:
     """Any example that the processor makes: for what needs one before the user's own are there."""
-    return processor.blank() if isinstance(processor, ImageProcessor) else processor.encode("a sample")
+    return processor.encode("a sample") if isinstance(processor, Tokenizer) else processor.blank()
 
 
 def _parsed(content: bytes) -> Mapping[str, Any]:

@@ -27,7 +27,7 @@ class Rows:
     """Columns of equal length; ``pairs``, ``labels`` and ``images`` where the data has them.
 
     What a label is depends on the task: a name, a number, a tag for each word, the answers of a question. ``images``
-    are encoded files' bytes, and the texts then their names. ``sha256`` is of the content.
+    and ``sounds`` are encoded files' bytes, and the texts then their names. ``sha256`` is of the content.
     """
 
     texts: tuple[str, ...]
@@ -37,6 +37,7 @@ class Rows:
     sha256: str
     column_names: tuple[str, ...] = ()
     images: tuple[bytes, ...] | None = None
+    sounds: tuple[bytes, ...] | None = None
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -49,20 +50,20 @@ class Rows:
             pairs=None if self.pairs is None else tuple(self.pairs[i] for i in index),
             labels=None if self.labels is None else tuple(self.labels[i] for i in index),
             images=None if self.images is None else tuple(self.images[i] for i in index),
+            sounds=None if self.sounds is None else tuple(self.sounds[i] for i in index),
         )
 
     def items(self) -> list[Item]:
         """Every row as a user gives it to ``predict``."""
-        pairs, images = self.pairs or (None,) * len(self), self.images or (None,) * len(self)
-        return [
-            {name: value for name, value in (("text", t), ("text_pair", p), ("image", i)) if value is not None}
-            for t, p, i in zip(self.texts, pairs, images, strict=True)
-        ]
+        named = {"text": self.texts, "text_pair": self.pairs, "image": self.images, "audio": self.sounds}
+        columns = {name: column for name, column in named.items() if column is not None}
+        return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
     def keys(self) -> list[str]:
-        """What makes a row another one than its neighbour: the picture, or the text but for case and white space."""
-        if self.images is not None:
-            return [hashlib.sha256(image).hexdigest() for image in self.images]
+        """What makes a row another one than its neighbour: the file, or the text but for case and white space."""
+        files = self.images if self.images is not None else self.sounds
+        if files is not None:
+            return [hashlib.sha256(content).hexdigest() for content in files]
         pairs = self.pairs or ("",) * len(self)
         return ["\x1f".join(map(key_of, both)) for both in zip(self.texts, pairs, strict=True)]
 
@@ -74,7 +75,7 @@ def key_of(text: str) -> str:
 
 def of_items(items: Sequence[Item], *, source: str = "predict") -> Rows:
     """Rows without labels, from items of one kind (all with a pair, or none)."""
-    paired, pictured = ("text_pair" in items[0], "image" in items[0]) if items else (False, False)
+    paired, pictured, heard = ((n in items[0]) if items else False for n in ("text_pair", "image", "audio"))
     return Rows(
         texts=tuple(str(item.get("text", "")) for item in items),
         pairs=tuple(item["text_pair"] for item in items) if paired else None,
@@ -82,6 +83,7 @@ def of_items(items: Sequence[Item], *, source: str = "predict") -> Rows:
         source=source,
         sha256="",
         images=tuple(item["image"] for item in items) if pictured else None,
+        sounds=tuple(item["audio"] for item in items) if heard else None,
     )
 
 

@@ -89,7 +89,7 @@ def splits_from_files(calibration: Rows, selection: Rows, test: Rows, *, seed: i
 
 
 def _join(parts: Sequence[Rows]) -> Rows:
-    for name in ("pairs", "labels", "images"):
+    for name in ("pairs", "labels", "images", "sounds"):
         if len({getattr(part, name) is None for part in parts}) > 1:
             raise InputError(
                 f"some of the three files have {name}, others have none",
@@ -105,6 +105,7 @@ def _join(parts: Sequence[Rows]) -> Rows:
         sha256="-".join(part.sha256[:16] for part in parts),
         column_names=first.column_names,
         images=None if first.images is None else tuple(i for part in parts for i in part.images or ()),
+        sounds=None if first.sounds is None else tuple(s for part in parts for s in part.sounds or ()),
     )
 
 

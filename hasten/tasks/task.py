@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from hasten.records import Columns, Quality
+from hasten.records import Columns, Quality, Workload
 
 if TYPE_CHECKING:
     from hasten.tasks.examples import Example
@@ -98,6 +98,30 @@ class Task(Protocol):
     def decode(self, outputs: Array, rows: Rows, labels: Sequence[str]) -> list[Any]:
         """One plain record per row."""
         ...
+
+
+@runtime_checkable
+class Generative(Protocol):
+    """What a task offers beside :class:`Task` when its sessions write text: they are asked through ``generate``, and
+    its outputs are token ids int64 [N, T], with the end and -1 after it."""
+
+    @property
+    def encoder(self) -> bool:
+        """Is the input read by an encoder of its own?"""
+        ...
+
+    def reading(self, processor: Any, workload: Workload) -> Task:
+        """The task with what it needs to put texts as the workload says, and to read what was written."""
+        ...
+
+    def scorer(self, outputs: Array, rows: Rows, *, reference: Array | None) -> Callable[[Array], float]:
+        """The metric over any choice of rows; what is the same in every choice is computed once."""
+        ...
+
+
+def reading(task: Task, processor: Any, workload: Workload) -> Task:
+    """A task that writes text, ready to read it; any other one as it is."""
+    return task.reading(processor, workload) if isinstance(task, Generative) else task
 
 
 def few_rows_warning(count: int) -> tuple[str, ...]:

@@ -8,19 +8,21 @@ Shapes: L tokens.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from hasten.records import InputError
+from hasten.tasks.chat import ChatTemplate
 from hasten.tasks.examples import Example
 
 
 class Tokenizer:
-    """A fast tokenizer with truncation to ``max_length`` and no padding of its own."""
+    """A fast tokenizer with truncation to ``max_length`` and no padding of its own. ``files`` are all that there are of
+    it: a chat template may be among them."""
 
-    def __init__(self, tokenizer_json: str, *, max_length: int) -> None:
+    def __init__(self, tokenizer_json: str, *, max_length: int, files: Mapping[str, bytes] | None = None) -> None:
         import tokenizers
 
         try:
@@ -35,7 +37,8 @@ class Tokenizer:
         # A saved tokenizer may carry the padding and truncation of its training run; only the side that is
         # cut off belongs to the model.
         self._side = (self._tokenizer.truncation or {}).get("direction", "right")
-        self._lock = threading.Lock()
+        self._lock, self._files = threading.Lock(), files or {}
+        self._chat: ChatTemplate | None = None
         self._tokenizer.no_padding()
         self._tokenizer.enable_truncation(max_length, strategy="longest_first", direction=self._side)
 
@@ -70,6 +73,35 @@ class Tokenizer:
         kept = [*range(first), *range(len(full.ids) - self.max_length + first, len(full.ids))]
         return Example({n: a[kept] for n, a in _example(full, fresh=marks).arrays.items()}, truncated=True)
 
+    def prompt(self, text: str, *, specials: bool = True) -> Example:
+        """A text that is to be gone on with: cut at the front when too long, behind its first special tokens."""
+        found = self._untruncated(_clean(text), specials=specials)
+        if not found.ids:
+            raise InputError("a prompt without a token", expected="some text", remedy="fill or drop such rows")
+        first = next((n for n, special in enumerate(found.special_tokens_mask) if not special), 0)
+        size, room = len(found.ids), self.max_length
+        head = min(first, room - 1)
+        kept = [*range(head), *range(size - room + head, size)] if size > room else [*range(size)]
+        arrays = {name: array[kept] for name, array in _example(found).arrays.items()}
+        return Example(arrays, truncated=size > room, left=True)
+
+    def conversation(self, text: str) -> str:
+        """What a model of conversations is given when a user says ``text``. Raises InputError without a template."""
+        self._chat = self._chat or ChatTemplate(self._files)
+        return self._chat.render(text)
+
+    def count(self, text: str) -> int:
+        """Tokens of a text by itself, however long, without special ones."""
+        return len(self.ids(text))
+
+    def ids(self, text: str) -> list[int]:
+        """The ids of a text by itself, however long, without special ones."""
+        return list(self._untruncated(_clean(text), specials=False).ids)
+
+    def text(self, ids: Sequence[int]) -> str:
+        """What these tokens say, special ones left out."""
+        return str(self._tokenizer.decode([int(i) for i in ids], skip_special_tokens=True))
+
     def windows(self, text: str, context: str, *, stride: int) -> tuple[Example, ...]:
         """``text`` with every part of a long ``context``, ``stride`` tokens of which are in the next part too.
 
@@ -98,11 +130,11 @@ class Tokenizer:
                 self._tokenizer.enable_truncation(self.max_length, strategy="longest_first", direction=self._side)
         return [found, *found.overflowing]
 
-    def _untruncated(self, text: str) -> Any:
+    def _untruncated(self, text: str, *, specials: bool = True) -> Any:
         with self._lock:
             self._tokenizer.no_truncation()
             try:
-                return self._tokenizer.encode(text)
+                return self._tokenizer.encode(text, add_special_tokens=specials)
             finally:
                 self._tokenizer.enable_truncation(self.max_length, strategy="longest_first", direction=self._side)
 

@@ -42,7 +42,22 @@ class LogitsWrapper(Wrapper):
     task = "text-classification"
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None) -> Tensor:
-        logits: Tensor = self.hf(**given(input_ids, attention_mask, token_type_ids)).logits
+        inputs = given(input_ids, attention_mask, token_type_ids)
+        if isinstance(getattr(self.hf, "score", None), nn.Module):
+            return self._at_last_token(inputs)
+        logits: Tensor = self.hf(**inputs).logits
+        return logits
+
+    def _at_last_token(self, inputs: Mapping[str, Tensor]) -> Tensor:
+        """A decoder judges at a row's last token that is no padding. transformers looks for it by the padding's id,
+        and takes one row at a time where the config names none; here the mask tells, whatever id padding has."""
+        states: Tensor = self.hf.base_model(**inputs).last_hidden_state
+        real, padding = inputs["attention_mask"].bool(), self.hf.config.pad_token_id
+        if padding is not None:  # at the end of a text it is passed over, as it was in training
+            real = real & (inputs["input_ids"] != padding)
+        places = torch.arange(1, real.shape[1] + 1, device=real.device)
+        last = (real * places).amax(dim=1).sub(1).clamp(min=0)
+        logits: Tensor = self.hf.score(states[torch.arange(len(last), device=last.device), last])
         return logits
 
 
@@ -130,7 +145,8 @@ class NextTokenWrapper(Wrapper):
         logits = self.hf(input_ids=input_ids, attention_mask=attention_mask, use_cache=False).logits
         following = torch.cat([input_ids[:, 1:], input_ids[:, :1]], dim=1)
         said = logits.gather(-1, following.unsqueeze(-1)).squeeze(-1) - logits.logsumexp(dim=-1)
-        return torch.stack([said, logits.argmax(dim=-1).to(said.dtype)], dim=-1)
+        # In 16 bits an id above 256 would lose digits, and a sum of many tokens its last ones.
+        return torch.stack([said.float(), logits.argmax(dim=-1).float()], dim=-1)
 
     def rows(self, outputs: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
         """[R, 1]: the log-probabilities of all tokens but each row's first."""

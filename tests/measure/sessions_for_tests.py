@@ -6,7 +6,8 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -166,3 +167,37 @@ def start_grandchild() -> int:
 
 def grow(megabytes: int) -> int:
     return int(np.ones(megabytes << 17).sum())
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What the measures need to know of a generation."""
+
+    new_tokens: int
+    ends: tuple[int, ...] = ()
+    ignore_ends: bool = False
+
+
+class Writer:
+    """Reads for ``first_s``, then counts up from each row's last id, ``each_s`` a token."""
+
+    input_names = ("input_ids",)
+    precision = "fp32"
+
+    def __init__(self, first_s: float = 0.0, each_s: float = 0.0) -> None:
+        self.first_s, self.each_s = first_s, each_s
+
+    def run(self, arrays: Mapping[str, np.ndarray]) -> np.ndarray:
+        return arrays["input_ids"].astype(np.float32)
+
+    def generate(self, arrays: Mapping[str, np.ndarray], generation: Asked) -> Iterator[np.ndarray]:
+        for number in range(generation.new_tokens):
+            spin(self.each_s if number else self.first_s)
+            yield arrays["input_ids"][:, -1] + number
+
+    def close(self) -> None:
+        pass
+
+
+def open_writer(**kwargs: float) -> Writer:
+    return Writer(**kwargs)

@@ -223,6 +223,7 @@ def test_any_exception_in_the_parent_ends_the_child() -> None:
                 worker.call(f"{JOBS}:echo", value=1)
             assert gone(worker.pid)
     finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)  # rung with no hearer it would end this process
         signal.signal(signal.SIGALRM, previous)
 
 

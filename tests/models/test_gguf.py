@@ -20,8 +20,10 @@ pytest.importorskip("gguf", reason="no gguf package: pip install 'hasten[gguf]'"
 
 from hasten.models.gguf import known_architectures, load_gguf
 from hasten.models.gguf_header import read_header
+from hasten.models.load import load_checkpoint
 from hasten.models.reshape import open_model, save_model
-from hasten.records import InputError
+from hasten.records import InputError, ModelRef
+from hasten.tasks import get_task
 
 MERGES = ["t h", "Ġ th", "Ġth e"]
 TOKENS = ["<|end|>", *"abcdefghijklmnopqrstuvwxyz", "Ġ", "th", "Ġth", "Ġthe"]
@@ -163,6 +165,30 @@ def test_the_tokenizer_comes_along(tmp_path: Path) -> None:
     assert tokenizer.token_to_id("Ġthe") == TOKENS.index("Ġthe")
     assert tokenizer.encode("a<|end|>").ids == [1, 0]
     assert "tokenizer_config.json" in files
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma3_text", "gpt2"])
+def test_a_file_is_unpacked_once(family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from hasten.models import gguf as module
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    path, calls = written(tiny(family), tmp_path / "tiny.gguf"), []
+    convert = module.convert_gguf
+    monkeypatch.setattr(module, "convert_gguf", lambda *a: calls.append(a) or convert(*a))
+
+    def loaded() -> Any:
+        return load_checkpoint(ModelRef(str(path)), task=get_task("language-modeling"))
+
+    first, again = loaded(), loaded()
+    direct, files = load_gguf(path)
+    assert len(calls) == 1
+    assert torch.equal(logits(first.model), logits(direct))
+    assert torch.equal(logits(again.model), logits(direct))
+    assert again.processor_files == files
+    assert first.source_hash == again.source_hash != ""
+    path.write_bytes(path.read_bytes())  # the same content at another time is asked again
+    loaded()
+    assert len(calls) == 2
 
 
 def test_configs_beside_the_file_are_not_read(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from hasten.passes.gobo import GoboConfig
 from hasten.passes.gptq import GptqConfig
 from hasten.passes.gradient import GradientConfig
 from hasten.passes.group_quant import ZeroQuantConfig
+from hasten.passes.grouping import GqaConfig
 from hasten.passes.half import HalfConfig
 from hasten.passes.hqq import HqqConfig
 from hasten.passes.kprune import KPruneConfig
@@ -29,6 +30,7 @@ from hasten.passes.qlora import QLoraConfig
 from hasten.passes.random_units import RandomUnitsConfig
 from hasten.passes.rtn import RtnConfig
 from hasten.passes.sensitivity import PrecisionConfig
+from hasten.passes.slicing import SliceConfig
 from hasten.passes.smooth_quant import SmoothQuantConfig
 from hasten.passes.sparsegpt import SparseGptConfig
 from hasten.passes.taylor import TaylorConfig
@@ -53,6 +55,8 @@ SETTINGS: Mapping[str, tuple[Config, ...]] = {
         RandomUnitsConfig(keep=0.5, round_to=8, which="neurons"),
     ),
     "narrow": (NarrowConfig(round_to=8),),
+    "slice": (SliceConfig(keep=0.5), SliceConfig(keep=0.75, rows=4)),
+    "gqa": (GqaConfig(), GqaConfig(groups=1)),
     "low_rank": (LowRankConfig(keep=0.5), LowRankConfig(keep=0.6, which="all"), LowRankConfig(which="attention")),
     "progressive": (ProgressiveConfig(assistants=(3,), epochs=2, batch=8),),
     "lora": (LoraConfig(rank=2, epochs=1, batch=8), LoraConfig(rank=2, epochs=1, batch=8, labels=0.5)),

@@ -145,7 +145,7 @@ def test_narrow_says_what_it_cannot_do() -> None:
     model = tiny()
     with pytest.raises(Rejected, match="nothing to remove"):
         narrow(model, NarrowConfig(keep=0.99), rows_for(model))
-    model.says = "vectors"
+    model.task = "feature-extraction"
     with pytest.raises(Rejected, match="size of the vectors"):
         narrow(model, NarrowConfig(), rows_for(tiny()))
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from pass_settings import SETTINGS
-from unit_cases import outputs, rows_for, tiny
+from unit_cases import decoder, outputs, rows_for, tiny
 
 from hasten.passes import run_pass
 from hasten.passes.calibration import Calibration
@@ -16,7 +16,9 @@ from hasten.passes.smooth_quant import SmoothQuantConfig
 from hasten.records import Config, InputError
 
 # They look at weights alone, or at places in a list.
-BLIND = {"layers", "magnitude", "gobo", "rtn", "hqq"}
+BLIND = {"layers", "magnitude", "gobo", "rtn", "hqq", "gqa"}
+# They change decoders alone.
+DECODING = {"slice", "gqa"}
 CASES = [(kind, number) for kind, found in SETTINGS.items() for number in range(len(found))]
 
 
@@ -34,8 +36,8 @@ def tokenless(count: int) -> list[dict[str, np.ndarray]]:
 def test_nothing_to_look_at_is_said(kind: str, number: int) -> None:
     config = SETTINGS[kind][number]
     for rows, words in (([], "has no rows"), (tokenless(40), "none of the .* has a token")):
-        model = tiny(spread=4.0)
-        given = Calibration(rows, original=tiny(), targets=np.zeros(len(rows), np.int64))
+        model, original = (decoder("llama"), decoder("llama")) if kind in DECODING else (tiny(spread=4.0), tiny())
+        given = Calibration(rows, original=original, targets=np.zeros(len(rows), np.int64))
         if looks(config):
             with pytest.raises(InputError, match=words):
                 run_pass(model, config, given)

@@ -12,6 +12,7 @@ import pytest
 import torch
 from pass_settings import SETTINGS
 from tiny_models import IMAGES, SIDE, TEXTS
+from unit_cases import again, decoder, said, texts_for
 
 from hasten.models.load import load_checkpoint
 from hasten.models.reshape import open_model, save_model
@@ -78,12 +79,14 @@ def test_every_pass_can_be_called_by_its_name() -> None:
 # What changes shapes meets every family; the rest meets BERT, DistilBERT and ViT: the others are these by other names.
 THREE = ("bert", "distilbert", "vit")
 STRUCTURE = [kind for kind, entry in PASSES.items() if entry.step == "structure"]
+# What changes the structure of decoders alone meets them below.
+DECODING = ("slice", "gqa")
 # Their attention takes no earlier keys.
 UNFIT = {("prefix", "distilbert"), ("prefix", "vit")}
 ALL = (*TEXTS, *IMAGES)
 MEETINGS = [
     (case, family) for case in CASES for family in (ALL if case[0] in STRUCTURE and case[1] == 0 else THREE)
-    if (case[1] == 0 or family == "bert") and (case[0], family) not in UNFIT
+    if (case[1] == 0 or family == "bert") and (case[0], family) not in UNFIT and case[0] not in DECODING
 ]  # fmt: skip
 
 
@@ -107,8 +110,28 @@ def test_shapes_seed_and_folder(case: tuple[str, int], family: str, checkpoint: 
         assert sum(p.numel() for p in made.parameters()) < sum(p.numel() for p in whole.parameters())
 
 
+# GPT-2 has a key for every query.
+DECODERS = [
+    (case, family) for case in CASES if case[0] in STRUCTURE for family in ("llama", "gpt2")
+    if (case[0], family) != ("gqa", "gpt2") and (case[1] == 0 or case[0] in DECODING)
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("case", "family"), DECODERS, ids=lambda x: x if isinstance(x, str) else f"{x[0]}{x[1]}")
+def test_decoders_shapes_seed_and_folder(case: tuple[str, int], family: str, tmp_path: Path) -> None:
+    config, given = SETTINGS[case[0]][case[1]], texts_for(count=16)
+    made, twin = (run_pass(decoder(family), config, given) for _ in range(2))
+    found = said(made, given)
+    assert torch.isfinite(found).all()
+    assert torch.equal(said(twin, given), found)
+    assert torch.allclose(said(again(made, tmp_path), given), found, atol=1e-5)
+    assert sum(p.numel() for p in made.parameters()) < sum(p.numel() for p in decoder(family).parameters())
+
+
 # A user's stored vectors have a size, which narrowing would change.
-@pytest.mark.parametrize("case", [c for c in CASES if c[0] != "narrow"], ids=lambda case: f"{case[0]}{case[1]}")
+@pytest.mark.parametrize(
+    "case", [c for c in CASES if c[0] not in ("narrow", *DECODING)], ids=lambda case: f"{case[0]}{case[1]}"
+)
 def test_embeddings_without_labels(case: tuple[str, int], checkpoint: Checkpoints) -> None:
     made, given = applied(SETTINGS[case[0]][case[1]], checkpoint("bert"), "bert", TASKS[1])
     found = outputs(made, given)

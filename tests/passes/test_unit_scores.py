@@ -10,7 +10,7 @@ import torch
 from unit_cases import counts, macs, outputs, rows_for, tiny, units_of
 
 from hasten.passes import run_pass
-from hasten.passes.entropy import EntropyConfig, eager_attention, normalised_entropy, prune_entropy, sharpness
+from hasten.passes.entropy import EntropyConfig, eager_attention, normalised_entropy, prune_entropy, sharpness, visible
 from hasten.passes.gradient import GradientConfig, sensitivities
 from hasten.passes.magnitude import MagnitudeUnitsConfig, head_norms, neuron_norms
 from hasten.passes.random_units import RandomUnitsConfig, prune_random_units
@@ -50,7 +50,7 @@ def test_even_attention_has_entropy_one_and_sharp_attention_none() -> None:
     sharp = torch.eye(4)[0].expand(3, 4)
     attention = torch.stack([even, sharp.float()], dim=1)[:, :, None].expand(3, 2, 4, 4)
     # Five real queries have a choice; the sixth has one key only, and padding asks nothing.
-    assert torch.allclose(normalised_entropy(attention, mask), torch.tensor([5.0, 0.0]), atol=1e-6)
+    assert torch.allclose(normalised_entropy(attention, visible(mask)), torch.tensor([5.0, 0.0]), atol=1e-6)
 
 
 @pytest.mark.parametrize("family", ["bert", "distilbert"])

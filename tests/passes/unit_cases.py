@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from tiny_models import IMAGES, SIDE, tiny_config
+from tiny_models import IMAGES, SIDE, language_model, tiny_config
 
+from hasten.models.reshape import open_model, save_model
 from hasten.passes.calibration import Calibration
 from hasten.passes.units import Units
-from hasten.tasks.wrappers import ImageWrapper, LogitsWrapper, Wrapper
+from hasten.tasks.wrappers import ImageWrapper, LogitsWrapper, NextTokenWrapper, Wrapper
 
 
 def tiny(family: str = "bert", *, seed: int = 0, spread: float = 1.0, **changes: Any) -> Wrapper:
@@ -53,11 +55,36 @@ def units_of(model: Any) -> Units:
 
 
 def counts(model: Any) -> tuple[list[int], list[int]]:
-    """Heads and neurons of every layer."""
+    """Heads (groups of them, where they share a key) and neurons of every layer."""
     units = units_of(model)
-    return [parts.heads for parts in units.attention], [parts.up.out_features for parts in units.ffn]
+    return [parts.groups for parts in units.attention], [parts.neurons for parts in units.ffn]
 
 
 def macs(model: Any, given: Calibration) -> float:
     units = units_of(model)
     return units.costs(given).of(units.ones())
+
+
+def decoder(family: str = "llama", *, seed: int = 0, **changes: Any) -> NextTokenWrapper:
+    """A random language model of 3 layers, 4 heads (most often 2 groups) of 8 and 48 neurons."""
+    return NextTokenWrapper(language_model(family, seed=seed, **changes)).eval()
+
+
+def texts_for(*, count: int = 24, targets: bool = True, seed: int = 0) -> Calibration:
+    """Rows of 3 to 13 tokens for a decoder; every token counts."""
+    rng = np.random.default_rng(seed)
+    ids = [rng.integers(4, 60, (1, length)) for length in rng.integers(3, 14, size=count)]
+    rows = [{"input_ids": own, "attention_mask": np.ones_like(own)} for own in ids]
+    return Calibration(rows, targets=[own[0] for own in ids] if targets else None, seed=seed)
+
+
+@torch.inference_mode()
+def said(model: Any, given: Calibration) -> torch.Tensor:
+    """Log-probabilities of all tokens but each row's first."""
+    return torch.cat([model.rows(model(**batch), batch) for batch, _ in given.batches(batch=8)])
+
+
+def again(model: NextTokenWrapper, folder: Path) -> NextTokenWrapper:
+    """The decoder as it comes back from a folder."""
+    save_model(model.hf, folder)
+    return NextTokenWrapper(open_model(type(model.hf), folder, attention="sdpa", dtype=torch.float32)).eval()

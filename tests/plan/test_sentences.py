@@ -143,7 +143,7 @@ def test_a_trial_passes_the_budget_that_its_relaxation_names() -> None:
 
 @pytest.mark.parametrize("metric", get_args(Metric))
 def test_every_metric_has_a_unit_that_a_budget_reads_back(metric: str) -> None:
-    op = ">=" if metric in ("quality", "throughput_per_s", "speedup") else "<="
+    op = ">=" if metric in ("quality", "throughput_per_s", "tokens_per_s", "speedup") else "<="
     value = 5e7 if "bytes" in metric else 5.0
     (read,) = parse_budget(f"{metric}{op}{amount(metric, value)}").constraints
     assert (read.metric, read.value) == (metric, value)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hasten.records import Check, Constraint, Interval, Trial, Verdict
+from hasten.records import Check, Constraint, Interval, Latency, Trial, Verdict
 from hasten.report import plots, view
 from hasten.report import quantities as q
 from hasten.report import steps as stepwise
@@ -166,3 +166,14 @@ def test_each_pass_of_the_chosen_is_a_step_that_says_what_it_bought(verdict: Ver
     said = stepwise.bought(steps)
     assert any(s.startswith("+ 3 layers: cost 29.9 pt") for s in said)
     assert any(s.startswith("+ distilled: bought 29.5 pt") for s in said)
+
+
+def test_the_first_and_the_further_tokens_are_shown_where_text_is_written(verdict: Verdict) -> None:
+    assert not any("token" in line.name for line in view.comparison(verdict) if line.name != "p50 with tokenizer")
+    times = {"ttft_ms": Latency(40, 45, 50, 60, 9), "tpot_ms": Latency(10, 11, 12, 13, 9), "tokens_per_s": 80.0}
+    written = replace(verdict.baseline, figures=replace(verdict.baseline.figures, **times))
+    found = {line.name: line.cells[0] for line in view.comparison(replace(verdict, baseline=written))}
+    assert found["first token p50"] == "40.0 ms"
+    assert found["per further token p95"] == "12.0 ms"
+    assert found["tokens written"] == "80.0 /s"
+    assert any("whole answer" in line for line in view.method(replace(verdict, baseline=written), None))

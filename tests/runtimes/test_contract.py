@@ -27,7 +27,16 @@ from hasten.tasks import get_task
 VNNI = instruction_sets() & {"avx512_vnni", "avx_vnni", "amx_int8"}
 SPACES = {name: list(get_runtime(name).space(instructions=frozenset({"avx2"} | VNNI), threads=2)) for name in RUNTIMES}
 CASES = [(name, config) for name, found in SPACES.items() for config in found]
-QUICK = [(n, c) for n, c in CASES if not getattr(c, "compile", False)]
+# Tracing and lowering for ExecuTorch takes a minute where the others take seconds.
+SLOW_TO_MAKE = {"executorch"}
+
+
+def marked(case: tuple[str, Config]) -> Any:
+    return pytest.param(case, marks=pytest.mark.slow) if case[0] in SLOW_TO_MAKE else case
+
+
+QUICK = [marked((n, c)) for n, c in CASES if not getattr(c, "compile", False)]
+NAMES = [pytest.param(n, marks=pytest.mark.slow) if n in SLOW_TO_MAKE else n for n in RUNTIMES]
 
 
 def ids(case: tuple[str, Config]) -> str:
@@ -113,7 +122,8 @@ def test_every_config_on_bert(case: tuple[str, Any], benches: Callable[[str], Be
 @pytest.mark.parametrize("name", RUNTIMES)
 def test_every_family_in_fp32_and_int8(name: str, family: str, benches: Callable[[str], Bench]) -> None:
     bench = benches(family)
-    for config in {c.precision: c for c in reversed(SPACES[name]) if not getattr(c, "compile", False)}.values():
+    known = {c.precision: c for c in reversed(SPACES[name]) if not getattr(c, "compile", False)}
+    for config in [known["int4"]] if name in SLOW_TO_MAKE else known.values():
         folder, _ = bench.export(name, config)
         session = get_runtime(name).open(folder, config, threads=1, cores=(0,))
         assert parity(bench.expected, [session.run(b) for b in bench.batches], config.precision) is None
@@ -154,7 +164,7 @@ def test_attention_fuses_for_bert(benches: Callable[[str], Bench]) -> None:
     assert kinds.count("SkipLayerNormalization") == 8
 
 
-@pytest.mark.parametrize("name", RUNTIMES)
+@pytest.mark.parametrize("name", NAMES)
 def test_sessions_serve_several_threads(name: str, benches: Callable[[str], Bench]) -> None:
     bench, config = benches("bert"), SPACES[name][0]
     folder, _ = bench.export(name, config)
@@ -207,9 +217,9 @@ def test_absence_is_a_finding_with_a_remedy(name: str, monkeypatch: pytest.Monke
             get_runtime(name).open(tmp_path, SPACES[name][0], threads=1, cores=(0,))
 
 
-@pytest.mark.parametrize("name", ["onnxruntime", "openvino"])
+@pytest.mark.parametrize("name", ["onnxruntime", "openvino", "executorch"])
 def test_damaged_files_are_rejected(name: str, tmp_path: Path) -> None:
-    for file in ("model.onnx", "model.xml", "model.bin"):
+    for file in ("model.onnx", "model.xml", "model.bin", "model.pte", "model.json"):
         (tmp_path / file).write_bytes(b"not a model")
     with pytest.raises(Rejected, match="open"):
         get_runtime(name).open(tmp_path, SPACES[name][0], threads=1, cores=(0,))
@@ -224,7 +234,7 @@ def test_a_module_that_cannot_be_exported_is_rejected(benches: Callable[[str], B
         def forward(self, *_: torch.Tensor) -> Any:
             raise RuntimeError("no graph for you")
 
-    for name in ("onnxruntime", "openvino"):
+    for name in ("onnxruntime", "openvino", "executorch"):
         with pytest.raises(Rejected, match="export"):
             get_runtime(name).export(
                 Broken(), SPACES[name][1], calibration=bench.calibration, folder=tmp_path, cache=tmp_path

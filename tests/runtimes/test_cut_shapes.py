@@ -21,6 +21,7 @@ from hasten.tasks.wrappers import LogitsWrapper
 
 NAMES = ("input_ids", "attention_mask", "token_type_ids")
 VNNI = instruction_sets() & {"avx512_vnni", "avx_vnni", "amx_int8"}
+UNTRIED = {("executorch", "fp32"), ("executorch", "int8")}
 OFFERED: list[Any] = [
     config
     for name in RUNTIMES
@@ -28,8 +29,16 @@ OFFERED: list[Any] = [
     if not getattr(config, "compile", False)
 ]
 # One of each precision: the others differ in what has nothing to do with shapes. Families differ in names alone.
-CONFIGS = list({(c.kind, c.precision): c for c in reversed(OFFERED)}.values())
-CASES = [("bert", c) for c in CONFIGS] + [("distilbert", c) for c in CONFIGS if c.kind == "onnxruntime"]
+# Lowering for ExecuTorch takes a minute: its int4 alone, which has int8 matrices and fp32 ones beside it.
+ONE_EACH = {(c.kind, c.precision): c for c in reversed(OFFERED) if (c.kind, c.precision[:4]) not in UNTRIED}.values()
+
+
+def marked(config: Any, *before: str) -> Any:
+    return pytest.param(*before, config, marks=[pytest.mark.slow] if config.kind == "executorch" else [])
+
+
+CONFIGS = [marked(c) for c in ONE_EACH]
+CASES = [marked(c, "bert") for c in ONE_EACH] + [marked(c, "distilbert") for c in ONE_EACH if c.kind == "onnxruntime"]
 
 
 def cut(family: str) -> LogitsWrapper:

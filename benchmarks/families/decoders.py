@@ -1,0 +1,109 @@
+"""What do few bits cost two small decoders in perplexity, and what do they save?
+
+``decoders.py [--model gemma|smollm2] [--tokens N] [--max-length L]``: Gemma-3-270M and SmolLM2-135M on WikiText-2's
+test text; bf16, int8 row by row, LLM.int8(), and four bits by RTN, GPTQ, AWQ and HQQ in groups of 32 and 128. Passes
+that need data get the valid text. A row is perplexity, bytes on disk and seconds to quantize; every row is written when
+it is there, and the same command goes on behind the last one.
+
+The text is read through windows that overlap by half, so perplexities compare with each other and not with papers that
+read it otherwise. The reference are dequantized weights of about four bits: a four-bit row may come out as good.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "compression"))
+from packaged import MODELS, Kept, gguf_of, text_of
+from techniques import stored_bytes
+
+import hasten
+from hasten.passes import configs, run_pass
+from hasten.pipeline.material import outputs_of
+from hasten.records import Rejected
+from hasten.tasks.language_modeling import perplexity
+
+GROUPS = (32, 128)
+WAYS: list[tuple[str, dict[str, Any]]] = [
+    ("half", {"dtype": "bf16"}),
+    ("rtn", {"bits": 8, "group": None}),
+    ("llm_int8", {"rows": 16}),
+    *((kind, {"bits": 4, "group": group}) for group in GROUPS for kind in ("rtn", "hqq")),
+    *((kind, {"bits": 4, "group": group, "rows": 16}) for group in GROUPS for kind in ("gptq", "awq")),
+]
+# Of English text by these tokenizers; only the slice's size depends on it.
+_CHARACTERS_PER_TOKEN = 4
+
+
+def main() -> None:
+    options = read_options()
+    settings = {"tokens": options.tokens, "max_length": options.max_length}
+    kept = Kept("families/decoders", "perplexity, bytes and seconds of decoders in few bits", settings)
+    for name in [options.model] if options.model else MODELS:
+        with tempfile.TemporaryDirectory() as folder:
+            measure(name, kept, Path(folder), tokens=options.tokens, max_length=options.max_length)
+
+
+def read_options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", choices=sorted(MODELS), help="only this one")
+    parser.add_argument("--tokens", type=int, help="about so many tokens of the test text instead of all")
+    parser.add_argument("--max-length", type=int, default=512, help="tokens of a window")
+    return parser.parse_args()
+
+
+def measure(name: str, kept: Kept, folder: Path, *, tokens: int | None, max_length: int) -> None:
+    """All rows of one model that are not there yet."""
+    if all(kept.has(model=name, way=label) for label in ["dequantized", *(label_of(*way) for way in WAYS)]):
+        return
+    bench = workbench_of(name, folder, tokens=tokens, max_length=max_length)
+    if not kept.has(model=name, way="dequantized"):
+        kept.add({"model": name, "way": "dequantized", "from": MODELS[name][1], **figures(bench, bench.model())})
+    for kind, options in WAYS:
+        label = label_of(kind, options)
+        if kept.has(model=name, way=label):
+            continue
+        row: dict[str, Any] = {"model": name, "way": label}
+        started = time.perf_counter()
+        try:
+            model = run_pass(bench.model(), configs([kind])[kind](**options), bench.calibration())
+            kept.add({**row, "quantize_s": round(time.perf_counter() - started, 1), **figures(bench, model)})
+        except Rejected as error:
+            kept.add({**row, "rejected": str(error)})
+
+
+def label_of(kind: str, options: dict[str, Any]) -> str:
+    return str(configs([kind])[kind](**options).label)
+
+
+def workbench_of(name: str, folder: Path, *, tokens: int | None, max_length: int) -> Any:
+    """The packaged model, the valid text to look at, the test text to report."""
+    size = None if tokens is None else tokens * _CHARACTERS_PER_TOKEN
+    valid = text_of("valid", characters=300_000)
+    parts = {"calibration": valid[: len(valid) // 2], "selection": valid[len(valid) // 2 :]}
+    parts["test"] = text_of("test", characters=size)
+    for part, text in parts.items():
+        (folder / f"{part}.txt").write_text(text, encoding="utf-8")
+    return hasten.workbench(
+        gguf_of(name, folder), task="language-modeling", max_length=max_length,
+        **{f"{part}_data": str(folder / f"{part}.txt") for part in parts},
+    )  # fmt: skip
+
+
+def figures(bench: Any, model: Any) -> dict[str, Any]:
+    """Perplexity on the test text, and what ``save_model`` writes."""
+    prepared, started = bench.prepared, time.perf_counter()
+    outputs = outputs_of(model, prepared.test, task=prepared.task, input_names=prepared.input_names)
+    return {
+        "perplexity": perplexity(outputs), "tokens": int(outputs[:, 1].sum()), "bytes": stored_bytes(model),
+        "read_s": round(time.perf_counter() - started, 1),
+    }  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()

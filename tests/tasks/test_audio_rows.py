@@ -1,0 +1,115 @@
+"""Recordings in their usual forms, and the features that Whisper hears."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hasten.records import Columns, InputError
+from hasten.tasks.audio_rows import read_recordings
+from hasten.tasks.processor import open_processor
+from hasten.tasks.speech import SpeechProcessor, opened
+
+soundfile = pytest.importorskip("soundfile")
+
+
+def wav(seconds: float = 0.5, *, rate: int = 16000, channels: int = 1, seed: int = 0) -> bytes:
+    """A tone with noise."""
+    time = np.arange(int(seconds * rate)) / rate
+    samples = 0.3 * np.sin(2 * np.pi * 440 * time) + 0.01 * np.random.default_rng(seed).standard_normal(len(time))
+    held = io.BytesIO()
+    soundfile.write(held, np.stack([samples] * channels, axis=1).astype(np.float32), rate, format="WAV")
+    return held.getvalue()
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for number in range(3):
+        (tmp_path / f"{number}.wav").write_bytes(wav(seed=number))
+    return tmp_path
+
+
+def test_a_folder_with_texts_beside(folder: Path) -> None:
+    for number in range(3):
+        (folder / f"{number}.txt").write_text(f"text {number}\n")
+    found = read_recordings(folder, columns=Columns())
+    assert found.texts == ("0.wav", "1.wav", "2.wav")
+    assert found.labels == (("text 0",), ("text 1",), ("text 2",))
+    assert found.items()[1]["audio"] == (folder / "1.wav").read_bytes()
+    assert len(set(found.keys())) == 3
+
+
+def test_a_folder_with_a_table_and_a_table_of_paths(folder: Path) -> None:
+    (folder / "metadata.csv").write_text("file_name,transcription\n2.wav,two\n0.wav,zero\n")
+    for source in (folder, folder / "metadata.csv"):
+        found = read_recordings(source, columns=Columns())
+        assert (found.texts, found.labels) == (("2.wav", "0.wav"), (("two",), ("zero",)))
+
+
+def test_parquet_with_the_recordings_themselves(folder: Path) -> None:
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    rows = [{"audio": {"bytes": wav(seed=n), "path": f"{n}.wav"}, "sentence": f"text {n}"} for n in range(2)]
+    parquet.write_table(pa.Table.from_pylist(rows), folder / "rows.parquet")
+    found = read_recordings(folder / "rows.parquet", columns=Columns())
+    assert found.texts == ("0.wav", "1.wav")
+    assert found.labels == (("text 0",), ("text 1",))
+    assert found.sounds is not None
+    assert found.sounds[0] == wav(seed=0)
+
+
+def test_what_is_refused(folder: Path) -> None:
+    with pytest.raises(InputError, match=r"0\.txt beside it"):
+        read_recordings(folder, columns=Columns())
+    with pytest.raises(InputError, match="one recording"):
+        read_recordings(folder / "0.wav", columns=Columns())
+    (folder / "rows.csv").write_text("file_name,text\n9.wav,nine\n")
+    with pytest.raises(InputError, match="no such file"):
+        read_recordings(folder / "rows.csv", columns=Columns())
+    (folder / "rows.csv").write_text("sound,text\n0.wav,zero\n")
+    with pytest.raises(InputError, match="--text-column"):
+        read_recordings(folder / "rows.csv", columns=Columns())
+    assert read_recordings(folder / "rows.csv", columns=Columns(text="sound")).texts == ("0.wav",)
+    assert len(read_recordings(folder, columns=Columns(), labels_wanted=False)) == 3
+
+
+@pytest.mark.parametrize("content", [b"no sound", b"", wav(0.0)], ids=["text", "nothing", "empty"])
+def test_what_cannot_be_heard(content: bytes) -> None:
+    with pytest.raises(InputError):
+        opened(content, name="x")
+
+
+@pytest.fixture(scope="module")
+def processor(tmp_path_factory: pytest.TempPathFactory) -> SpeechProcessor:
+    from tiny_models import save_tokenizer
+    from transformers import WhisperFeatureExtractor
+
+    folder = tmp_path_factory.mktemp("whisper")
+    save_tokenizer(folder)
+    WhisperFeatureExtractor(feature_size=8, chunk_length=1).save_pretrained(folder)
+    made = open_processor({p.name: p.read_bytes() for p in folder.iterdir()}, max_length=448)
+    assert isinstance(made, SpeechProcessor)
+    return made
+
+
+def test_features_are_those_of_transformers_whatever_the_rate_and_channels(processor: SpeechProcessor) -> None:
+    from transformers import WhisperFeatureExtractor
+
+    plain = processor.hear(wav()).arrays["input_features"]
+    extract = WhisperFeatureExtractor(feature_size=8, chunk_length=1)
+    wanted = extract(opened(wav(), name="x")[0][:, 0], sampling_rate=16000, return_tensors="np")["input_features"][0]
+    assert plain.shape == (8, 100)
+    assert np.array_equal(plain, wanted)
+    assert np.array_equal(processor.hear(wav(channels=2)).arrays["input_features"], plain)
+    other = processor.hear(wav(rate=8000)).arrays["input_features"]
+    assert np.abs(other - plain)[:4, :40].mean() < 0.2  # low bands of the same tone
+    assert np.abs(processor.blank().arrays["input_features"]).max() == 0
+
+
+def test_what_is_too_long_is_cut_and_said_so(processor: SpeechProcessor) -> None:
+    assert processor.hear(wav(1.5)).truncated
+    assert not processor.hear(wav(0.9)).truncated
