@@ -28,7 +28,7 @@ from hasten.records import Config, Rejected
 # With fewer rows than these a pass decides on noise: it is better left out.
 FEWEST_ROWS = 64
 # Those that count tokens and not rows have seen enough after so many, however few texts these are.
-_BY_TOKEN = frozenset({"gptq", "awq", "wanda", "sparsegpt", "smooth_quant", "llm_int8", "low_rank"})
+_BY_TOKEN = frozenset({"gptq", "awq", "wanda", "sparsegpt", "smooth_quant", "llm_int8", "low_rank", "slice"})
 _ENOUGH_TOKENS, _FEWEST_TEXTS = 16384, 8
 # Forward passes for each of ``config.rows``, as measured on encoders of 4 and 6 layers, where a row stands for its
 # backward pass and for the products that a solve needs, too.
