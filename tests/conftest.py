@@ -14,7 +14,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 
 # Slow tests in two groups that take about as long: each process runs one of them (--dist loadgroup).
-FIRST_GROUP = ("test_optimize.py", "test_demo.py", "test_every_task.py")
+FIRST_GROUP = ("test_optimize.py", "test_demo.py", "test_every_task.py", "test_asked.py", "test_phone_bundle.py")
 
 
 @pytest.hookimpl(tryfirst=True)  # before xdist reads the marks

@@ -27,6 +27,9 @@ from hasten.records import Config, Rejected
 
 # With fewer rows than these a pass decides on noise: it is better left out.
 FEWEST_ROWS = 64
+# Those that count tokens and not rows have seen enough after so many, however few texts these are.
+_BY_TOKEN = frozenset({"gptq", "awq", "wanda", "sparsegpt", "smooth_quant", "llm_int8", "low_rank", "slice"})
+_ENOUGH_TOKENS, _FEWEST_TEXTS = 16384, 8
 # Forward passes for each of ``config.rows``, as measured on encoders of 4 and 6 layers, where a row stands for its
 # backward pass and for the products that a solve needs, too.
 _FORWARDS: Mapping[str, float] = {
@@ -37,7 +40,7 @@ _TUNED_ROWS, _TUNING = 512, 6.0  # of fisher
 _LAYER_ROWS, _PADDED = 256, 1.5  # by which layers are chosen, in the order in which they come
 _PARTS = 3  # of a layer, each of which is tried alone and left out in turn
 _TIMED_ROWS = (2, BATCH)
-_ENOUGH_S = 0.25
+_LONGEST_S = 5.0  # that a batch may take to be timed
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,10 +53,10 @@ class Pace:
 
 
 def pace(model: Any, config: Config, calibration: Calibration, *, share_s: float, most_s: float) -> Pace:
-    """As many rows as fit ``share_s``, though not fewer than 64 of them (or all) where these fit ``most_s``.
+    """As many rows as fit ``share_s``, though not fewer than :func:`fewest_rows` (or all) where these fit ``most_s``.
 
-    Takes a forward pass of two rows and, where that is quick, one of a batch. Raises Rejected when not even the fewest
-    rows fit.
+    Takes a forward pass of one row, one of two rows and, where that is quick, one of a batch. Raises Rejected when not
+    even the fewest rows fit.
     """
     work = work_of(config, depth=_depth(model))
     wanted = min(len(calibration), max((most for most, _ in work), default=0))
@@ -63,13 +66,22 @@ def pace(model: Any, config: Config, calibration: Calibration, *, share_s: float
         return row_s * sum(min(rows, most) * forwards for most, forwards in work)
 
     fitting = bisect_right(range(1, wanted + 1), share_s, key=cost_s)
-    rows = max(fitting, min(FEWEST_ROWS, wanted))
+    rows = max(fitting, min(fewest_rows(config, calibration), wanted))
     if cost_s(rows) > max(share_s, most_s):
         raise Rejected(
             "time", f"{config.label}: about {cost_s(rows):.0f} s (predicted) with {rows} rows, and there are "
             f"{max(0.0, most_s):.0f} s; give more --time",
         )  # fmt: skip
     return Pace(rows, wanted, cost_s(rows))
+
+
+def fewest_rows(config: Config, calibration: Calibration) -> int:
+    """Rows that a pass needs: 64, or those that hold 16,384 tokens where it counts tokens, and 8 at least."""
+    if config.kind not in _BY_TOKEN:
+        return FEWEST_ROWS
+    rows = calibration.rows[:FEWEST_ROWS]
+    mean = sum(map(length_of, rows)) / max(1, len(rows))
+    return min(FEWEST_ROWS, max(_FEWEST_TEXTS, math.ceil(_ENOUGH_TOKENS / max(1.0, mean))))
 
 
 def work_of(config: Any, *, depth: int) -> Sequence[tuple[int, float]]:
@@ -101,6 +113,7 @@ def forward_s(model: Any, calibration: Calibration, *, rows: int) -> float:
     order = [i for index in by_length(calibration, rows=rows) for i in index]
     lengths = [length_of(calibration.rows[i]) for i in order]
     middle = next(n for n, length in enumerate(lengths) if length >= sum(lengths) / len(lengths))
+    model(**padded([calibration.rows[order[middle]]]))  # the first one reads weights from the disk and starts threads
     found = math.inf
     for count in _TIMED_ROWS:
         start = max(0, min(middle - count // 2, len(order) - count))
@@ -109,8 +122,8 @@ def forward_s(model: Any, calibration: Calibration, *, rows: int) -> float:
         started = time.monotonic()
         model(**batch)
         spent = time.monotonic() - started
-        found = spent / len(chosen)
-        if spent > _ENOUGH_S:  # a batch would take seconds
+        found = min(found, spent / len(chosen))
+        if found * BATCH > _LONGEST_S:
             break
     return found
 

@@ -10,7 +10,7 @@ import errno
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import wraps
 from pathlib import Path
 from typing import ParamSpec, TypeVar, cast
@@ -46,8 +46,9 @@ def watched_disk(folder: Path, *, remedy: str = AGAIN, needed: int = 0) -> Itera
     try:
         yield
     except Exception as error:
-        if not isinstance(error, DiskFull) and not _is_of_the_disk(error, folder):
-            raise
+        full = isinstance(error, DiskFull)
+        if not full and (isinstance(error, InputError) or not _is_of_the_disk(error, folder)):
+            raise  # an InputError has said already which disk, and what to do
         missing = needed - size_bytes(folder) if needed else 0
         room = f"about {missing / 1e6:,.0f} MB for the rest" if missing > 0 else "room for what was being written"
         got = error.got if isinstance(error, DiskFull) else _where(error, folder)
@@ -82,26 +83,35 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
 
 def size_bytes(folder: Path) -> int:
     """What the files in a folder hold."""
-    return sum(p.lstat().st_size for p in folder.rglob("*") if p.is_file())
+    total = 0
+    for path in folder.rglob("*"):
+        with suppress(FileNotFoundError):  # somebody tidies meanwhile
+            total += path.lstat().st_size if path.is_file() else 0
+    return total
 
 
 def _is_of_the_disk(error: Exception, folder: Path) -> bool:
     """Does the error say so; or, where neither the system nor a check of ours says what is wrong, does the disk?"""
     if found_no_room(error):
         return True
-    if isinstance(error, InputError) or (isinstance(error, OSError) and error.errno is not None):
+    if isinstance(error, OSError) and error.errno is not None:
         return False
     enough = _LITTLE_BYTES if any(_STREAM in str(e) for e in _chain(error)) else _NOTHING_BYTES
-    return _free_bytes(folder) < enough
+    return min(_free_bytes(place) for place in _places(folder)) < enough
 
 
 def _where(error: Exception, folder: Path) -> str:
     """The disk that is full: the one that the system named, or the one with the least room."""
-    named = Path(str(error.filename)).parent if isinstance(error, OSError) and error.filename else None
-    places = [folder, Path(tempfile.gettempdir())] if named is None else [named]
+    files = [e.filename for e in _chain(error) if isinstance(e, OSError) and e.filename]
+    places = [Path(str(files[0])).parent] if files else _places(folder)
     place = min((_standing(p) for p in places), key=_free_bytes)
     said = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
     return f"the disk is full: {_free_bytes(place) / 1e6:,.0f} MB free where {place} is ({said})"
+
+
+def _places(folder: Path) -> list[Path]:
+    """Where is written."""
+    return [folder, Path(tempfile.gettempdir())]
 
 
 def _free_bytes(folder: Path) -> int:

@@ -101,7 +101,9 @@ def run_request(request: Request, say: Reporter) -> Result:
             "data_sha256": prepared.rows.sha256,
             "extra_sha256": prepared.extra_sha256,
         }
-        needed = needed_bytes(weights_bytes=files.weights_bytes, trains=may_train(request))
+        in_fp32 = max(files.weights_bytes, 4 * facts.parameters)  # a checkpoint may hold them in fewer bits
+        check_disk(request.out, weights_bytes=in_fp32, trains=may_train(request))
+        needed = needed_bytes(weights_bytes=in_fp32, trains=may_train(request))
         with open_workspace(request, header=header, needed=needed) as space:
             space.check_sources(header)
             with TrialRunner(request, facts, prepared, space, builder) as runner:

@@ -21,14 +21,19 @@ def staged(folder: Path) -> Iterator[Path]:
     there = folder.is_dir()
     staging = (folder if there else folder.parent) / f".{folder.name or 'new'}-{secrets.token_hex(4)}"
     staging.mkdir(parents=True)
+    moved: list[Path] = []
     try:
         yield staging
         if there:
-            for path in staging.iterdir():
-                path.rename(folder / path.name)
+            for path in sorted(staging.iterdir()):
+                moved.append(path.rename(folder / path.name))
             staging.rmdir()
         else:
             staging.rename(folder)
     except BaseException:
-        shutil.rmtree(staging, ignore_errors=True)
+        for path in [staging, *moved]:
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
         raise

@@ -5,19 +5,22 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 from pass_settings import SETTINGS
 from torch import nn
 from unit_cases import rows_for, tiny
 
 from hasten.passes import PASSES, KPruneConfig, LayersConfig, MagnitudeUnitsConfig, configs, prune_kprune, run_pass
-from hasten.passes.pace import FEWEST_ROWS, ended_by, forward_s, pace, work_of
+from hasten.passes.gptq import GptqConfig
+from hasten.passes.pace import FEWEST_ROWS, ended_by, fewest_rows, forward_s, pace, work_of
 from hasten.records import Config, Rejected
 
 DEPTH = 4
-LOOK_ROWS = 2 + 32  # what a prediction times
+LOOK_ROWS = 1 + 2 + 32  # what a prediction takes
 
 
 class SlowModel:
@@ -66,7 +69,29 @@ def test_a_forward_pass_is_timed_on_rows_of_mean_length(monkeypatch: pytest.Monk
         slow.row_s = 1.0
         before = slow.now
         assert forward_s(model, given, rows=100) == pytest.approx(1.0)
-        assert slow.now == pytest.approx(before + 2), "where two rows take long, a batch is not tried"
+        assert slow.now == pytest.approx(before + 3), "where two rows take long, a batch is not tried"
+
+
+def test_what_the_first_forward_pass_reads_is_not_taken_for_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, slow = tiny(), SlowModel(monkeypatch, 0.001)
+    given = rows_for(model, count=100)
+
+    def read(*_: Any) -> None:
+        slow.now += 30.0
+        hook.remove()
+
+    hook = model.hf.base_model.encoder.layer[0].register_forward_hook(read)
+    with slow.watching(model):
+        assert forward_s(model, given, rows=100) == pytest.approx(0.001)
+    assert slow.now > 130
+
+
+def test_passes_that_count_tokens_need_fewer_long_rows() -> None:
+    model = tiny()
+    short = rows_for(model, count=100)
+    long = replace(short, rows=[{"input_ids": np.ones((1, 1024), np.int64)}] * 100)
+    assert fewest_rows(KPruneConfig(), long) == fewest_rows(GptqConfig(), short) == FEWEST_ROWS
+    assert fewest_rows(GptqConfig(), long) == 16
 
 
 # A pass's own forward passes, with this model's cost: no backward pass or product moves the clock.

@@ -91,7 +91,7 @@ def test_a_pass_without_a_chance_is_refused_within_seconds(bench: Any, slow: Slo
     started = clock.now
     with pytest.raises(Rejected, match="64 rows, and there are 60 s; give more --time"):
         compress(bench, (KPRUNE,), tmp_path, seconds=60.0)
-    assert clock.now - started <= 2 * clock.row_s, "two rows were looked at"
+    assert clock.now - started <= 3 * clock.row_s, "three rows were looked at"
 
 
 def test_a_pass_that_takes_longer_than_predicted_is_given_up(
