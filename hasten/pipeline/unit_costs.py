@@ -35,11 +35,14 @@ def _row(rows: Sequence[Row], runtime: Config) -> Row | None:
 
 
 def measure_costs(runner: TrialRunner, runtime: Config) -> tuple[float, float] | None:
-    """Four rehearsals, a few seconds each; ``None`` (and so MACs for a budget) where cutting saves nothing."""
+    """Four rehearsals, a few seconds each; ``None`` (and so MACs for a budget) where cutting saves nothing, or the time
+    is up."""
     ledger = runner.space.ledger
     # Nothing can be measured before the original was, in this sitting.
     if _row(ledger.rows.rows, runtime) is None and runner.full is not None:
         head, neuron = _cost(runner, runtime, "heads"), _cost(runner, runtime, "neurons")
+        if runner.builds.left_s() <= 0:  # what was cut short says nothing of the runtime
+            return None
         costs = (None, None) if head is None or neuron is None else (head, neuron)
         ledger.append({"type": _ROW, "runtime": _key(runtime), "head_ms": costs[0], "neuron_ms": costs[1]})
     return stored_costs(ledger.rows.rows, runtime)
@@ -56,6 +59,8 @@ def _cost(runner: TrialRunner, runtime: Config, which: Literal["heads", "neurons
         return None
     for count in kept:
         cut = make(keep=count / each, which=which, round_to=multiple)
+        if runner.builds.left_s() <= 0:
+            return None
         trial = runner.run(Recipe(passes=(cut,), runtime=runtime), "preflight")
         if trial.status != "ok" or trial.figures.latency_ms is None:
             return None

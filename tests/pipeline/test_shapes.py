@@ -32,6 +32,7 @@ class Timed:
         self.space = SimpleNamespace(ledger=Ledger.open(folder / "trials.jsonl", run_key="k", header={}))
         self.facts = SimpleNamespace(layers=6, heads=HEADS, neurons=NEURONS)
         self.full: Any = object()
+        self.builds = SimpleNamespace(left_s=lambda: 60.0)
         self.head, self.neuron, self.calls = head, neuron, 0
 
     def run(self, recipe: Recipe, stage: Stage) -> Trial:
@@ -66,6 +67,15 @@ def test_the_slope_is_the_cost_and_is_measured_once(tmp_path: Path) -> None:
     assert measure_costs(runner, runtime) == pytest.approx((0.01, 0.0002))
     assert runner.calls == 4
     assert stored_costs(runner.space.ledger.rows.rows, OnnxRuntimeConfig(precision="int8-dynamic")) is None
+
+
+def test_costs_are_measured_within_the_time_and_otherwise_not_known(tmp_path: Path) -> None:
+    runner: Any = Timed(tmp_path, 0.01, 0.0002)
+    runner.builds.left_s = lambda: 2 - runner.calls
+    assert measure_costs(runner, OnnxRuntimeConfig()) is None
+    assert runner.calls == 2
+    runner.builds.left_s = lambda: 60.0
+    assert measure_costs(runner, OnnxRuntimeConfig()) == pytest.approx((0.01, 0.0002)), "with more time they are"
 
 
 def test_layers_of_two_heads_have_no_slope(tmp_path: Path) -> None:
