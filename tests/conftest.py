@@ -13,16 +13,11 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 
-# Slow tests in two groups that take about as long: each process runs one of them (--dist loadgroup).
-FIRST_GROUP = ("test_optimize.py", "test_demo.py", "test_every_task.py", "test_asked.py", "test_phone_bundle.py")
-
-
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put every slow test into its group."""
-    for item in items:
-        if item.get_closest_marker("slow"):
-            item.add_marker(pytest.mark.xdist_group("first" if item.path.name in FIRST_GROUP else "second"))
+    """Files with slow tests come first, whole runs of the pipeline before all: they meet nothing but each other, and
+    the many short files then keep both processes busy to the end (--dist loadfile)."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: (item.path not in slow, "pipeline" not in item.path.parts))
 
 
 @pytest.fixture(scope="session")

@@ -17,12 +17,12 @@ WRITERS = {"summarization": "t5", "translation": "marian"}
 GENERATIVE = ("text-generation", "summarization", "translation", "speech-recognition")
 
 
-def save_task_model(folder: Path, task: str) -> Path:
-    """A checkpoint with the task's head and its tokenizer or image settings."""
+def save_task_model(folder: Path, task: str, **sizes: int) -> Path:
+    """A checkpoint with the task's head and its tokenizer or image settings; ``sizes`` are for models of images."""
     import torch
 
     torch.manual_seed(0)
-    model = _model(task).eval()
+    model = _model(task, sizes).eval()
     model.save_pretrained(folder)
     if task == "image-classification":
         settings = {
@@ -40,7 +40,7 @@ def save_task_model(folder: Path, task: str) -> Path:
     return folder
 
 
-def _model(task: str) -> Any:
+def _model(task: str, sizes: dict[str, int]) -> Any:
     import transformers as t
 
     named = {"id2label": dict(enumerate(TAGS)), "label2id": {name: i for i, name in enumerate(TAGS)}}
@@ -55,9 +55,8 @@ def _model(task: str) -> Any:
     if task == "text-classification":
         return t.BertForSequenceClassification(tiny_config("bert"))
     if task == "image-classification":
-        config = t.ViTConfig(
-            **SIZES, image_size=SIDE, patch_size=4, id2label={0: "no", 1: "yes"}, label2id={"no": 0, "yes": 1}
-        )
+        named = {"id2label": {0: "no", 1: "yes"}, "label2id": {"no": 0, "yes": 1}}
+        config = t.ViTConfig(**{**SIZES, **sizes}, **named, image_size=SIDE, patch_size=4)
         return t.ViTForImageClassification(config)
     if task in ("summarization", "translation"):
         return shaken(t.AutoModelForSeq2SeqLM.from_config(seq2seq_config(WRITERS[task])))

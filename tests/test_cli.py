@@ -11,11 +11,29 @@ from pathlib import Path
 
 import pytest
 
+from hasten.cli import main
+
 PROGRAM = [sys.executable, "-c", "from hasten.cli import main; main()"]
+Done = subprocess.CompletedProcess[str]
 
 
-def hasten(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+def hasten(*arguments: str | Path) -> Done:
     return subprocess.run([*PROGRAM, *map(str, arguments)], capture_output=True, text=True, check=False)
+
+
+@pytest.fixture
+def here(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Done]:
+    """The same program in this process, for commands that end before anything is loaded."""
+
+    def run(*arguments: str | Path) -> Done:
+        monkeypatch.setattr(sys, "argv", ["hasten", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        said = capsys.readouterr()
+        assert isinstance(ended.value.code, int)
+        return Done(sys.argv, ended.value.code, said.out, said.err)
+
+    return run
 
 
 def test_help_is_quick_and_lists_every_verb() -> None:
@@ -45,13 +63,14 @@ def test_help_is_quick_and_lists_every_verb() -> None:
     ],
 )
 def test_bad_input_is_explained_and_leaves_nothing(
-    arguments: tuple[str, ...], message: str, checkpoint: Callable[[str], Path], tmp_path: Path
-) -> None:
+    arguments: tuple[str, ...], message: str, checkpoint: Callable[[str], Path], tmp_path: Path,
+    here: Callable[..., Done],
+) -> None:  # fmt: skip
     data = tmp_path / "rows.csv"
     data.write_text("text,label\n" + "".join(f"w{i % 50} w{i},{i % 3}\n" for i in range(60)))
     options = {"--task": "text-classification", "--data": str(data), "--out": str(tmp_path / "out")}
     options |= dict(zip(arguments[::2], (a.format(data=data) for a in arguments[1::2]), strict=True))
-    done = hasten("optimize", checkpoint("bert"), *(word for pair in options.items() for word in pair))
+    done = here("optimize", checkpoint("bert"), *(word for pair in options.items() for word in pair))
     assert done.returncode == 2, done.stdout + done.stderr
     assert message in done.stderr
     assert "to do:" in done.stderr
@@ -74,15 +93,17 @@ def test_a_full_disk_has_an_exit_code_of_its_own(error: str, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("verb", ["run", "check", "report"])
-def test_verbs_on_something_else(verb: str, tmp_path: Path) -> None:
-    done = hasten(verb, tmp_path, *(("--data", tmp_path / "x.csv") if verb == "run" else ()), "--json")
+def test_verbs_on_something_else(verb: str, tmp_path: Path, here: Callable[..., Done]) -> None:
+    done = here(verb, tmp_path, *(("--data", tmp_path / "x.csv") if verb == "run" else ()), "--json")
     assert done.returncode == 2
     assert "to do:" in json.loads(done.stdout)["error"]
 
 
-def test_a_folder_with_other_things_is_left_alone(checkpoint: Callable[[str], Path], tmp_path: Path) -> None:
+def test_a_folder_with_other_things_is_left_alone(
+    checkpoint: Callable[[str], Path], tmp_path: Path, here: Callable[..., Done]
+) -> None:
     (tmp_path / "thesis.txt").write_text("years of work")
-    done = hasten(
+    done = here(
         "optimize", checkpoint("bert"), "--task", "text-classification", "--data", tmp_path / "x.csv",
         "--out", tmp_path, "--overwrite",
     )  # fmt: skip
@@ -101,15 +122,15 @@ def test_doctor_reports_every_runtime_as_json() -> None:
 
 
 @pytest.mark.parametrize("arguments", [["optimize", "m"], ["run", "b", "--data", "t", "--batch", "x"], ["frobnicate"]])
-def test_usage_errors_are_json_too(arguments: list[str]) -> None:
-    done = hasten(*arguments, "--json")
+def test_usage_errors_are_json_too(arguments: list[str], here: Callable[..., Done]) -> None:
+    done = here(*arguments, "--json")
     assert done.returncode == 2
     assert json.loads(done.stdout)["exit_code"] == 2
 
 
-def test_a_failed_prediction_leaves_no_file(tmp_path: Path) -> None:
+def test_a_failed_prediction_leaves_no_file(tmp_path: Path, here: Callable[..., Done]) -> None:
     (tmp_path / "rows.csv").write_text("text\na\n")
-    done = hasten("run", str(tmp_path), "--data", str(tmp_path / "rows.csv"), "--out", str(tmp_path / "p.jsonl"))
+    done = here("run", str(tmp_path), "--data", str(tmp_path / "rows.csv"), "--out", str(tmp_path / "p.jsonl"))
     assert done.returncode == 2
     assert {p.name for p in tmp_path.iterdir()} == {"rows.csv"}
 
@@ -138,8 +159,10 @@ def test_size_answers_in_json_and_writes_its_page(tmp_path: Path) -> None:
         (("--task", "chat", "--models", "~nosuchuser/x"), "models"),
     ],
 )
-def test_size_explains_what_it_cannot_understand(words: tuple[str, ...], message: str) -> None:
-    done = hasten("size", *words)
+def test_size_explains_what_it_cannot_understand(
+    words: tuple[str, ...], message: str, here: Callable[..., Done]
+) -> None:
+    done = here("size", *words)
     assert done.returncode == 2
     assert message in done.stderr
     assert "to do:" in done.stderr

@@ -2,7 +2,11 @@
 
 Takes a session and token arrays, gives a pass or an error with numbers. The same
 artifact must compute the same thing on the host that opens it; int8 kernels on
-another CPU sometimes do not, and nothing but running them can tell.
+another CPU sometimes do not, and nothing but running them can tell. Where text is
+written, tokens of the answer are part of an example: the steps after the prompt go
+through the cache, which the prompt alone says nothing of.
+
+Legend: N tokens that follow a prompt, V outputs of one position.
 """
 
 from __future__ import annotations
@@ -17,10 +21,13 @@ from typing import Any
 
 import numpy as np
 
+from hasten.measure.writing import FORCED
 from hasten.records import InputError, read_as
 from hasten.tasks.rows import Rows
 
 FILE_NAME = "golden.json"
+STEPS = 4  # tokens of an answer that are compared, at most
+_MOST_OF_A_STEP = 1024
 _SOUND = "input_features"
 _BANDS, _TIMES = 8, 16
 _APART = 10  # thousandths: a hundredth of a log-mel's usual span of two
@@ -31,7 +38,8 @@ Run = Callable[[Arrays], np.ndarray[Any, Any]]
 @dataclass(frozen=True, slots=True)
 class Golden:
     """Texts (with pairs, images and sounds, the last two in base64, where the task has them), what the model was given,
-    and all its outputs to each row in one line."""
+    and all its outputs to each row in one line. ``follows``: ids that were then written, where text is; the outputs are
+    those before each of them and after the last."""
 
     texts: tuple[str, ...]
     pairs: tuple[str, ...] | None
@@ -39,6 +47,14 @@ class Golden:
     outputs: tuple[tuple[float, ...], ...]
     images: tuple[str, ...] | None = None
     sounds: tuple[str, ...] | None = None
+    follows: tuple[tuple[int, ...], ...] | None = None
+
+    def followed(self, batches: Sequence[Arrays]) -> list[Arrays]:
+        """The examples' arrays, with what is to be written after each beside them."""
+        if self.follows is None:
+            return list(batches)
+        ids = (np.array([own], dtype=np.int64) for own in self.follows)
+        return [{**batch, FORCED: own} for batch, own in zip(batches, ids, strict=True)]
 
     def items(self) -> list[dict[str, Any]]:
         """The rows as they are given to ``predict``."""
@@ -50,15 +66,26 @@ class Golden:
 
 
 def make_golden(rows: Rows, *, batches: Sequence[Arrays], outputs: Sequence[np.ndarray[Any, Any]]) -> Golden:
-    """``batches`` hold the examples of one row each, ``outputs`` what came out of each."""
+    """``batches`` hold the examples of one row each, with ids to write after them where text is written; ``outputs``
+    what came out of each."""
+    follows = [tuple(int(i) for i in batch[FORCED][0]) for batch in batches if FORCED in batch]
     return Golden(
         texts=rows.texts,
         pairs=rows.pairs,
         ids=tuple(_given(batch) for batch in batches),
-        outputs=tuple(tuple(float(x) for x in np.float32(made).ravel()) for made in outputs),
+        outputs=tuple(
+            tuple(float(x) for x in np.float32(_kept(made, batch)).ravel())
+            for made, batch in zip(outputs, batches, strict=True)
+        ),
         images=_encoded(rows.images),
         sounds=_encoded(rows.sounds),
+        follows=tuple(follows) or None,
     )
+
+
+def _kept(outputs: np.ndarray[Any, Any], batch: Arrays) -> np.ndarray[Any, Any]:
+    """Of the steps of an answer [1, N + 1, V] at most 1,024 numbers each, evenly spread; else everything."""
+    return outputs[..., :: max(1, -(-outputs.shape[-1] // _MOST_OF_A_STEP))] if FORCED in batch else outputs
 
 
 def _encoded(files: Sequence[bytes] | None) -> tuple[str, ...] | None:
@@ -112,7 +139,8 @@ def read_golden(folder: Path) -> Golden:
 def check_shape(golden: Golden, *, labels: Sequence[str], per_token: bool = False) -> None:
     """Raise InputError when there is no example, or not an output a label (of every token, where each has its own)."""
     widths = {len(row) for row in golden.outputs}
-    counts = {len(column) for column in (golden.pairs, golden.images, golden.sounds) if column is not None}
+    beside = (golden.pairs, golden.images, golden.sounds, golden.follows)
+    counts = {len(column) for column in beside if column is not None}
     alike = {len(golden.texts), len(golden.ids), len(golden.outputs), *counts} == {len(golden.texts)}
     if not golden.texts or not alike or 0 in widths or _misfit(widths, len(labels), per_token=per_token):
         raise InputError(
@@ -142,6 +170,7 @@ def largest_difference(golden: Golden, outputs: Sequence[np.ndarray[Any, Any]]) 
 def check_golden(golden: Golden, run: Run, *, batches: Sequence[Arrays], tolerance: float) -> float:
     """Re-run the golden examples; returns the largest relative difference.
 
+    ``batches`` are what the model is given, as :meth:`Golden.followed` completes them.
     Raises InputError when tokenization or outputs differ beyond ``tolerance``: this host, its
     libraries or its CPU compute something else than what was verified.
     """
@@ -149,7 +178,7 @@ def check_golden(golden: Golden, run: Run, *, batches: Sequence[Arrays], toleran
         got = _given(batch)
         if not _alike(got, expected, batch):
             raise _differs(f"the model is given other numbers for {text[:40]!r}: {got[:8]} instead of {expected[:8]}")
-    difference = largest_difference(golden, [run(batch) for batch in batches])
+    difference = largest_difference(golden, [_kept(run(batch), batch) for batch in batches])
     if difference > tolerance:
         raise _differs(
             f"the golden outputs differ by {difference:.2%} of their scale, more than the {tolerance:.2%} allowed"

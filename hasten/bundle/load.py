@@ -19,7 +19,7 @@ import numpy as np
 from hasten.bundle.answers import Answers, scored
 from hasten.bundle.golden import check_golden, check_shape, read_golden
 from hasten.bundle.manifest import Manifest, check_instructions, read_manifest, verify_files
-from hasten.measure.writing import answered
+from hasten.measure.writing import FORCED, answered, forced
 from hasten.records import InputError, config_from_dict
 from hasten.tasks import get_task
 from hasten.tasks.examples import Example, collate, unbatched
@@ -257,10 +257,14 @@ def open_session(folder: Path, manifest: Manifest, *, threads: int, cores: tuple
 
 
 def verify_golden(model: Model) -> float:
-    """Re-run the golden examples on this host; returns the largest relative difference."""
+    """Re-run the golden examples on this host, where text is written step by step through the cache; returns the
+    largest relative difference."""
     golden = read_golden(model.folder)
     task = get_task(model.manifest.task)
     check_shape(golden, labels=model.manifest.labels, per_token=task.per_token)
-    batches = [model.encode(item) for item in golden.items()]
-    same, tolerance = task.comparable, model.manifest.golden_tolerance
-    return check_golden(golden, lambda b: same(model.run(b)), batches=batches, tolerance=tolerance)
+    batches = golden.followed([model.encode(item) for item in golden.items()])
+
+    def run(batch: Mapping[str, np.ndarray[Any, Any]]) -> np.ndarray[Any, Any]:
+        return task.comparable(forced(model.session, batches=[batch])[0] if FORCED in batch else model.run(batch))
+
+    return check_golden(golden, run, batches=batches, tolerance=model.manifest.golden_tolerance)

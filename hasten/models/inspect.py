@@ -23,6 +23,8 @@ from hasten.records import InputError, MissingDependency, ModelRef
 OWN_WEIGHTS = "hasten.safetensors"
 # What a config says that only hasten can open: layers of other shapes, matrices stored compactly.
 MARK, COMPACT = "hasten_reshaped", "hasten_compact"
+# What peft leaves beside (or instead of) a model's own weights.
+_ADAPTER = "adapter_config.json"
 _PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
 _HUB_FILES = ["*.json", "*.txt", "*.safetensors", "*.model", "README.md", "LICENSE*", "1_Pooling/*", "*.jinja"]
 # What each head of transformers is for; the name is the end of the class.
@@ -87,11 +89,12 @@ def inspect_checkpoint(ref: ModelRef, *, task: Purpose | None) -> CheckpointFile
     A family without an adapter passes: what needs none can still be done.
 
     Raises InputError for: no such path, hub offline, not a transformers folder, a head of another task, pickled
-    weights only, truncated safetensors, remote code, a broken GGUF file.
+    weights only, truncated safetensors, remote code, an adapter that is not merged, a broken GGUF file.
     """
     if ref.source.endswith(".gguf") and Path(ref.source).expanduser().is_file():
         return _inspect_gguf(Path(ref.source).expanduser(), task=task)
     folder = local_folder(ref)
+    _check_merged(folder)
     config = _read_config(folder)
     family = str(config["model_type"])
     _check_code(config, ref)
@@ -187,6 +190,28 @@ def _read_config(folder: Path) -> dict[str, Any]:
             remedy=f"known families: {', '.join(FAMILIES)}",
         )  # fmt: skip
     return config
+
+
+def _check_merged(folder: Path) -> None:
+    """Raise InputError for a folder with a peft adapter: alone it is no model, and beside one transformers would load
+    it too where peft is installed, and leave it out where it is not."""
+    path = folder / _ADAPTER
+    if not path.is_file():
+        return
+    try:
+        said = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, OSError, RecursionError) as error:
+        raise InputError(f"{path}: {error}", expected="valid JSON", remedy="restore or remove the file") from error
+    facts = said if isinstance(said, dict) else {}
+    kind, base = str(facts.get("peft_type") or "peft")[:40], str(facts.get("base_model_name_or_path") or "")[:120]
+    weights = weight_files(folder) or any(folder.glob("pytorch_model*.bin"))
+    beside = "beside a model's own weights" if weights else "without the weights that it was trained on"
+    raise InputError(
+        f"{folder} holds a {kind} adapter ({_ADAPTER}){f' for {base}' if base else ''}, {beside}",
+        expected="one whole model",
+        remedy="merge it (peft: AutoPeftModelFor...from_pretrained(folder).merge_and_unload().save_pretrained(new), "
+        f"and the tokenizer into it) and give that folder, or give the base model{f' {base}' if base else ''} itself",
+    )
 
 
 def _check_code(config: Mapping[str, Any], ref: ModelRef) -> None:

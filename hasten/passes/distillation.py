@@ -3,9 +3,10 @@
 Takes a wrapper (the student, already of its final shape), gives it back trained on the calibration rows, labelled or
 not, and on extra unlabelled rows where there are any.
 
-Sources: logits at temperature T with weight T^2 (Hinton et al. 2015); hidden states, evenly mapped (Romero et al.
-2015, Jiao et al. 2020 "TinyBERT"); attention relations, the KL of softmax(Q Q^T), (K K^T), (V V^T) over the last
-layer (Wang et al. 2021 "MiniLMv2"). Several teachers' outputs are averaged (Timiryasov and Tastet 2023).
+Sources: logits at temperature T with weight T^2 (Hinton et al. 2015), those of a decoder at every token; hidden states,
+evenly mapped (Romero et al. 2015, Jiao et al. 2020 "TinyBERT"); attention relations, the KL of softmax(Q Q^T), (K K^T),
+(V V^T) over the last layer (Wang et al. 2021 "MiniLMv2"). Several teachers' outputs are averaged (Timiryasov and Tastet
+2023).
 
 Legend: B rows, L tokens, H hidden size, C outputs.
 """
@@ -20,13 +21,15 @@ import torch
 from torch import Tensor, nn
 
 from hasten.passes.calibration import Calibration, check_rows, padded, real
+from hasten.passes.distributions import Distributions
 from hasten.passes.family import adapter_of
 from hasten.passes.relations import Relations
 from hasten.passes.settings import as_declared
-from hasten.passes.targets import Targets
+from hasten.passes.targets import Targets, watched
 from hasten.passes.teachers import adapter_of_teacher, teachers_for
 from hasten.passes.training import Schedule, train
 from hasten.records import InputError, Rejected
+from hasten.tasks.wrappers import NextTokenWrapper
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +143,9 @@ class _Student(nn.Module):
         self.rows = [*given.rows, *given.extra] if teachers else list(given.rows)
         self.given, self.labelled = given, 0 if given.targets is None else len(given.targets)
         self.targets: Targets | None = None
+        self.speech: Distributions | None = None
+        if isinstance(model, NextTokenWrapper):
+            self.speech = Distributions(model, teachers if config.logits else (), temperature=config.temperature)
         self.relations: Relations | None = None
         self.project: nn.Module = nn.Identity()
         if teachers:
@@ -150,8 +156,8 @@ class _Student(nn.Module):
         first = teachers[0]
         depths: tuple[int, ...] = ()
         if self.config.hidden:
-            own = len(adapter_of(self.model, what="distillation").layers(self.model.hf))
-            depths = depth_map(own, len(adapter_of_teacher(first, what="hidden states").layers(first.hf)))
+            own = adapter_of(self.model, what="distillation").stacks(self.model.hf)[0].depth
+            depths = depth_map(own, adapter_of_teacher(first, what="hidden states").stacks(first.hf)[0].depth)
             narrow, wide = self.model.hf.config.hidden_size, first.hf.config.hidden_size
             if narrow != wide:
                 torch.manual_seed(seed)
@@ -178,30 +184,31 @@ class _Student(nn.Module):
         config = self.config
         batch = padded([self.rows[i] for i in index])
         outputs, states = self._forward(batch)
+        total = self._label_loss(outputs, batch, index)
         if self.targets is None:
-            return self._label_loss(outputs, index)
+            return total
         wanted, states_wanted = self.targets.of(index)
-        total = config.logits * output_loss(
-            self.model.rows(outputs, batch), self.model.rows(wanted, batch), says=self.model.says,
-            temperature=config.temperature,
-        )  # fmt: skip
+        if config.logits:
+            total = total + config.logits * self._output_loss(outputs, wanted, batch)
         if config.hidden:
             total = total + config.hidden * self._hidden_loss(states, states_wanted, real(batch, states[0]))
         if self.relations is not None:
             total = total + config.relations * self.relations.loss(batch)
-        return total + self._label_loss(outputs, index)
+        return total
 
     def _forward(self, batch: dict[str, Tensor]) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """Outputs and the states after every layer, [B, L, H] each, in one pass."""
-        caught: list[Tensor] = []
-        layers = adapter_of(self.model, what="distillation").layers(self.model.hf)
-        hooks = [layer.register_forward_hook(lambda _m, _i, out: caught.append(_tensor(out))) for layer in layers]
-        try:
-            outputs = self.model(**batch)
-        finally:
-            for hook in hooks:
-                hook.remove()
+        """Outputs (a language model's last states) and the states after every layer, [B, L, H] each, in one pass."""
+        with watched(adapter_of(self.model, what="distillation").layers(self.model.hf)) as caught:
+            outputs = self.model(**batch) if self.speech is None else self.model.states(batch)
         return outputs, tuple(caught)
+
+    def _output_loss(self, outputs: Tensor, wanted: Tensor, batch: dict[str, Tensor]) -> Tensor:
+        if self.speech is not None:
+            return self.speech.loss(outputs, wanted, batch)
+        return output_loss(
+            self.model.rows(outputs, batch), self.model.rows(wanted, batch), says=self.model.says,
+            temperature=self.config.temperature,
+        )  # fmt: skip
 
     def _hidden_loss(self, states: Sequence[Tensor], wanted: Tensor, mask: Tensor) -> Tensor:
         """Squared error over real tokens, in units of the teacher's own variance, mean over depths."""
@@ -211,12 +218,14 @@ class _Student(nn.Module):
             errors.append((self.project(own)[mask] - goal).square().mean() / goal.var().clamp(min=1e-6))
         return torch.stack(errors).mean()
 
-    def _label_loss(self, outputs: Tensor, index: Sequence[int]) -> Tensor:
+    def _label_loss(self, outputs: Tensor, batch: dict[str, Tensor], index: Sequence[int]) -> Tensor:
         """The task's own loss, a mean over the rows that have a target; extra rows have none."""
         known = [n for n, i in enumerate(index) if i < self.labelled]
         if not self.config.labels or not known:
             return outputs.new_zeros(())
         goal = self.given.targets_of([index[n] for n in known])
+        if self.speech is not None:
+            outputs = self.speech.said(outputs, batch)
         loss: Tensor = self.model.loss(outputs[known], goal) / len(known)
         return self.config.labels * loss
 
@@ -236,8 +245,3 @@ def output_loss(outputs: Tensor, wanted: Tensor, *, says: str, temperature: floa
 def depth_map(own: int, theirs: int) -> tuple[int, ...]:
     """Which of the teacher's hidden states each student layer should reproduce: 3 of 6 layers -> 2, 4, 6."""
     return tuple(round((i + 1) * theirs / own) for i in range(own))
-
-
-def _tensor(output: Any) -> Tensor:
-    found: Tensor = output[0] if isinstance(output, tuple) else output
-    return found

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hasten.bundle.answers import SCORED_TOGETHER, measured, scored
+from hasten.bundle.golden import Golden, read_golden
 from hasten.bundle.manifest import Manifest, read_manifest
 from hasten.ledger import plain
 from hasten.measure.host import busy_host, describe_host
@@ -103,7 +104,7 @@ def check(
         findings = [
             Finding("integrity", True, f"{len(manifest.files)} files match their hashes"),
             Finding("host", True, f"has {', '.join(manifest.instructions) or 'all that is needed'}"),
-            Finding("golden outputs", True, f"within {manifest.golden_tolerance:.2%} of those verified when built"),
+            _golden(manifest, read_golden(Path(bundle))),
             _precision(manifest, opened.precision),
         ]
         quality, times = None, None
@@ -128,6 +129,14 @@ def _measure(worker: Worker, side: Contender, rows: Rows, *, batch: int) -> tupl
     passes = [latency([whole for whole, _ in worker.spans(drawn, generation=generation)]) for _ in range(3)]
     best = min(passes, key=lambda found: found.p50)
     return side.reader.score(outputs, rows, side.labels, reference=None), best
+
+
+def _golden(manifest: Manifest, golden: Golden) -> Finding:
+    """What opening has just compared."""
+    steps = "" if golden.follows is None else f", {len(golden.follows[0])} tokens through the cache included"
+    return Finding(
+        "golden outputs", True, f"within {manifest.golden_tolerance:.2%} of those verified when built{steps}"
+    )
 
 
 def _precision(manifest: Manifest, precision: str) -> Finding:

@@ -11,14 +11,15 @@ import contextlib
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from hasten import __version__
-from hasten.pipeline.likelihood import Array, Arrays, Reader, Words, continued
+from hasten.pipeline.continuing import of_model, of_session
+from hasten.pipeline.likelihood import Array, Arrays, Reader, Words
 from hasten.pipeline.progress import Reporter, Silent
 from hasten.pipeline.request import parse_cores, parse_threads
 from hasten.records import InputError, MissingDependency, ModelRef
@@ -153,8 +154,8 @@ def _bundle(folder: Path, *, threads: int, cores: tuple[int, ...]) -> Iterator[t
                 remedy="build a bundle of the language model for one of these tasks",
             )  # fmt: skip
         words = Words({path.name: path.read_bytes() for path in (folder / PROCESSOR_FOLDER).iterdir()})
-        session = model.session
-        write = _writing(session) if hasattr(session, "generate") else None
+        answers = model.manifest.answers
+        write = None if answers is None else of_session(model.session, answers.scored)
         yield words, (model.run if task in _READS else None), write, model.manifest.max_length
 
 
@@ -178,22 +179,9 @@ def _checkpoint(ref: ModelRef, *, threads: int) -> Iterator[tuple[Words, Any, An
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        yield Words(found.processor_files), run, continued(wrapper.hf), found.max_length
+        yield Words(found.processor_files), run, of_model(wrapper.hf), found.max_length
     finally:
         torch.set_num_threads(before)
-
-
-def _writing(session: Any) -> Callable[[Sequence[int], int, int | None], Iterator[int]]:
-    """A session that generates, one prompt at a time."""
-    from hasten.pipeline.likelihood import padded
-    from hasten.runtimes.generation import Generation
-
-    def write(ids: Sequence[int], tokens: int, last: int | None) -> Iterator[int]:
-        ends = () if last is None else (last,)
-        for following in session.generate(padded([ids]), Generation(new_tokens=tokens, ends=ends)):
-            yield int(following[0])
-
-    return write
 
 
 # ------------------------------------------------------------------ the harness

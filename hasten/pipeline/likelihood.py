@@ -21,7 +21,7 @@ from hasten.records import InputError
 Array = np.ndarray[Any, Any]
 Arrays = dict[str, Array]
 Run = Callable[[Arrays], Array]
-# Token ids of a prompt, how many to write at most, the id that ends a text -> ids, one by one
+# Token ids of a prompt, how many to write at most, the id that ends a text -> ids, one by one, up to an end
 Write = Callable[[Sequence[int], int, int | None], Iterator[int]]
 Pair = tuple[Sequence[int], Sequence[int]]
 
@@ -70,9 +70,8 @@ class Reader:
         until = [stop for stop in until if stop]  # the empty text would end every answer
         ids: list[int] = []
         text = ""
-        for token in self.write(self.words.encode(prompt)[-room:], tokens, self.words.last):
-            if token == self.words.last:
-                break
+        begun = self.words.encode(prompt)[-room:] or [self.words.first]
+        for token in self.write(begun, tokens, self.words.last):
             ids.append(token)
             text = self.words.decode(ids)
             if any(stop in text for stop in until):
@@ -138,23 +137,6 @@ def rolling_windows(tokens: Sequence[int], *, first: int, most: int) -> list[Pai
         window = whole[max(0, end - most) : end + 1]
         windows.append((window[: len(window) - (end - start)], window[len(window) - (end - start) :]))
     return windows
-
-
-def continued(hf: Any) -> Write:
-    """A transformers model that takes the likeliest token, again and again."""
-    import torch
-
-    def write(ids: Sequence[int], tokens: int, last: int | None) -> Iterator[int]:
-        given, kept = torch.tensor([list(ids)]), None
-        for _ in range(tokens):
-            with torch.inference_mode():
-                found = hf(input_ids=given, past_key_values=kept, use_cache=True)
-            kept, given = found.past_key_values, found.logits[:, -1:].argmax(dim=-1)
-            yield int(given)
-            if int(given) == last:
-                return
-
-    return write
 
 
 def padded(sequences: Sequence[Sequence[int]]) -> Arrays:

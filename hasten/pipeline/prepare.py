@@ -134,10 +134,21 @@ class Prepared:
         return self.rows.take(part.index)
 
 
-def prepare(request: Request, facts: CheckpointFacts, *, rows: Rows | None = None) -> Prepared:
-    """Read, check, split and tokenize the data; raises InputError for anything wrong with it."""
+def read_data(request: Request) -> tuple[Rows, ...]:
+    """The one source, or the three that are the splits. No model is needed: a wrong path should not wait for one.
+
+    Raises InputError.
+    """
+    task, files = get_task(request.task), request.files
+    sources = (files.calibration, files.selection, files.test) if files.data is None else (files.data,)
+    return tuple(task.read(source, columns=request.columns) for source in sources if source is not None)
+
+
+def prepare(request: Request, facts: CheckpointFacts, *, read: Sequence[Rows] | None = None) -> Prepared:
+    """Check, split and tokenize the data (what :func:`read_data` gives); raises InputError for anything wrong with
+    it."""
     task = get_task(request.task)
-    rows, splits, warnings = _split(request, facts, task, rows)
+    rows, splits, warnings = _split(request, facts, task, read if read is not None else read_data(request))
     warnings = (*warnings, *unadapted(facts))
     processor, answers = processor_of(facts, task, request.workload, rows=rows)
     task, max_length = reading(task, processor, request.workload), processor.max_length
@@ -223,19 +234,13 @@ def _forced_ids(rows: int, steps: int) -> Array:
 
 
 def _split(
-    request: Request, facts: CheckpointFacts, task: Any, rows: Rows | None
+    request: Request, facts: CheckpointFacts, task: Any, read: Sequence[Rows]
 ) -> tuple[Rows, Splits, tuple[str, ...]]:
-    files = request.files
-    if files.data is None and rows is None:
-        sources = (files.calibration, files.selection, files.test)
-        three = [task.read(source, columns=request.columns) for source in sources if source is not None]
-        rows, splits = splits_from_files(*three, seed=request.workload.seed)
+    if len(read) > 1:
+        rows, splits = splits_from_files(*read, seed=request.workload.seed)
         rows, warnings = task.check(rows, facts.labels)
         return rows, splits, tuple(warnings)
-    if rows is None:
-        assert files.data
-        rows = task.read(files.data, columns=request.columns)
-    rows, warnings = task.check(rows, facts.labels)
+    rows, warnings = task.check(read[0], facts.labels)
     return rows, split_rows(rows, seed=request.workload.seed, task=request.task), tuple(warnings)
 
 

@@ -12,11 +12,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from hasten.bundle.golden import Golden, make_golden
+from hasten.bundle.golden import STEPS, Golden, make_golden
 from hasten.bundle.manifest import Manifest, Measurement
 from hasten.bundle.write import write_bundle
 from hasten.errors import DiskFull
 from hasten.measure.worker import Worker
+from hasten.measure.writing import FORCED
+from hasten.pipeline.arena import compared
 from hasten.pipeline.jobs import Built, CheckpointFacts
 from hasten.pipeline.prepare import GOLDEN_ROWS, Prepared
 from hasten.pipeline.request import Request
@@ -60,11 +62,17 @@ class Publisher:
         return manifest
 
     def _golden(self, worker: Worker, trial: Trial, built: Built) -> Golden:
-        """Rows of the final test, and what the candidate answers to each."""
+        """Rows of the final test, and what the candidate answers to each: where it writes text, with its first tokens
+        and what it says around each of them."""
         part = self.prepared.test.head(GOLDEN_ROWS if self.prepared.rows.sounds is None else _GOLDEN_SOUNDS)
         batches = [collate(row, self.prepared.input_names) for row in part.encoded]
         open_candidate(worker, trial.recipe, built, self.request)
-        outputs = [self.prepared.task.comparable(made) for made in worker.run(batches)]
+        answers = self.prepared.answers
+        if answers is not None:
+            asked = replace(answers.scored, new_tokens=min(STEPS, answers.most), ignore_ends=True)
+            written = worker.run(batches, generation=asked)
+            batches = [{**batch, FORCED: ids} for batch, ids in zip(batches, written, strict=True)]
+        outputs = [self.prepared.task.comparable(made) for made in compared(worker, batches)]
         return make_golden(self.prepared.rows_of(part), batches=batches, outputs=outputs)
 
     def _manifest(self, trial: Trial, built: Built, *, measured_on: str) -> Manifest:

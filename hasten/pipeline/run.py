@@ -22,7 +22,7 @@ from hasten.pipeline.disk import needed_bytes, watched_disk
 from hasten.pipeline.ending import Ending
 from hasten.pipeline.interruption import interruptible
 from hasten.pipeline.jobs import PREFLIGHT_LAYERS, CheckpointFacts
-from hasten.pipeline.prepare import Prepared, prepare
+from hasten.pipeline.prepare import Prepared, prepare, read_data
 from hasten.pipeline.progress import Reporter, Silent, trial_line
 from hasten.pipeline.publish import Publisher
 from hasten.pipeline.request import Request, command_line, make_request
@@ -86,10 +86,10 @@ def run_request(request: Request, say: Reporter) -> Result:
     files = inspect_checkpoint(request.model, task=get_task(request.task))
     recipes = candidate_recipes(request)
     check_disk(request.out, weights_bytes=files.weights_bytes, trains=may_train(request))
-    workload = request.workload
+    workload, read = request.workload, read_data(request)
     with Worker.start(cores=workload.cores, threads=workload.threads) as builder:
         facts = builder.call("hasten.pipeline.jobs:checkpoint_facts", ref=request.model, task=request.task)
-        prepared = prepare(request, facts)
+        prepared = prepare(request, facts, read=read)
         prepared = replace(prepared, warnings=(*prepared.warnings, *busy))
         for warning in prepared.warnings:
             say.line(f"warning: {warning}")

@@ -122,7 +122,8 @@ def untried(trials: Sequence[Trial]) -> bool:
 def is_tuned_baseline(trial: Trial) -> bool:
     """Does the trial change neither numbers nor runtime: PyTorch in fp32, only set up better?"""
     runtime = trial.recipe["runtime"]
-    return not trial.recipe["passes"] and runtime["kind"] == "torch" and runtime.get("precision") == "fp32"
+    fp32 = runtime.get("precision") == "fp32" and not runtime.get("kv_cache")
+    return not trial.recipe["passes"] and runtime["kind"] == "torch" and fp32
 
 
 def closest_miss(trials: Sequence[Trial], budget: Budget) -> Trial | None:

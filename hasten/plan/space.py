@@ -16,11 +16,12 @@ Settings = Mapping[str, Any]
 
 # What a user may name with --techniques -> does a runtime config use it?
 TECHNIQUES: Mapping[str, Callable[[Settings], bool]] = {
-    "fp32": lambda c: c["precision"] == "fp32",
+    "fp32": lambda c: c["precision"] == "fp32" and not c.get("kv_cache"),
     "bf16": lambda c: c["precision"] == "bf16",
     "int8": lambda c: str(c["precision"]).startswith("int8"),
     "int8-dynamic": lambda c: c["precision"] == "int8-dynamic",
     "int8-static": lambda c: c["precision"] == "int8-static" or (c["kind"], c["precision"]) == ("openvino", "int8"),
+    "int8-cache": lambda c: c.get("kv_cache") == "int8",
     "int4": lambda c: str(c["precision"]).startswith("int4"),
     "smoothquant": lambda c: c["precision"] == "int8" and c.get("smooth_quant_alpha", -1.0) >= 0,
     "compile": lambda c: bool(c.get("compile")),

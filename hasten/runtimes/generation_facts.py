@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from hasten.models.writing import writing_of
-from hasten.records import InputError, read_as
+from hasten.records import InputError, Rejected, read_as
 from hasten.runtimes.runtime import Arrays
 
 FACTS = "generation.json"
@@ -74,6 +74,17 @@ def is_generative(folder: Path) -> bool:
 def read_facts(folder: Path) -> GenerationFacts:
     """What :meth:`GenerationFacts.write` wrote."""
     return read_as(GenerationFacts, json.loads((folder / FACTS).read_text()))
+
+
+def with_cache(precision: str, kv_cache: str | None) -> str:
+    """The precision that runs, with that of what is kept where it is another: ``"fp32, int8 cache"``."""
+    return precision if kv_cache is None else f"{precision}, {kv_cache} cache"
+
+
+def check_cache(kv_cache: str | None, *, generative: bool) -> None:
+    """Raise Rejected for a cache's setting where there is none: a setting that does nothing must not look tried."""
+    if kv_cache is not None and not generative:
+        raise Rejected("export", f"kv_cache {kv_cache}: a model that writes no text keeps no keys and values")
 
 
 def facts_of(wrapper: Any, example: Arrays) -> GenerationFacts:

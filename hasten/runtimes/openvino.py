@@ -21,7 +21,7 @@ import numpy as np
 
 from hasten.models.precision import belongs_to, kept_fp32
 from hasten.records import Config, MissingDependency, Rejected
-from hasten.runtimes.generation_facts import facts_of, is_generative, read_facts
+from hasten.runtimes.generation_facts import check_cache, facts_of, is_generative, read_facts, with_cache
 from hasten.runtimes.openvino_compile import compiled_apart
 from hasten.runtimes.openvino_files import save_whole
 from hasten.runtimes.openvino_weights import with_integer_weights
@@ -29,30 +29,8 @@ from hasten.runtimes.runtime import Array, Arrays, Exported, Probe, Session, is_
 
 MODEL, ENCODER = "model.xml", "encoder.xml"
 BUCKETS = (
-    8,
-    12,
-    16,
-    20,
-    24,
-    28,
-    32,
-    40,
-    48,
-    56,
-    64,
-    80,
-    96,
-    112,
-    128,
-    160,
-    192,
-    224,
-    256,
-    320,
-    384,
-    448,
-    512,
-)
+    8, 12, 16, 20, 24, 28, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384, 448, 512,
+)  # fmt: skip
 _WARMED_UP_TO = 64
 _CALIBRATION_ROWS = 128
 _NAMES = {"f32": "fp32", "bf16": "bf16", "f16": "fp16"}
@@ -64,13 +42,15 @@ _FAST_INT8 = ("amx_int8", "avx512_vnni", "avx_vnni")
 @dataclass(frozen=True, slots=True)
 class OpenVinoConfig:
     """``smooth_quant_alpha`` balances activations against weights in int8 (0.95 is NNCF's for transformers); ``group``
-    (inputs that share a scale) matters for ``int4-weights`` alone. Models that write text know no ``buckets``."""
+    (inputs that share a scale) matters for ``int4-weights`` alone. Models that write text know no ``buckets``, and they
+    alone know ``kv_cache``: the numbers in which they keep what they have read (``None``: those they compute with)."""
 
     kind: ClassVar[str] = "openvino"
     precision: Literal["fp32", "bf16", "int8", "int8-weights", "int4-weights"] = "fp32"
     smooth_quant_alpha: float = 0.95
     group: Literal[32, 64, 128] = 64
     buckets: tuple[int, ...] = BUCKETS
+    kv_cache: Literal["int8"] | None = None
     needs: str | None = None
     threads: int | None = None
 
@@ -80,6 +60,7 @@ class OpenVinoConfig:
         parts += [f"groups of {self.group}"] if self.precision == "int4-weights" else []
         if self.precision == "int8":
             parts += ["no smoothing"] if self.smooth_quant_alpha < 0 else [f"SmoothQuant {self.smooth_quant_alpha:g}"]
+        parts += [f"{self.kv_cache} cache"] if self.kv_cache else []
         parts += [] if self.buckets else ["free lengths"]
         parts += [f"{self.threads} thread{'s' * (self.threads != 1)}"] if self.threads else []
         return " ".join(parts)
@@ -118,6 +99,7 @@ def export(
     except ImportError as error:
         raise MissingDependency("openvino", extra="openvino") from error
     generative = getattr(wrapper, "generative", False)
+    check_cache(config.kv_cache, generative=generative)
     try:
         if generative and config.precision == "int8":
             raise Rejected("export", "activation scales found on prompts do not hold for single tokens: int8-weights")
@@ -157,11 +139,13 @@ def open(folder: Path, config: OpenVinoConfig, *, threads: int, cores: tuple[int
     del cores
     compiled = _compiled(folder / MODEL, config, threads=config.threads or threads)
     if is_generative(folder):
-        from hasten.runtimes.openvino_decoder import generation_session
+        from hasten.runtimes.openvino_decoder import check_rounded, generation_session
 
         path = folder / ENCODER
         encoder = _compiled(path, config, threads=config.threads or threads) if path.is_file() else None
-        runs = _precision_that_runs(compiled, config)
+        if config.kv_cache is not None:
+            check_rounded(compiled)
+        runs = with_cache(_precision_that_runs(compiled, config), config.kv_cache)
         return generation_session(compiled, encoder, facts=read_facts(folder), precision=runs)
     session = OpenVinoSession(compiled, config=config)
     session.warm()
@@ -180,7 +164,7 @@ def _compiled(path: Path, config: OpenVinoConfig, *, threads: int) -> Any:
         "NUM_STREAMS": "1",
         "INFERENCE_NUM_THREADS": threads,
         "INFERENCE_PRECISION_HINT": numbers,
-        "KV_CACHE_PRECISION": numbers,
+        "KV_CACHE_PRECISION": numbers if config.kv_cache is None else "u8",
         "CPU_RUNTIME_CACHE_CAPACITY": 4096,
     }
     try:

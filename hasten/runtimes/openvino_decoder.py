@@ -11,14 +11,38 @@ from typing import Any
 
 import numpy as np
 
+from hasten.records import Rejected
 from hasten.runtimes.generation import DecodingSession
 from hasten.runtimes.generation_facts import GenerationFacts
 from hasten.runtimes.runtime import Array, Arrays
+
+_FUSED = "ScaledDotProductAttention"
 
 
 def generation_session(decoder: Any, encoder: Any | None, *, facts: GenerationFacts, precision: str) -> DecodingSession:
     """A session around the compiled models."""
     return DecodingSession(lambda: OpenVinoDecoder(decoder, encoder), facts=facts, precision=precision)
+
+
+def check_rounded(decoder: Any) -> None:
+    """Raise Rejected unless every state goes into a fused attention: OpenVINO rounds it there alone, and says nothing
+    of the others."""
+    ops = decoder.get_runtime_model().get_ops()  # all are held, or states would lose their readers
+    states = [op for op in ops if _kind(op) == "MemoryInput"]
+    whole = sum(
+        not any(_kind(reader.get_node()) == _FUSED for port in op.outputs() for reader in port.get_target_inputs())
+        for op in states
+    )
+    if whole or not states:
+        raise Rejected(
+            "open", f"kv_cache int8: {whole} of {len(states)} states are not inside of a fused attention, and OpenVINO "
+            "would keep them whole",
+        )  # fmt: skip
+
+
+def _kind(op: Any) -> str:
+    """What the CPU's plugin runs for it."""
+    return str(op.get_rt_info()["layerType"].astype(str))
 
 
 class OpenVinoDecoder:

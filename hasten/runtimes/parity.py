@@ -7,8 +7,9 @@ the bounds of low precisions are wide.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -31,6 +32,12 @@ TOLERANCE = {
     "int8": Tolerance(difference=float("inf"), cosine=0.85),
     "int4": Tolerance(difference=float("inf"), cosine=0.85),
 }
+
+
+def judged_as(runtime: Mapping[str, Any]) -> str:
+    """The precision by which outputs of a runtime config (as data) are judged: a cache in int8 rounds as int8 does."""
+    precision = str(runtime["precision"])
+    return "int8" if runtime.get("kv_cache") and precision in ("fp32", "bf16") else precision
 
 
 def parity(reference: Sequence[Array], got: Sequence[Array], precision: str) -> str | None:

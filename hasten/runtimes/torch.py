@@ -17,7 +17,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 
 from hasten.records import Config, Rejected
-from hasten.runtimes.generation_facts import facts_of, is_generative, read_facts
+from hasten.runtimes.generation_facts import check_cache, facts_of, is_generative, read_facts
 from hasten.runtimes.runtime import Array, Arrays, Exported, Probe, Session, is_tokens
 
 _WRAPPER = "wrapper.json"
@@ -26,18 +26,21 @@ _WARM_LENGTHS = (8, 24)
 
 @dataclass(frozen=True, slots=True)
 class TorchConfig:
-    """The defaults are the baseline: the model as ``from_pretrained`` gives it, in fp32."""
+    """The defaults are the baseline: the model as ``from_pretrained`` gives it, in fp32. ``kv_cache``: the numbers in
+    which a model that writes text keeps what it has read; ``None``, those that it computes with."""
 
     kind: ClassVar[str] = "torch"
     precision: Literal["fp32", "bf16"] = "fp32"
     attention: Literal["sdpa", "eager"] = "sdpa"
     compile: bool = False
+    kv_cache: Literal["int8"] | None = None
     threads: int | None = None
 
     @property
     def label(self) -> str:
         parts = [self.precision, "compiled" if self.compile else "eager"]
         parts += ["plain attention"] if self.attention == "eager" else []
+        parts += [f"{self.kv_cache} cache"] if self.kv_cache else []
         parts += [f"{self.threads} thread{'s' * (self.threads != 1)}"] if self.threads else []
         return " ".join(parts)
 
@@ -71,6 +74,8 @@ def export(wrapper: Any, config: TorchConfig, *, calibration: Sequence[Arrays], 
     from hasten.models.reshape import save_model
 
     del cache
+    generative = bool(getattr(wrapper, "generative", False))
+    check_cache(config.kv_cache, generative=generative)
     names = tuple(calibration[0])
     model = wrapper.hf.to(torch.bfloat16) if config.precision == "bf16" else wrapper.hf
     save_model(model, folder)
@@ -83,7 +88,7 @@ def export(wrapper: Any, config: TorchConfig, *, calibration: Sequence[Arrays], 
         "shapes": {name: array.shape[1:] for name, array in calibration[0].items() if not is_tokens(array)},
     }
     (folder / _WRAPPER).write_text(json.dumps(facts))
-    if getattr(wrapper, "generative", False):
+    if generative:
         facts_of(wrapper, calibration[0]).write(folder)
     instructions = ("avx512_bf16",) if config.precision == "bf16" else ()
     files = tuple(p.name for p in sorted(folder.iterdir()))
@@ -112,7 +117,9 @@ def open(folder: Path, config: TorchConfig, *, threads: int, cores: tuple[int, .
     if is_generative(folder):
         from hasten.runtimes.torch_generation import generation_session
 
-        return generation_session(model, read_facts(folder), precision=config.precision, compiled=config.compile)
+        return generation_session(
+            model, read_facts(folder), precision=config.precision, compiled=config.compile, kv_cache=config.kv_cache
+        )
     wrapper = get_task(facts["task"]).wrap_model(model, pooling=facts["pooling"], normalize=facts["normalize"])
     if config.compile:
         wrapper = torch.compile(wrapper, dynamic=True)

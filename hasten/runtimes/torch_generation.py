@@ -1,4 +1,4 @@
-"""Generation in PyTorch: transformers' own cache around the opened model, or the compiled graph.
+"""Generation in PyTorch: transformers' own cache around the opened model, one in 8 bits, or the compiled graph.
 
 Takes the model that :mod:`hasten.runtimes.torch` opened, gives a session. Eagerly, layers with a window forget what
 is behind it. Compiled, keys and values go in and out as tensors, and sizes are symbols.
@@ -8,6 +8,8 @@ Legend: B rows, L tokens of the prompt, V tokens of the vocabulary.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,7 +21,8 @@ from transformers.modeling_outputs import BaseModelOutput
 from hasten.records import Rejected
 from hasten.runtimes.decoder_graph import DecoderGraph, decoder_slots, encoded
 from hasten.runtimes.generation import DecodingSession, Generation
-from hasten.runtimes.generation_facts import GenerationFacts
+from hasten.runtimes.generation_facts import GenerationFacts, with_cache
+from hasten.runtimes.int8_cache import int8_cache
 from hasten.runtimes.runtime import Array, Arrays
 from hasten.tasks.generation_wrappers import positions, taken_by
 
@@ -28,11 +31,21 @@ _WARM_SHAPES = ((1, 8), (1, 24), (2, 24))
 _WARM_TOKENS = 4
 
 
-def generation_session(model: Any, facts: GenerationFacts, *, precision: str, compiled: bool) -> DecodingSession:
-    """A session around ``model``. Raises Rejected when it cannot be compiled."""
+Fresh = Callable[[], Any]
+
+
+def generation_session(
+    model: Any, facts: GenerationFacts, *, precision: str, compiled: bool = False, kv_cache: str | None = None
+) -> DecodingSession:
+    """A session around ``model``; ``kv_cache`` "int8" rounds what it keeps. Raises Rejected when it cannot be compiled,
+    or keeps what cannot be rounded."""
+    if compiled and kv_cache:
+        raise Rejected("compile", f"kv_cache {kv_cache}: the compiled graph keeps its cache in its own precision")
     if not compiled:
         kind = TorchEncoderDecoder if facts.encoder else TorchDecoder
-        return DecodingSession(lambda: kind(model), facts=facts, precision=precision)
+        fresh = _cache_of(model, encoder=facts.encoder, kv_cache=kv_cache)
+        fresh()  # what cannot be kept is better said now than at the first prompt
+        return DecodingSession(lambda: kind(model, fresh), facts=facts, precision=with_cache(precision, kv_cache))
     if facts.encoder:
         raise Rejected("compile", "an encoder-decoder is not compiled: its two caches go through eager PyTorch alone")
     fast = torch.compile(DecoderGraph(model), dynamic=True)
@@ -42,17 +55,25 @@ def generation_session(model: Any, facts: GenerationFacts, *, precision: str, co
     return session
 
 
-class TorchDecoder:
-    """A decoder with transformers' cache."""
+def _cache_of(model: Any, *, encoder: bool, kv_cache: str | None) -> Fresh:
+    """What makes an empty cache. An encoder-decoder's config counts the encoder's layers: its caches grow with the
+    layers that use them."""
+    config = None if encoder else model.config
+    return partial(int8_cache, config) if kv_cache == "int8" else partial(DynamicCache, config=config)
 
-    def __init__(self, model: Any) -> None:
+
+class TorchDecoder:
+    """A decoder with a cache that ``fresh`` makes."""
+
+    def __init__(self, model: Any, fresh: Fresh) -> None:
         self._model, self._given = model, taken_by(model, position_ids=True, logits_to_keep=1)
+        self._fresh = fresh
         self.reset()
 
     def prefill(self, arrays: Arrays, start: tuple[int, ...]) -> Array:
         del start
         self._mask = tensor(arrays["attention_mask"])
-        self._cache = DynamicCache(config=self._model.config)
+        self._cache = self._fresh()
         return self._forward(tensor(arrays["input_ids"]))
 
     def step(self, ids: Array) -> Array:
@@ -101,10 +122,11 @@ class CompiledDecoder:
 
 
 class TorchEncoderDecoder:
-    """An encoder-decoder with transformers' two caches: its own past, and what the encoder read."""
+    """An encoder-decoder with two caches that ``fresh`` makes: its own past, and what the encoder read."""
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, fresh: Fresh) -> None:
         self._model, self._given = model, taken_by(model, logits_to_keep=1)
+        self._fresh = fresh
         self.reset()
 
     def prefill(self, arrays: Arrays, start: tuple[int, ...]) -> Array:
@@ -114,8 +136,7 @@ class TorchEncoderDecoder:
             if source.is_floating_point():
                 source = source.to(self._model.dtype)
             self._states = BaseModelOutput(last_hidden_state=encoded(self._model, source, self._mask))
-        # A config counts the encoder's layers: these caches grow with the layers that use them.
-        self._cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
+        self._cache = EncoderDecoderCache(self._fresh(), self._fresh())
         return self._forward(torch.tensor([start]).expand(len(source), -1))
 
     def step(self, ids: Array) -> Array:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from datetime import datetime
-from typing import Any, ClassVar
+from typing import Any
 
 from jinja2 import Template, TemplateError, nodes
 from jinja2.exceptions import SecurityError
@@ -24,7 +24,7 @@ from jinja2.utils import Namespace
 class _Generation(Extension):
     """``{% generation %}`` marks what the model said, for training; here its body is rendered, in its own scope."""
 
-    tags: ClassVar = {"generation"}
+    tags = {"generation"}  # noqa: RUF012  (jinja2 declares it of instances)
 
     def parse(self, parser: Parser) -> nodes.Node:
         """jinja2 calls this at the tag."""

@@ -16,16 +16,16 @@ import numpy as np
 from hasten.records import Columns, InputError, Quality
 from hasten.tasks.examples import Example
 from hasten.tasks.image_rows import read_image_rows
+from hasten.tasks.one_label import OneLabel, check_classes, truth
 from hasten.tasks.rows import Rows
 from hasten.tasks.task import Array, Item
-from hasten.tasks.text_classification import best_label, check_classes, shares, truth
 
 _TOP = 5
 
 
 @dataclass(frozen=True, slots=True)
-class ImageClassification:
-    """Outputs are logits [N, C] in the order of ``labels``."""
+class ImageClassification(OneLabel):
+    """A label for each image."""
 
     name: str = "image-classification"
     head: str = "ForImageClassification"
@@ -56,17 +56,6 @@ class ImageClassification:
             )
         return (processor.encode(item["image"], name=str(item.get("text") or "the image")),)
 
-    def targets(self, rows: Rows, labels: Sequence[str], encoded: Sequence[Sequence[Example]]) -> list[Array] | None:
-        del encoded
-        return None if rows.labels is None else list(truth(rows, labels))
-
-    def outputs(self, raw: Sequence[Array], encoded: Sequence[Sequence[Example]]) -> Array:
-        del encoded
-        return np.stack(raw)
-
-    def comparable(self, outputs: Array) -> Array:
-        return outputs
-
     def check(self, rows: Rows, labels: Sequence[str]) -> tuple[Rows, tuple[str, ...]]:
         if rows.images is None:
             raise InputError(
@@ -84,15 +73,3 @@ class ImageClassification:
             best = np.argpartition(outputs, -_TOP, axis=1)[:, -_TOP:]
             others["top5_accuracy"] = 100.0 * float((best == right[:, None]).any(axis=1).mean())
         return Quality("accuracy", 100.0 * float(np.mean(right == guess)), len(right), others)
-
-    def per_row(self, outputs: Array, rows: Rows, labels: Sequence[str], *, reference: Array | None) -> Array | None:
-        del reference
-        return 100.0 * np.asarray(truth(rows, labels) == outputs.argmax(axis=1), dtype=np.float64)
-
-    def predictions(self, outputs: Array, rows: Rows, labels: Sequence[str]) -> tuple[list[str], list[str]] | None:
-        return [labels[int(i)] for i in outputs.argmax(axis=1)], [str(label) for label in rows.labels or ()]
-
-    def decode(self, outputs: Array, rows: Rows, labels: Sequence[str]) -> list[Any]:
-        """``{"label", "score", "scores"}``: the best label, its probability, and all of them."""
-        del rows
-        return [best_label(row, labels) for row in shares(outputs)]

@@ -92,7 +92,7 @@ def _instructed(table: Table, *, label: str | None) -> Table:
     if _INSTRUCTION not in plain or "prompt" in plain or about is None:
         return table
     column = plain[_INSTRUCTION]
-    joined = [{**row, column: _with(row.get(column), row.get(about))} for row in table.rows]
+    joined: list[Mapping[str, Any]] = [{**row, column: _with(row.get(column), row.get(about))} for row in table.rows]
     return Table(table.names, joined)
 
 

@@ -19,10 +19,10 @@ import numpy as np
 
 from hasten.records import Columns, InputError, Quality
 from hasten.tasks.examples import Example
+from hasten.tasks.one_label import map_labels, shares
 from hasten.tasks.rows import Rows
 from hasten.tasks.tagged_text import OUTSIDE, Tags, read_tagged
 from hasten.tasks.task import Array, Item, few_rows_warning
-from hasten.tasks.text_classification import map_labels, shares
 
 # First, inner, last and only word of an entity; the last two have a second name in BILOU.
 _LETTERS = {"B-": "B-", "I-": "I-", "E-": "E-", "S-": "S-", "L-": "E-", "U-": "S-"}

@@ -148,37 +148,60 @@ class NextTokenWrapper(Wrapper):
     per_token = True
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        if not (torch.compiler.is_compiling() or torch.jit.is_tracing()):
+        tracing = torch.jit.is_tracing()  # type: ignore[attr-defined,no-untyped-call]
+        if not (torch.compiler.is_compiling() or tracing):
             per_row = 4 * input_ids.shape[1] * self.hf.config.get_text_config().vocab_size
             if len(input_ids) * per_row > MOST_LOGITS_BYTES:
                 return self._piecemeal(input_ids, attention_mask, at_once=max(1, MOST_LOGITS_BYTES // per_row))
         logits = self.hf(input_ids=input_ids, attention_mask=attention_mask, use_cache=False).logits
         return _said(logits, _following(input_ids))
 
+    @property
+    def vocabulary(self) -> int:
+        """How many tokens it foretells."""
+        return int(self.hf.config.get_text_config().vocab_size)
+
+    @property
+    def width(self) -> int:
+        """Numbers of a position in :meth:`states`."""
+        return int(self.hf.config.hidden_size) if self._split else self.vocabulary
+
+    def states(self, batch: Mapping[str, Tensor]) -> Tensor:
+        """What :meth:`logits` are made of [B, L, H]: the last states, or where a family's head is more than a product
+        the logits themselves [B, L, V]."""
+        given = {name: batch[name] for name in ("input_ids", "attention_mask")}
+        if not self._split:
+            return torch.as_tensor(self.hf(**given, use_cache=False).logits)
+        return torch.as_tensor(self.hf.base_model(**given, use_cache=False).last_hidden_state)
+
+    def logits(self, states: Tensor) -> Tensor:
+        """Of ``states`` [..., H] the logits [..., V]."""
+        if not self._split:
+            return states
+        logits: Tensor = self.hf.get_output_embeddings()(states)
+        cap = getattr(self.hf.config, "final_logit_softcapping", None)
+        return logits if cap is None else torch.tanh(logits / cap) * cap
+
+    @property
+    def _split(self) -> bool:
+        return self.hf.config.model_type in SPLIT_HEADS
+
     def _piecemeal(self, input_ids: Tensor, attention_mask: Tensor, *, at_once: int) -> Tensor:
         """The same without all logits at once: the head on a few positions at a time, or where a family's head has
         more to it, ``at_once`` rows."""
-        if self.hf.config.model_type not in SPLIT_HEADS:
-            rows = zip(input_ids.split(at_once), attention_mask.split(at_once), strict=True)
+        if not self._split:
+            rows = zip(torch.split(input_ids, at_once), torch.split(attention_mask, at_once), strict=True)
             parts = [
                 _said(self.hf(input_ids=ids, attention_mask=mask, use_cache=False).logits, _following(ids))
                 for ids, mask in rows
             ]
             return torch.cat(parts)
-        states = self.hf.base_model(
-            input_ids=input_ids, attention_mask=attention_mask, use_cache=False
-        ).last_hidden_state
+        states = self.states({"input_ids": input_ids, "attention_mask": attention_mask})
         positions = max(1, MOST_LOGITS_BYTES // (16 * self.hf.config.vocab_size))
-        pieces = zip(
-            states.flatten(0, 1).split(positions), _following(input_ids).flatten().split(positions), strict=True
-        )
-        said = torch.cat([_said(self._logits(some[None]), following[None]) for some, following in pieces], dim=1)
-        return said.unflatten(1, input_ids.shape)[0]
-
-    def _logits(self, states: Tensor) -> Tensor:
-        logits: Tensor = self.hf.get_output_embeddings()(states)
-        cap = getattr(self.hf.config, "final_logit_softcapping", None)
-        return logits if cap is None else torch.tanh(logits / cap) * cap
+        following = _following(input_ids).flatten()
+        pieces = zip(torch.split(states.flatten(0, 1), positions), torch.split(following, positions), strict=True)
+        said = torch.cat([_said(self.logits(some), ids) for some, ids in pieces])
+        return said.view(*input_ids.shape, 2)
 
     def rows(self, outputs: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
         """[R, 1]: the log-probabilities of all tokens but each row's first."""

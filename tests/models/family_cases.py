@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -13,7 +14,7 @@ from torch import nn
 from hasten.models import adapter_for
 from hasten.models.adapter import Adapter, AttentionParts, FeedForward
 from hasten.models.reshape import MARK, open_model, save_model
-from hasten.models.surgery import stack_of
+from hasten.models.surgery import LowRankLinear, keep_heads, keep_layers, keep_neurons, replace_module, stack_of
 
 IDS = torch.tensor([[4, 10, 11, 12, 30, 31, 32, 5], [4, 20, 21, 22, 23, 5, 1, 1]])
 SAID = torch.tensor([[1, 40, 41, 42], [1, 50, 51, 52]])
@@ -75,6 +76,44 @@ def reopened(model: Any, folder: Path, *, marked: bool = True) -> Any:
     found = open_model(type(model), folder, attention="sdpa", dtype=torch.float32)
     assert bool(getattr(found.config, MARK, False)) is marked
     return found
+
+
+def without_layers(
+    whole: Any, keep: Sequence[int], folder: Path, *, stack: str | None = None, marked: bool = False
+) -> Any:
+    """The model with only these layers: it says what the whole one says without the others, with a cache and without
+    one, and comes back from a folder, which needs a mark or none."""
+    cut = copy.deepcopy(whole)
+    keep_layers(cut, adapter(cut), keep, stack=stack)
+    count = len(stack_of(whole, adapter(whole), stack).layers)
+    with skipped([layer(whole, number, stack=stack) for number in range(count) if number not in keep]):
+        assert close(cut, whole)
+    assert spoken(cut, cached=True) == spoken(cut, cached=False)
+    assert close(reopened(cut, folder, marked=marked), cut)
+    return cut
+
+
+def take_units(masked: Any, cut: Any) -> None:
+    """Two of four heads in the second layer, and all but five neurons in the third: unheard in one, gone in the
+    other."""
+    own = adapter(cut)
+    mask_heads(own.attention(layer(masked, 1)), [1, 2])
+    mask_neurons(own.ffn(layer(masked, 2)), range(5))
+    keep_heads(own.attention(layer(cut, 1)), [1, 2])
+    keep_neurons(own.ffn(layer(cut, 2)), range(5))
+    assert (own.attention(layer(cut, 1)).heads, own.ffn(layer(cut, 2)).neurons) == (2, 5)
+
+
+def reshape(model: Any) -> None:
+    """Fewer layers, heads and neurons, and a matrix of a low rank."""
+    own = adapter(model)
+    keep_layers(model, own, [0, 2])
+    assert model.config.num_hidden_layers == 2
+    keep_heads(own.attention(layer(model, 0)), [3])
+    keep_neurons(own.ffn(layer(model, 1)), range(7, 20))
+    up = own.ffn(layer(model, 0)).up
+    name = next(n for n, m in model.named_modules() if m is up)
+    replace_module(model, name, LowRankLinear(up.in_features, up.out_features, rank=3))
 
 
 @torch.inference_mode()

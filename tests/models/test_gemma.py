@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from family_cases import adapter, close, layer, mask_heads, mask_neurons, reopened, skipped, spoken
+from family_cases import adapter, close, layer, mask_heads, mask_neurons, reopened, skipped, spoken, without_layers
 from tiny_models import language_config, language_model, shaken
 
 from hasten.models import adapter_for
@@ -49,14 +49,8 @@ def test_heads_and_neurons(family: str) -> None:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_dropped_layers_keep_their_windows(family: str, keep: list[int], tmp_path: Path) -> None:
     whole = language_model(family)
-    cut = copy.deepcopy(whole)
-    kinds = [whole.config.layer_types[number] for number in keep]
-    keep_layers(cut, adapter(cut), keep)
-    assert cut.config.layer_types == kinds
-    with skipped([layer(whole, number) for number in range(3) if number not in keep]):
-        assert close(cut, whole)
-    assert spoken(cut, cached=True) == spoken(cut, cached=False)
-    assert close(reopened(cut, tmp_path, marked=False), cut)
+    cut = without_layers(whole, keep, tmp_path)
+    assert cut.config.layer_types == [whole.config.layer_types[number] for number in keep]
 
 
 @pytest.mark.parametrize("family", FAMILIES)

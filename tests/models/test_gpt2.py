@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 import torch
-from family_cases import adapter, close, layer, logits, mask_heads, mask_neurons, reopened, skipped, spoken
+from family_cases import adapter, close, layer, logits, mask_heads, mask_neurons, reopened, spoken, without_layers
 from tiny_models import language_config, language_model, shaken
 from torch import nn
 
 from hasten.models.conv1d import plain_linears
 from hasten.models.reshape import MARK, open_model
-from hasten.models.surgery import keep_heads, keep_layers, keep_neurons, keep_width
+from hasten.models.surgery import keep_heads, keep_neurons, keep_width
 
 
 def unprepared(**changes: Any) -> Any:
@@ -71,13 +71,7 @@ def test_heads_and_neurons(implementation: str) -> None:
 
 @pytest.mark.parametrize("by_number", [False, True])
 def test_layers_that_move_keep_their_scores(by_number: bool, tmp_path: Path) -> None:
-    whole = language_model("gpt2", scale_attn_by_inverse_layer_idx=by_number)
-    cut = copy.deepcopy(whole)
-    keep_layers(cut, adapter(cut), [1, 2])
-    with skipped([layer(whole, 0)]):
-        assert close(cut, whole)
-    assert spoken(cut, cached=True) == spoken(cut, cached=False)
-    assert close(reopened(cut, tmp_path), cut)
+    without_layers(language_model("gpt2", scale_attn_by_inverse_layer_idx=by_number), [1, 2], tmp_path, marked=True)
 
 
 def test_a_cut_model_survives_its_folder(tmp_path: Path) -> None:

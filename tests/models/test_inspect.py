@@ -73,6 +73,33 @@ def test_a_decoder_is_no_encoder(copy: Path) -> None:
         inspect_checkpoint(ModelRef(str(copy)), task=get_task("feature-extraction"))
 
 
+def adapter(folder: Path) -> None:
+    facts = {"peft_type": "LORA", "base_model_name_or_path": "org/base", "r": 8}
+    (folder / "adapter_config.json").write_text(json.dumps(facts))
+    (folder / "adapter_model.safetensors").write_bytes(b"")
+
+
+def test_an_adapter_is_not_a_model(copy: Path, tmp_path: Path) -> None:
+    """Neither alone nor beside the weights it belongs to: what would be loaded is not what stands there."""
+    alone = tmp_path / "alone"
+    alone.mkdir()
+    for folder, where in ((alone, "without the weights"), (copy, "beside a model's own weights")):
+        adapter(folder)
+        with pytest.raises(InputError, match=f"LORA adapter .* for org/base, {where}") as caught:
+            inspect_checkpoint(ModelRef(str(folder)), task=get_task(TASK))
+        assert "merge_and_unload" in str(caught.value)
+        assert "base model org/base" in str(caught.value)
+        with pytest.raises(InputError, match="adapter"):
+            load_checkpoint(ModelRef(str(folder)), task=get_task(TASK))
+
+
+@pytest.mark.parametrize("content", [b"{", b"[1]", b'{"peft_type": null, "base_model_name_or_path": 3}'])
+def test_a_strange_adapter_is_one_all_the_same(copy: Path, content: bytes) -> None:
+    (copy / "adapter_config.json").write_bytes(content)
+    with pytest.raises(InputError, match="adapter"):
+        inspect_checkpoint(ModelRef(str(copy)), task=get_task(TASK))
+
+
 @pytest.mark.parametrize("auto_map", [{"AutoModel": "spy.Spy"}, ["spy.Spy"], "spy.Spy"])
 def test_foreign_code_is_refused_unrun(copy: Path, auto_map: object) -> None:
     (copy / "spy.py").write_text(SPY)

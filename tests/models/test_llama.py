@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from family_cases import adapter, close, layer, logits, mask_heads, mask_neurons, reopened, skipped, spoken
+from family_cases import adapter, close, layer, logits, mask_heads, mask_neurons, reopened, spoken, without_layers
 from tiny_models import language_model
 
 from hasten.models.llama import OwnHeads
@@ -66,14 +66,8 @@ def test_a_neuron_goes_with_its_gate(family: str) -> None:
 @pytest.mark.parametrize("keep", [[0, 2], [1, 2], [1]])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_dropped_layers(family: str, keep: list[int], tmp_path: Path) -> None:
-    whole = language_model(family)
-    cut = copy.deepcopy(whole)
-    keep_layers(cut, adapter(cut), keep)
+    cut = without_layers(language_model(family), keep, tmp_path)
     assert cut.config.num_hidden_layers == len(keep)
-    with skipped([layer(whole, number) for number in range(3) if number not in keep]):
-        assert close(cut, whole)
-    assert spoken(cut, cached=True) == spoken(cut, cached=False)
-    assert close(reopened(cut, tmp_path, marked=False), cut)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

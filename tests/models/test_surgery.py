@@ -8,12 +8,13 @@ from typing import Any
 
 import pytest
 import torch
+from family_cases import reopened, reshape, take_units
 
 from hasten.models import adapter_for
 from hasten.models.inspect import OWN_WEIGHTS
 from hasten.models.load import load_checkpoint
 from hasten.models.reshape import MARK, open_model, save_model
-from hasten.models.surgery import LowRankLinear, keep_heads, keep_layers, keep_neurons, replace_module
+from hasten.models.surgery import keep_layers, keep_neurons
 from hasten.records import InputError, ModelRef
 from hasten.tasks import get_task
 
@@ -35,15 +36,7 @@ def logits(model: Any) -> torch.Tensor:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_removed_heads_and_neurons_equal_masked_ones(family: str, checkpoint: Checkpoints) -> None:
     masked, cut = loaded(checkpoint(family)), loaded(checkpoint(family))
-    adapter = adapter_for(family)
-    assert adapter is not None
-    parts, ffn = adapter.attention(adapter.layers(masked)[1]), adapter.ffn(adapter.layers(masked)[2])
-    with torch.no_grad():
-        parts.output.weight.view(32, 4, 8)[:, [0, 3]] = 0.0
-        ffn.down.weight[:, 5:] = 0.0
-    keep_heads(adapter.attention(adapter.layers(cut)[1]), [1, 2])
-    keep_neurons(adapter.ffn(adapter.layers(cut)[2]), range(5))
-    assert adapter.attention(adapter.layers(cut)[1]).heads == 2
+    take_units(masked, cut)
     assert torch.allclose(logits(cut), logits(masked), atol=1e-6)
     assert not torch.allclose(logits(cut), logits(loaded(checkpoint(family))), atol=1e-6)
 
@@ -51,19 +44,8 @@ def test_removed_heads_and_neurons_equal_masked_ones(family: str, checkpoint: Ch
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_reshaped_model_survives_its_folder(family: str, checkpoint: Checkpoints, tmp_path: Path) -> None:
     model = loaded(checkpoint(family))
-    adapter = adapter_for(family)
-    assert adapter is not None
-    keep_layers(model, adapter, [0, 2])
-    assert model.config.num_hidden_layers == 2
-    keep_heads(adapter.attention(adapter.layers(model)[0]), [3])
-    keep_neurons(adapter.ffn(adapter.layers(model)[1]), range(7, 20))
-    up = adapter.ffn(adapter.layers(model)[0]).up
-    name = next(n for n, m in model.named_modules() if m is up)
-    replace_module(model, name, LowRankLinear(up.in_features, up.out_features, rank=3))
-    save_model(model, tmp_path)
-    again = open_model(type(model), tmp_path, attention="sdpa", dtype=torch.float32)
-    assert getattr(again.config, MARK)
-    assert torch.allclose(logits(again), logits(model), atol=1e-6)
+    reshape(model)
+    assert torch.allclose(logits(reopened(model, tmp_path)), logits(model), atol=1e-6)
 
 
 def test_a_model_with_fewer_layers_only_needs_no_mark(checkpoint: Checkpoints, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from family_cases import reopened, reshape, take_units
 from tiny_models import IMAGES, SIDE, tiny_config
 from torch import Tensor, nn
 
@@ -15,7 +16,7 @@ from hasten.models import adapter_for
 from hasten.models.adapter import Adapter
 from hasten.models.load import load_checkpoint
 from hasten.models.reshape import MARK, open_model, save_model
-from hasten.models.surgery import LowRankLinear, keep_heads, keep_layers, keep_neurons, keep_width, replace_module
+from hasten.models.surgery import keep_heads, keep_layers, keep_neurons, keep_width
 from hasten.records import ModelRef
 from hasten.tasks import get_task
 
@@ -98,14 +99,8 @@ def test_norms_feed_what_the_protocol_says_and_tokens_are_counted(kind: str) -> 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_removed_heads_and_neurons_equal_masked_ones(kind: str) -> None:
-    masked, cut, adapter = made(kind), made(kind), adapter_of(kind)
-    parts, ffn = adapter.attention(adapter.layers(masked)[1]), adapter.ffn(adapter.layers(masked)[2])
-    with torch.no_grad():
-        parts.output.weight.view(32, 4, 8)[:, [0, 3]] = 0.0
-        ffn.down.weight[:, 5:] = 0.0
-    keep_heads(adapter.attention(adapter.layers(cut)[1]), [1, 2])
-    keep_neurons(adapter.ffn(adapter.layers(cut)[2]), range(5))
-    assert adapter.attention(adapter.layers(cut)[1]).heads == 2
+    masked, cut = made(kind), made(kind)
+    take_units(masked, cut)
     assert torch.allclose(logits(cut), logits(masked), atol=1e-5)
     assert not torch.allclose(logits(cut), logits(made(kind)), atol=1e-3)
 
@@ -130,17 +125,9 @@ def test_removed_layers_equal_layers_that_add_nothing(kind: str, tmp_path: Path)
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_reshaped_model_survives_its_folder(kind: str, tmp_path: Path) -> None:
-    model, adapter = made(kind), adapter_of(kind)
-    keep_layers(model, adapter, [0, 2])
-    keep_heads(adapter.attention(adapter.layers(model)[0]), [3])
-    keep_neurons(adapter.ffn(adapter.layers(model)[1]), range(7, 20))
-    up = adapter.ffn(adapter.layers(model)[0]).up
-    name = next(n for n, m in model.named_modules() if m is up)
-    replace_module(model, name, LowRankLinear(up.in_features, up.out_features, rank=3))
-    save_model(model, tmp_path)
-    again = open_model(type(model), tmp_path, attention="sdpa", dtype=torch.float32)
-    assert getattr(again.config, MARK)
-    assert torch.allclose(logits(again), logits(model), atol=1e-5)
+    model = made(kind)
+    reshape(model)
+    assert torch.allclose(logits(reopened(model, tmp_path)), logits(model), atol=1e-5)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from tiny_models import IMAGES, TEXTS
-from unit_cases import outputs, rows_for, tiny
+from unit_cases import check_int4_grid, outputs, rows_for, tiny
 
 from hasten.passes.awq import AwqConfig, channel_scales, exact_folds, quantize_awq, within_range
 from hasten.passes.family import adapter_of
@@ -21,7 +21,6 @@ from hasten.passes.rtn import RtnConfig, quantize_rtn
 from hasten.passes.smooth_quant import fold
 from hasten.passes.sparsity import layer_by_layer
 from hasten.records import InputError
-from hasten.runtimes.onnx_int4 import packed
 
 
 def moment_of(inputs: int, *, seed: int = 0, loud: int = 3) -> torch.Tensor:
@@ -204,12 +203,7 @@ def test_a_model_with_prefixes_is_rounded_without_foldings() -> None:
 def test_an_int4_runtime_finds_the_same_weights() -> None:
     model = tiny(spread=8.0)
     quantize_awq(model, AwqConfig(group=32), rows_for(model))
-    for matrix in encoder_matrices(model, what="a test"):
-        weight = matrix.linear.weight.detach().numpy()
-        codes, scales = packed(weight, group=32)
-        values = np.stack([(codes & 15).astype(np.float32) - 8, (codes >> 4).astype(np.float32) - 8], axis=-1)
-        found = values.reshape(len(weight), -1, 32) * scales.reshape(len(weight), -1, 1)
-        np.testing.assert_array_equal(found.reshape(len(weight), -1)[:, : weight.shape[1]], weight)
+    check_int4_grid(model, group=32)
 
 
 @pytest.mark.parametrize("bad", [{"bits": 5}, {"group": 48}, {"rows": 0}])

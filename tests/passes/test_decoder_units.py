@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +9,10 @@ import pytest
 import torch
 from tiny_models import shaken
 from torch import nn
-from unit_cases import again, counts, decoder, macs, said, texts_for, units_of
+from unit_cases import again, check_costs, counts, decoder, macs, said, texts_for, units_of
 
 from hasten.models.adapter import CROSS
 from hasten.passes import run_pass
-from hasten.passes.calibration import Calibration
 from hasten.passes.entropy import EntropyConfig, sharpness, visible
 from hasten.passes.fisher import FisherConfig
 from hasten.passes.gradient import GradientConfig
@@ -82,25 +80,7 @@ def test_gradients_are_finite_differences_of_each_text() -> None:
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "phi3"])
 def test_costs_are_the_macs_that_matrix_products_take(family: str) -> None:
-    """By torch's own counter (two FLOPs a MAC) on one row under eager attention; a unit's cost is a difference."""
-    from torch.utils.flop_counter import FlopCounterMode
-
-    def flops(model: Any, given: Calibration) -> int:
-        with FlopCounterMode(display=False) as counter, torch.no_grad():
-            model(**given.head(1)[0])
-        return int(counter.get_total_flops())
-
-    model, given = decoder(family, attn_implementation="eager"), texts_for(count=1)
-    cost = units_of(model).costs(given)
-    less_group, less_neuron = copy.deepcopy(model), copy.deepcopy(model)
-    masks = units_of(model).ones()
-    masks.heads[1][1] = 0
-    units_of(less_group).keep(masks)
-    masks = units_of(model).ones()
-    masks.neurons[1][:10] = 0
-    units_of(less_neuron).keep(masks)
-    assert flops(model, given) - flops(less_group, given) == 2 * cost.head
-    assert flops(model, given) - flops(less_neuron, given) == 2 * 10 * cost.neuron
+    check_costs(decoder(family, attn_implementation="eager"), texts_for(count=1), head=1)
 
 
 def test_a_group_costs_by_its_queries_and_its_key() -> None:

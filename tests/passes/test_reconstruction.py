@@ -21,7 +21,8 @@ from hasten.passes.reconstruction import (
     sublayers,
     tuned_masks,
 )
-from hasten.passes.units import real_tokens
+from hasten.passes.units import Units, real_tokens
+from hasten.tasks.wrappers import Wrapper
 
 
 def problem(tokens: int = 60, *, units: int = 5, width: int = 3, hidden: int = 7) -> tuple[torch.Tensor, ...]:
@@ -101,16 +102,21 @@ def test_an_unpruned_sublayer_has_nothing_to_mend_and_padding_does_not_count(fam
         assert torch.allclose(found[1, width].inputs, found[9, width].inputs, rtol=1e-4, atol=1e-4)
 
 
-def test_moments_mend_what_earlier_sublayers_lost() -> None:
-    """A pruned FFN should give the dense sum less the pruned residual: then the sum is the dense one."""
-    dense = tiny(spread=4.0)
+def beside_a_pruned(dense: Wrapper) -> tuple[Units, Units, tuple[Walk, Walk]]:
+    """Units of the model and of a copy whose first layer has lost a head, and a walk through each."""
     pruned = copy.deepcopy(dense)
     masks = units_of(pruned).ones()
     masks.heads[0][1] = 0
     units_of(pruned).keep(masks)
     whole, own = units_of(dense), units_of(pruned)
     batches = [batch for batch, _ in rows_for(dense, count=40).batches(batch=20)]
-    walks = (Walk(dense, whole.layers, batches), Walk(pruned, own.layers, batches))
+    return whole, own, (Walk(dense, whole.layers, batches), Walk(pruned, own.layers, batches))
+
+
+def test_moments_mend_what_earlier_sublayers_lost() -> None:
+    """A pruned FFN should give the dense sum less the pruned residual: then the sum is the dense one."""
+    dense = tiny(spread=4.0)
+    whole, own, walks = beside_a_pruned(dense)
     goal, mine = (sublayers(units.adapter, units.layers[0])[1] for units in (whole, own))
     before = moments(goal, mine, *walks)
     assert before.error(mine.map.weight.detach()) > 1e-4
@@ -119,9 +125,8 @@ def test_moments_mend_what_earlier_sublayers_lost() -> None:
     walks[0].advance(whole.layers[0])
     walks[1].advance(own.layers[0])
     mended = sum(float((a - b).square().sum()) for a, b in zip(walks[0].states, walks[1].states, strict=True))
-    unmended = Walk(pruned, own.layers, batches)
-    mine.map.weight.data.copy_(goal.map.weight)
-    unmended.advance(own.layers[0])
+    _, unchanged, (_, unmended) = beside_a_pruned(dense)
+    unmended.advance(unchanged.layers[0])
     lost = sum(float((a - b).square().sum()) for a, b in zip(walks[0].states, unmended.states, strict=True))
     assert mended < 0.5 * lost
 
@@ -158,13 +163,7 @@ def test_folded_scales_change_nothing_and_are_ones() -> None:
 def test_with_the_norm_in_front_the_ffn_mends_the_layers_output(family: str) -> None:
     """The sum is what the layer gives: its distance to the dense layer's is the moments' error, before and after."""
     dense = tiny(family, spread=4.0)
-    pruned = copy.deepcopy(dense)
-    masks = units_of(pruned).ones()
-    masks.heads[0][1] = 0
-    units_of(pruned).keep(masks)
-    whole, own = units_of(dense), units_of(pruned)
-    batches = [batch for batch, _ in rows_for(dense, count=40).batches(batch=20)]
-    walks = (Walk(dense, whole.layers, batches), Walk(pruned, own.layers, batches))
+    whole, own, walks = beside_a_pruned(dense)
     goal, mine = (sublayers(units.adapter, units.layers[0])[1] for units in (whole, own))
     found = moments(goal, mine, *walks)
     errors = []

@@ -7,14 +7,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from unit_cases import outputs, rows_for, tiny
+from unit_cases import check_int4_grid, outputs, rows_for, tiny
 
 from hasten.passes.grid import GridSpec
-from hasten.passes.matrices import encoder_matrices
 from hasten.passes.rtn import RtnConfig, quantize_rtn, rounded
 from hasten.passes.tables import plain_weights
 from hasten.records import InputError
-from hasten.runtimes.onnx_int4 import packed
 
 
 def by_hand(weight: torch.Tensor, *, bits: int, group: int, symmetric: bool) -> torch.Tensor:
@@ -75,12 +73,7 @@ def test_an_int4_runtime_finds_the_same_weights(clip: bool, seed: int) -> None:
     """It takes its steps from the largest weight of a group, which is at the end of its range."""
     model = tiny(seed=seed, spread=4.0)
     quantize_rtn(model, RtnConfig(group=32, clip=clip), rows_for(model))
-    for matrix in encoder_matrices(model, what="a test"):
-        weight = matrix.linear.weight.detach().numpy()
-        codes, scales = packed(weight, group=32)
-        values = np.stack([(codes & 15).astype(np.float32) - 8, (codes >> 4).astype(np.float32) - 8], axis=-1)
-        found = values.reshape(len(weight), -1, 32) * scales.reshape(len(weight), -1, 1)
-        np.testing.assert_array_equal(found.reshape(len(weight), -1)[:, : weight.shape[1]], weight)
+    check_int4_grid(model, group=32)
 
 
 @pytest.mark.parametrize("bad", [{"bits": 1}, {"bits": 9}, {"group": 48}])

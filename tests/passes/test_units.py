@@ -8,11 +8,10 @@ import pytest
 import torch
 from tiny_models import IMAGES, TEXTS
 from torch import nn
-from unit_cases import counts, outputs, rows_for, tiny, units_of
+from unit_cases import check_costs, counts, outputs, rows_for, tiny, units_of
 
 from hasten.models.surgery import LowRankLinear
 from hasten.passes import run_pass
-from hasten.passes.calibration import Calibration
 from hasten.passes.entropy import EntropyConfig
 from hasten.passes.fisher import FisherConfig
 from hasten.passes.kprune import KPruneConfig
@@ -87,26 +86,8 @@ def test_a_pass_over_gradients_leaves_no_trace() -> None:
 
 
 def test_costs_are_the_macs_that_matrix_products_take() -> None:
-    """By torch's own counter (two FLOPs a MAC) on one row under eager attention; a unit's cost is a difference."""
-    from torch.utils.flop_counter import FlopCounterMode
-
-    def flops(model: object, given: Calibration) -> int:
-        with FlopCounterMode(display=False) as counter, torch.no_grad():
-            model(**given.head(1)[0])  # type: ignore[operator]
-        return int(counter.get_total_flops())
-
     model = tiny(attn_implementation="eager")
-    given = rows_for(model, count=1)
-    cost = units_of(model).costs(given)
-    less_head, less_neuron = copy.deepcopy(model), copy.deepcopy(model)
-    masks = units_of(model).ones()
-    masks.heads[1][2] = 0
-    units_of(less_head).keep(masks)
-    masks = units_of(model).ones()
-    masks.neurons[1][:10] = 0
-    units_of(less_neuron).keep(masks)
-    assert flops(model, given) - flops(less_head, given) == 2 * cost.head
-    assert flops(model, given) - flops(less_neuron, given) == 2 * 10 * cost.neuron
+    check_costs(model, rows_for(model, count=1), head=2)
     assert Costs(3.0, 0.5).of(PerUnit([torch.tensor([1.0, 0.0])], [torch.tensor([2.0, 1.0, 0.0])])) == 4.0
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,9 @@ from tiny_models import IMAGES, SIDE, language_model, tiny_config
 
 from hasten.models.reshape import open_model, save_model
 from hasten.passes.calibration import Calibration
+from hasten.passes.matrices import encoder_matrices
 from hasten.passes.units import Units
+from hasten.runtimes.onnx_int4 import packed
 from hasten.tasks.wrappers import ImageWrapper, LogitsWrapper, NextTokenWrapper, Wrapper
 
 
@@ -63,6 +66,37 @@ def counts(model: Any) -> tuple[list[int], list[int]]:
 def macs(model: Any, given: Calibration) -> float:
     units = units_of(model)
     return units.costs(given).of(units.ones())
+
+
+def check_costs(model: Any, given: Calibration, *, head: int) -> None:
+    """A unit's cost is a difference: by torch's own counter (two FLOPs a MAC), on one row under eager attention."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    def flops(of: Any) -> int:
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            of(**given.head(1)[0])
+        return int(counter.get_total_flops())
+
+    cost = units_of(model).costs(given)
+    less_head, less_neuron = copy.deepcopy(model), copy.deepcopy(model)
+    masks = units_of(model).ones()
+    masks.heads[1][head] = 0
+    units_of(less_head).keep(masks)
+    masks = units_of(model).ones()
+    masks.neurons[1][:10] = 0
+    units_of(less_neuron).keep(masks)
+    assert flops(model) - flops(less_head) == 2 * cost.head
+    assert flops(model) - flops(less_neuron) == 2 * 10 * cost.neuron
+
+
+def check_int4_grid(model: Any, *, group: int) -> None:
+    """A runtime that packs the matrices into int4 finds the same weights again."""
+    for matrix in encoder_matrices(model, what="a test"):
+        weight = matrix.linear.weight.detach().numpy()
+        codes, scales = packed(weight, group=group)
+        values = np.stack([(codes & 15).astype(np.float32) - 8, (codes >> 4).astype(np.float32) - 8], axis=-1)
+        found = values.reshape(len(weight), -1, group) * scales.reshape(len(weight), -1, 1)
+        np.testing.assert_array_equal(found.reshape(len(weight), -1)[:, : weight.shape[1]], weight)
 
 
 def decoder(family: str = "llama", *, seed: int = 0, **changes: Any) -> NextTokenWrapper:

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from hasten.pipeline import final, timing
+
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 WORDS = [f"w{i}" for i in range(60)]
@@ -66,6 +68,17 @@ def save_rows(path: Path, model: Path, *, count: int = 240) -> Path:
     with path.open("w", newline="") as stream:
         csv.writer(stream).writerows([("text", "label"), *zip(texts, [("no", "yes")[x] for x in labels], strict=True)])
     return path
+
+
+@pytest.fixture
+def short_duels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Duels of about a second in fewer fresh processes, for whole runs that are looked at for what they do and leave
+    behind. Runs whose times count keep them as they are (tests/pipeline/test_optimize.py)."""
+    for stage, rounds in (("screen", 1), ("contest", 1), ("final", 2)):
+        monkeypatch.setitem(timing.TIMINGS, stage, timing.Timing(rounds, 1.0))
+    monkeypatch.setattr(timing, "_PAUSE_S", 0.5)
+    for name in ("_THROUGHPUT_S", "_ENERGY_S"):
+        monkeypatch.setattr(final, name, 0.3)
 
 
 @pytest.fixture(scope="session")

@@ -105,6 +105,7 @@ def test_the_command_line_says_what_is_wrong_with_it(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("short_duels")
 @pytest.mark.parametrize(
     "recipe",
     [

@@ -173,6 +173,7 @@ def test_a_trained_shape_is_tried_on_the_other_runtimes_of_its_own_kind() -> Non
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("short_duels")
 def test_a_smaller_shape_is_trained_and_becomes_the_bundle(tmp_path: Path) -> None:
     model = save_tiny_classifier(tmp_path / "model", layers=3)
     rows = save_rows(tmp_path / "rows.csv", model, count=1100)

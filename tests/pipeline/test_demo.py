@@ -38,6 +38,7 @@ def test_reading_ratings() -> None:
 
 @pytest.mark.real
 @pytest.mark.slow
+@pytest.mark.usefixtures("short_duels")
 def test_demo_on_a_slice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     try:
         demo.encoder_folder()

@@ -13,7 +13,7 @@ from own_core import own_core
 import hasten
 
 WORDS = [f"w{i}" for i in range(60)]
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("short_duels")]
 PAIRS = [{"text": "w1 w2 w3", "text_pair": "w4 w5"}, {"text": "w1 w2 w3", "text_pair": "w1 w2 w3"}]
 
 

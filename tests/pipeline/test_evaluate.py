@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
 import types
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +20,13 @@ from interchange_models import saved, tiny
 
 import hasten
 from hasten.models.load import load_checkpoint
+from hasten.models.writing import writing_of
 from hasten.pipeline import evaluate as own
+from hasten.pipeline.answering import answers_of
+from hasten.pipeline.continuing import of_session
 from hasten.pipeline.likelihood import Reader, Words, rolling_windows
-from hasten.records import InputError, MissingDependency, ModelRef
+from hasten.records import InputError, MissingDependency, ModelRef, Workload
+from hasten.runtimes.generation import Generation
 from hasten.tasks import get_task
 
 
@@ -200,11 +206,46 @@ def test_a_session_that_writes_gets_one_prompt_at_a_time() -> None:
 
     class Session:
         def generate(self, arrays: Any, generation: Any) -> Any:
-            asked.append((arrays["input_ids"].tolist(), generation.new_tokens, generation.ends))
-            yield from (np.array([number]) for number in (4, 5))
+            asked.append((arrays["input_ids"].tolist(), generation))
+            yield from (np.array([number]) for number in (4, 5, 3, 6))
 
-    assert list(own._writing(Session())([1, 2], 7, 0)) == [4, 5]
-    assert asked == [([[1, 2]], 7, (0,))]
+    usual = Generation(new_tokens=1, ends=(3,), never=(9,), never_first=(8,))
+    assert list(of_session(Session(), usual)([1, 2], 7, 0)) == [4, 5]  # up to an end of its own
+    assert list(of_session(Session(), usual)([1, 2], 7, 5)) == [4]
+    assert list(of_session(Session(), replace(usual, ends=()))([1, 2], 7, None)) == [4, 5, 3, 6]
+    assert [ids for ids, _ in asked] == [[[1, 2]]] * 3
+    assert asked[0][1] == Generation(new_tokens=7, ends=(0, 3), never=(9,), never_first=(8,))
+
+
+@pytest.mark.parametrize("kind", ["checkpoint", "bundle"])
+def test_what_must_not_be_written_is_not(kind: str, folder: Path, tmp_path: Path) -> None:
+    """The likeliest tokens are banned one after the other; what is written then is what is left."""
+    model = Path(shutil.copytree(folder, tmp_path / "model"))
+    run = logits_of(folder)
+    with reader_of(folder) as reader:
+        ids = reader.words.encode("the cat")
+    ranked = run(ids)[-1].argsort(descending=True).tolist()
+    never, never_first = [t for t in ranked[:2] if t], [t for t in ranked[2:4] if t]
+    facts = json.loads((model / "generation_config.json").read_text())
+    facts |= {"suppress_tokens": never, "begin_suppress_tokens": never_first, "eos_token_id": 0}
+    (model / "generation_config.json").write_text(json.dumps(facts))
+    expected: list[int] = []
+    while len(expected) < 5:
+        banned = never if expected else [*never, *never_first]
+        logits = run([*ids, *expected])[-1].clone()
+        logits[banned] = -torch.inf
+        if int(logits.argmax()) == 0:
+            break
+        expected.append(int(logits.argmax()))
+    assert expected
+    source = model
+    if kind == "bundle":
+        made = load_checkpoint(ModelRef(str(model)), task=get_task("text-generation")).model
+        answers = answers_of(Workload(new_tokens=4), writing_of(made), None, count=len)
+        source = language_bundle(model, tmp_path / "bundle", task="text-generation", answers=answers)
+    with reader_of(source) as reader:
+        assert reader.write is not None
+        assert list(reader.write(ids, 5, reader.words.last)) == expected
 
 
 def test_special_tokens_are_not_doubled(folder: Path) -> None:

@@ -42,6 +42,8 @@ PREDICTED = {
 }
 
 
+# Two answers, or two next tokens, that are all but equally likely may change places: their scores may not.
+SURE = {"question-answering": slice(2, 4), "language-modeling": slice(0, 2)}
 # No right answer to learn from; an encoder-decoder's answers are not taught yet.
 UNTAUGHT = ("feature-extraction", *GENERATIVE[1:])
 
@@ -91,13 +93,17 @@ def test_targets_teach(task: str, benches: dict[str, Workbench]) -> None:
     assert any(p.grad is not None and float(p.grad.abs().sum()) > 0 for p in model.hf.base_model.parameters())
 
 
-@pytest.mark.parametrize("config", [TorchConfig(), OnnxRuntimeConfig(), OpenVinoConfig()], ids=lambda c: c.kind)
+# Few buckets: OpenVINO compiles anew for each, and they are looked at in tests/runtimes/test_contract.py.
+RUN = (TorchConfig(), OnnxRuntimeConfig(), OpenVinoConfig(buckets=(16, 64)))
+
+
+@pytest.mark.parametrize("config", RUN, ids=lambda c: c.kind)
 @pytest.mark.parametrize("task", TASKS)
 def test_every_runtime_gives_the_same_outputs(
     task: str, config: object, benches: dict[str, Workbench], tmp_path: Path
 ) -> None:
     bench, kind = benches[task], config.kind  # type: ignore[attr-defined]
-    prepared, part = bench.prepared, bench.prepared.test.head(20)
+    prepared, part = bench.prepared, bench.prepared.test.head(6)
     for name in ("model", "cache"):
         (tmp_path / name).mkdir()
     runtime, wrapper = get_runtime(kind), bench.model()
@@ -116,10 +122,12 @@ def test_every_runtime_gives_the_same_outputs(
     same = prepared.task.comparable
     rows = [[session.run(b) for b in prepared.batches(part, batch=n)] for n in (1, 1)]
     assert parity([same(o) for o in rows[0]], [same(o) for o in rows[1]], "fp32") is None
-    assert np.allclose(made, wanted, rtol=2e-2, atol=2e-2) or task in ("question-answering", "language-modeling")
+    sure = SURE.get(task, slice(None))
+    assert np.allclose(made[..., sure], wanted[..., sure], rtol=2e-2, atol=2e-2)
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("short_duels")
 @pytest.mark.parametrize("task", ["question-answering", "image-classification", "language-modeling"])
 def test_the_same_command_makes_a_bundle(task: str, tmp_path: Path) -> None:
     model, rows = save_task_model(tmp_path / "model", task), save_task_rows(tmp_path, task)
@@ -142,6 +150,7 @@ def test_the_same_command_makes_a_bundle(task: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("short_duels")
 def test_a_family_without_an_adapter_is_optimized_all_the_same(tmp_path: Path) -> None:
     import transformers as t
 

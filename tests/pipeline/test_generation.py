@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,8 @@ class Here:
 
 
 def test_an_export_that_is_right_for_the_prompt_alone_fails_parity(bench: Workbench) -> None:
+    from transformers import DynamicCache
+
     from hasten.runtimes.torch_generation import TorchDecoder
 
     class Deaf(TorchDecoder):
@@ -79,8 +82,9 @@ def test_an_export_that_is_right_for_the_prompt_alone_fails_parity(bench: Workbe
     assert len({tuple(row) for row in five[:4].tolist()}) == 4, "rows that change places are seen"
     wrapper = GenerationWrapper(bench.model().hf).eval()
     facts = facts_of(wrapper, {name: a for name, a in batches[0].items() if name != FORCED})
+    fresh = partial(DynamicCache, config=wrapper.hf.config)
     right, deaf = (
-        DecodingSession(lambda kind=kind: kind(wrapper.hf), facts=facts, precision="fp32")
+        DecodingSession(lambda kind=kind: kind(wrapper.hf, fresh), facts=facts, precision="fp32")
         for kind in (TorchDecoder, Deaf)
     )
     eager = _eager(wrapper, batches)
@@ -150,6 +154,7 @@ def test_a_model_of_another_task_says_what_it_is_for(made_for: str, asked: str, 
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("short_duels")
 @pytest.mark.parametrize("task", ["text-generation", "translation", "speech-recognition"])
 def test_the_same_command_makes_a_bundle_that_writes(task: str, tmp_path: Path) -> None:
     model, rows = save_task_model(tmp_path / "model", task), save_task_rows(tmp_path, task, count=80)

@@ -124,6 +124,7 @@ def test_another_question_in_the_same_folder_is_refused(finished: Result, tiny: 
     assert open_result(finished.folder).outcome == "met"
 
 
+@pytest.mark.usefixtures("short_duels")
 def test_a_useless_budget_ends_in_an_honest_verdict(tiny: tuple[Path, Path], tmp_path: Path) -> None:
     result = hasten.optimize(
         tiny[0], task="text-classification", data=tiny[1], budget="p50_ms<=0.0001", time="100s", out=tmp_path / "out",

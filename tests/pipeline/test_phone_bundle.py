@@ -18,11 +18,13 @@ from hasten.runtimes import ON_REQUEST, RUNTIMES
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("short_duels")
 def test_a_bundle_for_a_phone(tmp_path: Path) -> None:
     task = "image-classification"  # texts take minutes to lower: the runtime's own contract has them
-    model, rows = save_task_model(tmp_path / "model", task), save_task_rows(tmp_path, task)
+    model = save_task_model(tmp_path / "model", task, num_hidden_layers=1)
+    rows = save_task_rows(tmp_path, task)
     result = hasten.optimize(
-        model, task=task, data=rows, budget="quality_drop<=60%", time="400s", out=tmp_path / "out", cores=own_core(),
+        model, task=task, data=rows, budget="quality_drop<=60%", time="150s", out=tmp_path / "out", cores=own_core(),
         runtimes=("executorch",), techniques=("int4",), max_length=48,
     )  # fmt: skip
     tried = [t for t in result.run.trials if t.recipe["runtime"]["kind"] == "executorch"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import hasten
 from hasten.measure.host import usable_cores
+from hasten.measure.worker import Worker
 from hasten.pipeline.request import make_request, parse_cores, parse_time
 from hasten.records import Columns, InputError
+
+SPLITS = ("calibration_data", "selection_data", "test_data")
 
 
 def request(**changes: Any) -> Any:
@@ -95,3 +100,20 @@ def test_extra_texts_come_from_a_file_or_any_iterable_and_never_from_judged_rows
         )  # fmt: skip
         assert len(_extra(asked, rows, splits, tokenizer)) == 1  # type: ignore[arg-type]
         assert [t.casefold() for t in seen] == ["fresh"]
+
+
+@pytest.mark.parametrize("names", [("no-such.csv",), ("rows.csv", "rows.csv", "no-such.csv")], ids=["one", "three"])
+def test_a_wrong_path_waits_for_no_model(
+    names: tuple[str, ...], checkpoint: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "rows.csv").write_text("text,label\na,no\nb,yes\n")
+    paths = [str(tmp_path / name) for name in names]
+    sources = {"data": paths[0]} if len(paths) == 1 else dict(zip(SPLITS, paths, strict=True))
+
+    def never(*_: Any, **__: Any) -> Any:
+        raise AssertionError("a process was started")
+
+    monkeypatch.setattr(Worker, "start", never)
+    with pytest.raises(InputError, match="no such file"):
+        hasten.optimize(checkpoint("bert"), task="text-classification", out=tmp_path / "out", **sources)  # type: ignore[arg-type]
+    assert not (tmp_path / "out").exists()

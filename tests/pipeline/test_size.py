@@ -78,6 +78,12 @@ def test_own_trials_give_a_curve(tmp_path: Path) -> None:
         hasten.size(task="text-classification", hardware="cpu-vnni-4", trials=(tmp_path / "nowhere",))
 
 
+def quickly(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Few calls of each request: what is looked at here is that they are timed."""
+    monkeypatch.setattr(this_host, "_WARM_S", 0.02)
+    monkeypatch.setattr(this_host, "_TIMED_S", 0.05)
+
+
 def made_host(monkeypatch: pytest.MonkeyPatch, cache: Path, *, key: str | None = None) -> list[int]:
     """A host that is timed in no time: every point is what a known fit says."""
     costs = LayerFit(3e-4, 5e-5, 2e-12, 1e-11, 3e-10, 4e-10, 0.0, 0)
@@ -133,7 +139,8 @@ def test_this_host_joins_the_hardware_and_shows_its_errors(tmp_path: Path, monke
     assert best.figures["latency_ms"].error is not None
 
 
-def test_a_random_encoder_is_exported_and_timed(tmp_path: Path) -> None:
+def test_a_random_encoder_is_exported_and_timed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    quickly(monkeypatch)
     cores = usable_cores()[:1]
     made = this_host.timed(
         (1, 32, 64, 2), this_host.RUNTIMES["fp32"], precision="fp32", folder=tmp_path / "made", cores=cores,
@@ -149,7 +156,7 @@ def test_a_real_host_is_timed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(this_host, "_cache_file", lambda: tmp_path / "host.json")
     monkeypatch.setattr(this_host, "SHAPES", this_host.SHAPES[:2])
     monkeypatch.setattr(this_host, "HELD_OUT", ())
-    monkeypatch.setattr(this_host, "_TIMED_S", 0.05)
+    quickly(monkeypatch)
     found = this_host.measured_host()
     assert set(found.device.fits) == {"fp32", "int8"}
     assert all(p["ms"] > 0 and p["peak_rss_bytes"] > 1e7 for p in found.points)

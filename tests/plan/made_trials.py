@@ -14,6 +14,7 @@ class MadeTorch:
     precision: str = "fp32"
     attention: str = "sdpa"
     compile: bool = False
+    kv_cache: str | None = None
     seed: int = 0
 
     @property

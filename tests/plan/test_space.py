@@ -19,6 +19,7 @@ OFFERED = (
     MadeOpenVino(precision="int8"),
     MadeOpenVino(precision="int8", smooth_quant_alpha=-1.0),
     MadeOnnx(precision="int4", fusion=False),
+    MadeTorch(kv_cache="int8"),
 )
 
 
@@ -35,9 +36,10 @@ def test_without_names_every_config_is_a_recipe_in_its_order() -> None:
         ("int8-dynamic", {4}),
         ("int8-static", {5, 7, 8}),
         ("int4", {9}),
+        ("int8-cache", {10}),
         ("smoothquant", {7}),
         ("compile", {1}),
-        ("sdpa", {0, 2}),
+        ("sdpa", {0, 2, 10}),
         ("fusion", {3}),
     ],
 )
@@ -48,7 +50,7 @@ def test_each_technique(technique: str, places: set[int]) -> None:
 
 def test_every_technique_is_tested() -> None:
     names = {"fp32", "bf16", "int8", "int8-dynamic", "int8-static", "smoothquant", "compile", "sdpa", "fusion", "int4"}
-    assert set(TECHNIQUES) == names
+    assert set(TECHNIQUES) == names | {"int8-cache"}
 
 
 def test_runtimes_and_techniques_narrow_together() -> None:

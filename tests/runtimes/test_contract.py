@@ -17,7 +17,9 @@ import torch
 from tiny_models import TEXTS
 
 from hasten.measure.host import instruction_sets
+from hasten.models import adapter_for
 from hasten.models.load import load_checkpoint
+from hasten.models.surgery import keep_layers
 from hasten.records import Config, InputError, MissingDependency, ModelRef, Recipe, Rejected
 from hasten.runtimes import RUNTIMES, get_runtime, read_recipe
 from hasten.runtimes.parity import parity
@@ -27,7 +29,8 @@ from hasten.tasks import get_task
 VNNI = instruction_sets() & {"avx512_vnni", "avx_vnni", "amx_int8"}
 SPACES = {name: list(get_runtime(name).space(instructions=frozenset({"avx2"} | VNNI), threads=2)) for name in RUNTIMES}
 CASES = [(name, config) for name, found in SPACES.items() for config in found]
-# Tracing and lowering for ExecuTorch takes a minute where the others take seconds.
+# Tracing and lowering for ExecuTorch takes half a minute a layer where the others take seconds: it gets one layer, and
+# several where layers meet (tests/runtimes/test_executorch.py).
 SLOW_TO_MAKE = {"executorch"}
 
 
@@ -58,10 +61,14 @@ SHAPES = [(1, 1), (1, 2), (1, 13), (1, 40), (2, 9), (5, 33)]
 
 
 class Bench:
-    """One family's wrapper with its calibration rows and a cache for exports."""
+    """One family's wrapper with its calibration rows and its exports, each made once."""
 
-    def __init__(self, folder: Path, family: str, scratch: Path, *, task: str = "text-classification") -> None:
-        self.wrapper = get_task(task).wrap(load_checkpoint(ModelRef(str(folder)), task=get_task(task))).eval()
+    def __init__(self, folder: Path, family: str, scratch: Path, *, layers: int) -> None:
+        task, adapter = get_task("text-classification"), adapter_for(family)
+        assert adapter is not None
+        found = load_checkpoint(ModelRef(str(folder)), task=task)
+        keep_layers(found.model, adapter, range(layers))
+        self.wrapper = task.wrap(found).eval()
         names = (
             ("input_ids", "attention_mask", "token_type_ids")
             if family in ("bert", "electra")
@@ -69,39 +76,44 @@ class Bench:
         )
         self.calibration = feeds(names, [(1, n) for n in range(3, 30)])
         self.batches = feeds(names, SHAPES)
-        self.scratch, self.count = scratch, 0
+        self.scratch, self.made = scratch, dict[Any, tuple[Path, Any]]()
         with torch.inference_mode():
             self.expected = [
                 self.wrapper(**{k: torch.from_numpy(v) for k, v in b.items()}).numpy() for b in self.batches
             ]
 
     def export(self, name: str, config: Any) -> tuple[Path, Any]:
-        self.count += 1
-        folder = self.scratch / f"{name}-{self.count}"
-        folder.mkdir(parents=True)
-        (self.scratch / "cache").mkdir(exist_ok=True)
-        exported = get_runtime(name).export(
-            self.wrapper, config, calibration=self.calibration, folder=folder, cache=self.scratch / "cache"
-        )
-        return folder, exported
+        """Threads are for the session alone: files are the same whatever their number."""
+        config = replace(config, threads=None)
+        if (name, config) not in self.made:
+            folder = self.scratch / f"{name}-{len(self.made)}"
+            folder.mkdir(parents=True)
+            (self.scratch / "cache").mkdir(exist_ok=True)
+            exported = get_runtime(name).export(
+                self.wrapper, config, calibration=self.calibration, folder=folder, cache=self.scratch / "cache"
+            )
+            self.made[name, config] = folder, exported
+        return self.made[name, config]
 
 
 @pytest.fixture(scope="session")
-def benches(checkpoint: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Bench]:
-    made: dict[str, Bench] = {}
+def benches(checkpoint: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Bench]:
+    made: dict[tuple[str, int], Bench] = {}
 
-    def make(family: str) -> Bench:
-        if family not in made:
-            made[family] = Bench(checkpoint(family), family, tmp_path_factory.mktemp(f"bench-{family}"))
-        return made[family]
+    def make(family: str, runtime: str = "") -> Bench:
+        layers = 1 if runtime in SLOW_TO_MAKE else 4 if family == "bert" else 2
+        if (family, layers) not in made:
+            scratch = tmp_path_factory.mktemp(f"bench-{family}")
+            made[family, layers] = Bench(checkpoint(family), family, scratch, layers=layers)
+        return made[family, layers]
 
     return make
 
 
 @pytest.mark.parametrize("case", QUICK, ids=ids)
-def test_every_config_on_bert(case: tuple[str, Any], benches: Callable[[str], Bench]) -> None:
+def test_every_config_on_bert(case: tuple[str, Any], benches: Callable[..., Bench]) -> None:
     name, config = case
-    bench = benches("bert")
+    bench = benches("bert", name)
     folder, exported = bench.export(name, config)
     assert {p.name for p in folder.iterdir()} == set(exported.files)
     assert not [p for p in folder.rglob("*") if p.suffix in (".pt", ".pth", ".pkl")]
@@ -120,8 +132,8 @@ def test_every_config_on_bert(case: tuple[str, Any], benches: Callable[[str], Be
 @pytest.mark.slow
 @pytest.mark.parametrize("family", [family for family in TEXTS if family != "bert"])
 @pytest.mark.parametrize("name", RUNTIMES)
-def test_every_family_in_fp32_and_int8(name: str, family: str, benches: Callable[[str], Bench]) -> None:
-    bench = benches(family)
+def test_every_family_in_fp32_and_int8(name: str, family: str, benches: Callable[..., Bench]) -> None:
+    bench = benches(family, name)
     known = {c.precision: c for c in reversed(SPACES[name]) if not getattr(c, "compile", False)}
     for config in [known["int4"]] if name in SLOW_TO_MAKE else known.values():
         folder, _ = bench.export(name, config)
@@ -130,7 +142,7 @@ def test_every_family_in_fp32_and_int8(name: str, family: str, benches: Callable
 
 
 @pytest.mark.slow
-def test_compiled_torch(benches: Callable[[str], Bench]) -> None:
+def test_compiled_torch(benches: Callable[..., Bench]) -> None:
     config = TorchConfig(compile=True)
     folder, _ = benches("bert").export("torch", config)
     session = get_runtime("torch").open(folder, config, threads=1, cores=(0,))
@@ -154,7 +166,7 @@ def test_labels_and_ids_tell_configs_apart() -> None:
         assert len({Recipe((), c).id for c in found}) == len(found)
 
 
-def test_attention_fuses_for_bert(benches: Callable[[str], Bench]) -> None:
+def test_attention_fuses_for_bert(benches: Callable[..., Bench]) -> None:
     import onnx
 
     bench = benches("bert")
@@ -165,8 +177,8 @@ def test_attention_fuses_for_bert(benches: Callable[[str], Bench]) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_sessions_serve_several_threads(name: str, benches: Callable[[str], Bench]) -> None:
-    bench, config = benches("bert"), SPACES[name][0]
+def test_sessions_serve_several_threads(name: str, benches: Callable[..., Bench]) -> None:
+    bench, config = benches("bert", name), SPACES[name][0]
     folder, _ = bench.export(name, config)
     session = get_runtime(name).open(folder, config, threads=1, cores=(0,))
     wanted = [session.run(b) for b in bench.batches]
@@ -185,7 +197,7 @@ def test_sessions_serve_several_threads(name: str, benches: Callable[[str], Benc
 
 
 @pytest.mark.parametrize("name", ["onnxruntime", "openvino"])
-def test_opening_needs_no_torch(name: str, benches: Callable[[str], Bench]) -> None:
+def test_opening_needs_no_torch(name: str, benches: Callable[..., Bench]) -> None:
     config = SPACES[name][0]
     folder, _ = benches("bert").export(name, config)
     code = (
@@ -225,7 +237,7 @@ def test_damaged_files_are_rejected(name: str, tmp_path: Path) -> None:
         get_runtime(name).open(tmp_path, SPACES[name][0], threads=1, cores=(0,))
 
 
-def test_a_module_that_cannot_be_exported_is_rejected(benches: Callable[[str], Bench], tmp_path: Path) -> None:
+def test_a_module_that_cannot_be_exported_is_rejected(benches: Callable[..., Bench], tmp_path: Path) -> None:
     bench = benches("bert")
 
     class Broken(torch.nn.Module):
@@ -251,7 +263,7 @@ def test_parity_names_what_is_wrong() -> None:
     assert "cosine" in str(parity(good, [-good[0]], "int8-dynamic"))
 
 
-def test_buckets_hide_their_padding(benches: Callable[[str], Bench]) -> None:
+def test_buckets_hide_their_padding(benches: Callable[..., Bench]) -> None:
     bench = benches("bert")
     config = next(c for c in SPACES["openvino"] if c.precision == "fp32")  # type: ignore[attr-defined]
     folder, _ = bench.export("openvino", config)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ OFFERED: list[Any] = [
     if not getattr(config, "compile", False)
 ]
 # One of each precision: the others differ in what has nothing to do with shapes. Families differ in names alone.
-# Lowering for ExecuTorch takes a minute: its int4 alone, which has int8 matrices and fp32 ones beside it.
+# Lowering for ExecuTorch takes half a minute a layer: its int4 alone, which has int8 matrices and fp32 ones beside it.
 ONE_EACH = {(c.kind, c.precision): c for c in reversed(OFFERED) if (c.kind, c.precision[:4]) not in UNTRIED}.values()
 
 
@@ -37,29 +38,33 @@ def marked(config: Any, *before: str) -> Any:
     return pytest.param(*before, config, marks=[pytest.mark.slow] if config.kind == "executorch" else [])
 
 
+def depth(config: Any) -> int:
+    return 2 if config.kind == "executorch" else 3
+
+
 CONFIGS = [marked(c) for c in ONE_EACH]
 CASES = [marked(c, "bert") for c in ONE_EACH] + [marked(c, "distilbert") for c in ONE_EACH if c.kind == "onnxruntime"]
 
 
-def cut(family: str) -> LogitsWrapper:
-    """Three layers of 3, 1 and 4 heads and of 24, 64 and 40 neurons."""
+def cut(family: str, *, layers: int) -> LogitsWrapper:
+    """So many layers of the three of 3, 1 and 4 heads and of 24, 64 and 40 neurons."""
     from transformers import AutoModelForSequenceClassification
 
     torch.manual_seed(0)
     model = LogitsWrapper(AutoModelForSequenceClassification.from_config(tiny_config(family))).eval()
     adapter = adapter_for(family)
     assert adapter is not None
-    keep_layers(model.hf, adapter, [0, 1, 3])
-    kept = zip(adapter.layers(model.hf), ([0, 2, 3], [1], range(4)), (24, 64, 40), strict=True)
-    for layer, heads, neurons in kept:
+    keep_layers(model.hf, adapter, [0, 1, 3][:layers])
+    units: list[tuple[Sequence[int], int]] = [([0, 2, 3], 24), ([1], 64), (range(4), 40)]
+    for layer, (heads, neurons) in zip(adapter.layers(model.hf), units[:layers], strict=True):
         keep_heads(adapter.attention(layer), list(heads))
         keep_neurons(adapter.ffn(layer), list(range(neurons)))
     return _louder(model)
 
 
-def prefixed() -> LogitsWrapper:
+def prefixed(*, layers: int) -> LogitsWrapper:
     """A BERT whose tokens also attend to three learnt ones, in layers of 3, 1 and 4 heads."""
-    model = cut("bert")
+    model = cut("bert", layers=layers)
     layers = BERT.layers(model.hf)
     shapes = [(2, BERT.attention(layer).heads, 3, BERT.attention(layer).head_dim) for layer in layers]
     attach_prefixes(model.hf, [layer.attention.self for layer in layers], [torch.randn(shape) for shape in shapes])
@@ -86,12 +91,12 @@ def rows(count: int, names: tuple[str, ...]) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize(("family", "config"), CASES, ids=lambda x: x if isinstance(x, str) else f"{x.kind} {x.label}")
 def test_unequal_layers(family: str, config: Any, tmp_path: Path) -> None:
-    check_parity(cut(family), config, tmp_path, names=NAMES[: 3 if family == "bert" else 2])
+    check_parity(cut(family, layers=depth(config)), config, tmp_path, names=NAMES[: 3 if family == "bert" else 2])
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda c: f"{c.kind} {c.label}")
 def test_prefixes(config: Any, tmp_path: Path) -> None:
-    check_parity(prefixed(), config, tmp_path, names=NAMES)
+    check_parity(prefixed(layers=depth(config)), config, tmp_path, names=NAMES)
 
 
 def check_parity(model: LogitsWrapper, config: Any, folder: Path, *, names: tuple[str, ...]) -> None:

@@ -32,6 +32,7 @@ from hasten.tasks.wrappers import ImageWrapper, NextTokenWrapper, Wrapper
 
 FP32, INT8, INT4 = (ExecuTorchConfig(precision=p) for p in ("fp32", "int8-dynamic", "int4"))  # type: ignore[arg-type]
 Feeds = list[dict[str, Any]]
+WINDOWS = ["sliding_attention", "full_attention"]
 
 
 def exported(config: ExecuTorchConfig, model: Wrapper, folder: Path, feeds: Feeds | None = None) -> Path:
@@ -346,9 +347,13 @@ def test_an_architecture_that_cannot_be_lowered_is_rejected_with_the_reason(tmp_
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("family", ["gpt2", "qwen2"])
-def test_decoders(family: str, tmp_path: Path) -> None:
-    model = NextTokenWrapper(language_model(family)).eval()
+@pytest.mark.parametrize(
+    ("family", "changes"),
+    [("gpt2", {"n_layer": 1}), ("qwen2", {"num_hidden_layers": 2, "layer_types": WINDOWS})],
+    ids=["gpt2", "qwen2"],
+)
+def test_decoders(family: str, changes: dict[str, Any], tmp_path: Path) -> None:
+    model = NextTokenWrapper(language_model(family, **changes)).eval()
     folder = exported(INT4, model, tmp_path / "decoder")
     wanted, found = eager(model), outputs(INT4, folder)
     # The second output is the likeliest token's number, which is no quantity.

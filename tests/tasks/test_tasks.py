@@ -13,8 +13,8 @@ from hasten.records import Columns, InputError, ModelRef
 from hasten.tasks import get_task
 from hasten.tasks.examples import collate
 from hasten.tasks.feature_extraction import neighbour_overlap
+from hasten.tasks.one_label import map_labels
 from hasten.tasks.rows import Rows, read_rows
-from hasten.tasks.text_classification import map_labels
 from hasten.tasks.tokenize import Tokenizer
 
 TEXTS = [

@@ -10,14 +10,15 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 
-from hasten.plan.sizing import economics, scores
-from hasten.plan.sizing.batching import Flow
+from hasten.plan.bounds import Bound
+from hasten.plan.sizing import costs, economics, scores
 from hasten.plan.sizing.figures import Figure, predicted, short
 from hasten.plan.sizing.load import LATENCIES, Replica, replica_of
 from hasten.plan.sizing.memory import Memory
 from hasten.plan.sizing.options import LOAD, REACH, SIZE, SPEED, WHOLE, Option, Ruling
-from hasten.plan.sizing.spec import SizingRequest
+from hasten.plan.sizing.spec import SCORES, SizingRequest
 
 _MOST_MACHINES = 10_000_000
 _TOGETHER = 64
@@ -58,15 +59,30 @@ class Assessment:
 
 @dataclass(frozen=True)
 class Prospect:
-    """An option that breaks no bound by itself. ``at_least`` is what it must cost or take at the least, in the unit
-    that the setting orders by (US dollars a month; machines, then those; milliseconds): known before any queue is
-    solved."""
+    """An option that breaks no bound by itself. ``at_least`` is what it must miss, cost or take at the least: preferred
+    bounds, then the unit that the setting orders by (US dollars a month; machines, then those; milliseconds). It is
+    known before any queue is solved."""
 
     option: Option
     request: SizingRequest
     replica: Replica
     quality: Mapping[str, Figure]
     at_least: tuple[float, ...]
+
+    @cached_property
+    def judged(self) -> Assessment | Ruling:
+        """After the first look the queues: the fewest replicas with which every hard bound holds, or why there are
+        none."""
+        option, request = self.option, self.request
+        found = _replicas(option, request, self.replica)
+        if isinstance(found, Ruling):
+            return found
+        if found * option.devices > _MOST_MACHINES:
+            reason = f"{found * option.devices:,} of {option.device.name} would be needed"
+            miss = found * option.devices / _MOST_MACHINES
+            return Ruling(option, "machines", reason, miss, "a smaller model or faster hardware", LOAD)
+        assessed = _assessed(self, found)
+        return _beyond_bounds(assessed, request) or assessed
 
 
 def looked_at(option: Option, request: SizingRequest) -> Prospect | Ruling:
@@ -82,32 +98,27 @@ def looked_at(option: Option, request: SizingRequest) -> Prospect | Ruling:
     if ruling is not None:
         return ruling
     least = _replicas_at(option, request, replica.ceiling_per_s)
-    money = _usd_per_month(option, least)
+    money = costs.usd_per_month(option, least)
     at_least: dict[str, tuple[float, ...]] = {
         "edge": (bare["latency_ms"],), "cloud": (money,),
         "enterprise": (float(least * option.devices), money),
     }  # fmt: skip
-    return Prospect(option, request, replica, quality, at_least[request.setting])
+    floors = {**bare, "usd_per_month": money, "machines": float(least * option.devices)}
+    missed = sum(_surely_missed(bound, quality, floors) for bound in request.preferred)
+    return Prospect(option, request, replica, quality, (float(missed), *at_least[request.setting]))
 
 
 def judge(option: Option, request: SizingRequest) -> Assessment | Ruling:
-    """The fewest replicas with which every hard bound holds, or why there are none."""
+    """Both looks at one option."""
     found = looked_at(option, request)
-    return found if isinstance(found, Ruling) else judged(found)
+    return found if isinstance(found, Ruling) else found.judged
 
 
-def judged(prospect: Prospect) -> Assessment | Ruling:
-    """The same after the first look."""
-    option, request, replica = prospect.option, prospect.request, prospect.replica
-    found = _replicas(option, request, replica)
-    if isinstance(found, Ruling):
-        return found
-    if found * option.devices > _MOST_MACHINES:
-        reason = f"{found * option.devices:,} of {option.device.name} would be needed"
-        miss = found * option.devices / _MOST_MACHINES
-        return Ruling(option, "machines", reason, miss, "a smaller model or faster hardware", LOAD)
-    assessed = _assessed(prospect, found)
-    return _beyond_bounds(assessed, request) or assessed
+def _surely_missed(bound: Bound, quality: Mapping[str, Figure], floors: Mapping[str, float]) -> bool:
+    """Does a score, or the least that something can be, already break this preferred bound?"""
+    if bound.metric in SCORES:
+        return bound.metric not in quality or not bound.holds(quality[bound.metric].value)
+    return bound.metric in floors and not bound.holds(floors[bound.metric])
 
 
 # ------------------------------------------------------------------ how many
@@ -252,7 +263,7 @@ def _assessed(prospect: Prospect, replicas: int) -> Assessment:
     memory = place.needed(context=request.context, sequences=max(1.0, flow.crowd))
     figures = {
         **replica.latencies(flow),
-        **_costs(option, request, replicas=replicas, own=own, flow=flow),
+        **costs.costs_of(option, request, replicas=replicas, own=own, flow=flow),
         "memory_bytes": predicted(memory.total, "weights, cache, activations and runtime at the usual peak"),
     }
     known = {**figures, **prospect.quality}
@@ -267,33 +278,3 @@ def _assessed(prospect: Prospect, replicas: int) -> Assessment:
         largest_batch=place.largest_batch(context=request.context), largest_context=place.largest_context(),
         figures=figures, quality=prospect.quality, missed=missed,
     )  # fmt: skip
-
-
-def _usd_per_month(option: Option, replicas: int) -> float:
-    return replicas * option.devices * option.device.usd_per_h.value * economics.HOURS_A_MONTH
-
-
-def _costs(option: Option, request: SizingRequest, *, replicas: int, own: float, flow: Flow) -> dict[str, Figure]:
-    """Money, energy and carbon of all machines, at the mean load. A user's own device is paid for, and idles, whatever
-    is asked of it: it costs its price and the energy of its work."""
-    device, rate, month = option.device, request.requests_per_s * request.mean_share, _usd_per_month(option, replicas)
-    month_s = economics.HOURS_A_MONTH * 3600
-    edge = device.kind == "edge"
-    tokens = request.input_tokens + (0.0 if option.shape.kind == "encoder" else request.output_tokens)
-    pue = 1.0 if edge else request.pue
-    joules = pue * economics.energy_j(
-        device.watts.value * option.devices, busy_s=flow.load / own, load=flow.load * request.mean_share,
-        idle_share=0.0 if edge else request.idle_share,
-    )  # fmt: skip
-    carbon_kg = economics.carbon_g(joules, g_per_kwh=request.carbon_g_kwh) * rate * month_s / 1000
-    priced, powered = device.usd_per_h.source, device.watts.source
-    return {
-        "machines": predicted(replicas * option.devices, "replicas x devices, with headroom"),
-        "usd_per_month": predicted(month, f"730 hours; {priced}"),
-        "usd_per_request": predicted(month / (rate * month_s), priced),
-        "usd_per_mtok": predicted(
-            economics.usd_per_million(month / economics.HOURS_A_MONTH, rate * tokens), f"tokens in and out; {priced}"
-        ),
-        "energy_j": predicted(joules, f"of the device alone, with PUE {pue:g}; {powered}"),
-        "co2_kg_per_month": predicted(carbon_kg, f"{request.carbon_g_kwh:g} g/kWh, PUE {pue:g}"),
-    }

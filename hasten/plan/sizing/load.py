@@ -127,21 +127,23 @@ class Replica:
 
     def latencies(self, flow: Flow) -> dict[str, Figure]:
         """The percentile's times, in ms."""
-        return {name: self._figure(self._time_s(flow, name)) for name in self.names}
+        late_s = flow.first.quantile(self.request.share)
+        return {name: self._figure(self._time_s(flow, name, late_s)) for name in self.names}
 
-    def _time_s(self, flow: Flow, metric: str) -> float:
-        """One of the latencies."""
+    def _time_s(self, flow: Flow, metric: str, late_s: float | None = None) -> float:
+        """One of the latencies; ``late_s`` is the percentile of the first token's time where it is known."""
         share, request = self.request.share, self.request
         if metric == "tpot_ms":
             return flow.token_s(share)
+        late_s = flow.first.quantile(share) if late_s is None else late_s
         if metric == "ttft_ms" or self.encodes:
-            return flow.first.quantile(share) + self.network_s
+            return late_s + self.network_s
         tokens = max(0.0, request.output_tokens - 1)
         long = gamma_quantile(tokens, request.length_scv, share)
         usual = gamma_quantile(tokens, request.length_scv, 0.5)
         first, token = flow.first.quantile(0.5), flow.token_s(0.5)
         # First token, pace and length vary independently: their deviations add like squares.
-        late = (flow.first.quantile(share) - first, usual * (flow.token_s(share) - token), token * (long - usual))
+        late = (late_s - first, usual * (flow.token_s(share) - token), token * (long - usual))
         return self.network_s + first + usual * token + math.hypot(*late)
 
     # ------------------------------------------------------------------ capacity

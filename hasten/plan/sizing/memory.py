@@ -125,11 +125,15 @@ def _fitted(base: float, file: float, activations: float) -> Memory:
 
 def _largest(bytes_at: Callable[[int], float], room: float) -> int:
     """The largest whole number whose bytes fit; they grow with it."""
-    if bytes_at(1) > room:
+    first = bytes_at(1)
+    if first > room:
         return 0
-    low, high = 1, 2
+    step = bytes_at(2) - first
+    near = int(min((room - first) / step, _MOST / 2)) if step > 0 else 1  # they mostly grow evenly
+    low = near if near > 1 and bytes_at(near) <= room else 1
+    high = low + 1
     while high < _MOST and bytes_at(high) <= room:
-        low, high = high, 2 * high
+        low, high = high, high + 2 * (high - low)
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (middle, high) if bytes_at(middle) <= room else (low, middle)

@@ -118,10 +118,17 @@ class Response:
 
     def quantile(self, share: float) -> float:
         """The seconds that ``share`` of the requests do not exceed."""
+        import numpy as np
         from scipy.optimize import brentq
 
-        low = float(self.points.min())
-        high = float(self.points.max()) + self.wait.quantile(1.0 - (1.0 - share) / 8.0) + 1e-12
+        order = np.argsort(self.points)
+        passed = np.cumsum(self.weights[order])
+        low, high = (
+            float(self.points[order[min(int(np.searchsorted(passed, s)), order.size - 1)]])
+            for s in (share, (1.0 + share) / 2.0)
+        )
+        # No sooner than without a wait, and no later than where time and wait each leave half of the rest behind.
+        high += self.wait.quantile((1.0 + share) / 2.0) + 1e-12
         if self.within(high) <= share:
             return high
         if self.within(low) >= share:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from hasten.plan.sizing.hardware import Device
-from hasten.plan.sizing.judge import Assessment, Prospect, judged, looked_at
+from hasten.plan.sizing.judge import Assessment, Prospect, looked_at
 from hasten.plan.sizing.options import Option, Ruling, options_of
 from hasten.plan.sizing.shapes import ModelShape
 from hasten.plan.sizing.spec import SizingRequest
@@ -50,8 +50,8 @@ def ranked_among(
     options: Sequence[Option], request: SizingRequest, *, rows: int = SHOWN,
     tell: Callable[[int, int], None] | None = None,
 ) -> Recommendation:  # fmt: skip
-    """The same for given options. All get a first look; queues are solved for the most promising until no other can
-    be among the best ``rows``."""
+    """The same for given options. All get a first look; queues are solved for the most promising, less those of a model
+    on a device that has done better already, until no other can be among the best ``rows``."""
     held: list[Assessment] = []
     rulings: list[Ruling] = []
     prospects: list[Prospect] = []
@@ -63,13 +63,14 @@ def ranked_among(
     for number, prospect in enumerate(sorted(prospects, key=lambda p: p.at_least), start=1):
         if tell is not None:
             tell(number, len(prospects))
-        best = _few(sorted(held, key=lambda a: _order(a, request)), rows)
-        settled = len(best) == rows and not any(a.missed for a in best)  # wishes come before the order
-        if settled and prospect.at_least > _measure(best[-1], request):
+        better = [a for a in held if _measure(a, request) < prospect.at_least]
+        if len(_few(_ordered(better, request), rows)) == rows:
             break
-        found = judged(prospect)
+        if _pair(prospect.option) in {_pair(a.option) for a in better}:
+            continue
+        found = prospect.judged
         rulings.append(found) if isinstance(found, Ruling) else held.append(found)
-    ranked = _few(sorted(held, key=lambda a: _order(a, request)), rows)
+    ranked = _few(_ordered(held, request), rows)
     top = _best_score(prospects, request) if rows > 1 else None
     return Recommendation(request, ranked, top, _closest(rulings, [p.option for p in prospects]), len(options))
 
@@ -81,22 +82,30 @@ def _best_score(prospects: Sequence[Prospect], request: SizingRequest) -> Assess
     bound = request.quality[0]
     sign = 1.0 if bound.op == "<=" else -1.0
     tried = sorted(prospects, key=lambda p: (sign * p.quality[bound.metric].value, p.at_least))[:_TRIED]
-    return next((a for p in tried if isinstance(a := judged(p), Assessment)), None)
+    return next((a for p in tried if isinstance(a := p.judged, Assessment)), None)
 
 
 def _measure(found: Assessment, request: SizingRequest) -> tuple[float, ...]:
-    """What ``at_least`` bounds from below."""
+    """What ``at_least`` bounds from below: wishes come first."""
     money: tuple[float, ...] = (found.usd_per_month,)
-    return {
-        "edge": (found.figures["latency_ms"].value,), "enterprise": (float(found.machines), *money), "cloud": money
-    }[request.setting]  # fmt: skip
+    own = {"edge": (found.figures["latency_ms"].value,), "enterprise": (float(found.machines), *money), "cloud": money}
+    return (float(len(found.missed)), *own[request.setting])
 
 
-def _order(found: Assessment, request: SizingRequest) -> tuple[float, ...]:
-    """Smaller is better; ties go to the better model, then to the smaller one."""
-    asked = [found.quality[b.metric].value * (1.0 if b.op == "<=" else -1.0) for b in request.quality[:1]]
-    energy = [found.figures["energy_j"].value] if request.setting == "edge" else []
-    return (len(found.missed), *_measure(found, request), *energy, *asked, found.option.shape.total)
+def _ordered(held: Iterable[Assessment], request: SizingRequest) -> list[Assessment]:
+    """The best first; ties go to the better model, then to the smaller one."""
+
+    def order(found: Assessment) -> tuple[float, ...]:
+        asked = [found.quality[b.metric].value * (1.0 if b.op == "<=" else -1.0) for b in request.quality[:1]]
+        energy = [found.figures["energy_j"].value] if request.setting == "edge" else []
+        return (*_measure(found, request), *energy, *asked, found.option.shape.total)
+
+    return sorted(held, key=order)
+
+
+def _pair(option: Option) -> tuple[str, str]:
+    """Model and device: one row each."""
+    return option.shape.name, option.device.name
 
 
 def _few(ordered: Iterable[Assessment], most: int) -> tuple[Assessment, ...]:
@@ -105,7 +114,7 @@ def _few(ordered: Iterable[Assessment], most: int) -> tuple[Assessment, ...]:
     rows: dict[str, int] = {}
     kept = []
     for found in ordered:
-        model, device = found.option.shape.name, found.option.device.name
+        model, device = _pair(found.option)
         if (model, device) in seen or rows.get(model, 0) >= _A_MODEL:
             continue
         seen.add((model, device))

@@ -56,6 +56,7 @@ _QUALITY = Metrics(
     },
     {}, title="quality", example="mmlu>=60",
 )  # fmt: skip
+SCORES = frozenset(_QUALITY.kinds)
 _PREFER = Metrics(
     {**_SLO.kinds, **_QUALITY.kinds}, {**_SLO.names, **_QUALITY.names}, title="prefer", example="tpot_ms<=20"
 )
