@@ -10,7 +10,9 @@ QUESTIONS = (
     "startup", "demo_classifier", "bert_base_shape", "null_duel", "kill_resume", "sizing/this_host", "sizing/queues",
 )  # fmt: skip
 # These take hours, and need a checkpoint and data that lie beside the checkout.
-COMPRESSION = ("vocabulary", "techniques", "integers", "pruning", "progressive", "search", "banking77")
+COMPRESSION = (
+    "vocabulary", "techniques", "integers", "recovery", "pruning", "progressive", "search", "banking77", "pages",
+)  # fmt: skip
 
 
 def main() -> None:
