@@ -16,19 +16,23 @@ from hasten.records import HastenError, InputError, Rejected
 
 
 class FakeSession:
-    """Sums its input; each call spends ``work_s`` of CPU time, the first one ``first_s`` more."""
+    """Sums its input; each call takes ``work_s``, the first one ``first_s`` more: by the clock, or ``of_cpu`` time, where
+    others may take the core away."""
 
     input_names = ("input_ids",)
     precision = "fp32"
 
-    def __init__(self, work_s: float = 0.0, first_s: float = 0.0, closed: str | None = None) -> None:
+    def __init__(
+        self, work_s: float = 0.0, first_s: float = 0.0, closed: str | None = None, *, of_cpu: bool = False
+    ) -> None:
         self.work_s, self.extra_s, self.closed = work_s, first_s, closed
+        self.clock = time.thread_time if of_cpu else time.perf_counter
 
     def run(self, arrays: Mapping[str, np.ndarray]) -> np.ndarray:
         assert set(arrays) == {"input_ids"}
-        end = time.perf_counter() + self.work_s + self.extra_s
+        end = self.clock() + self.work_s + self.extra_s
         self.extra_s = 0.0
-        while time.perf_counter() < end:
+        while self.clock() < end:
             pass
         return arrays["input_ids"].sum(axis=1, keepdims=True).astype(np.float32)
 

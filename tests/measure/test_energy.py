@@ -22,7 +22,7 @@ IDLE_WATTS, BUSY_WATTS = 40.0, 10.0
 @pytest.fixture(scope="module")
 def worker() -> Iterator[Worker]:
     with Worker.start(cores=(), threads=1) as shared:
-        shared.open("sessions_for_tests:open_fake", work_s=0.005)
+        shared.open("sessions_for_tests:open_fake", work_s=0.005, of_cpu=True)
         yield shared
 
 
@@ -50,7 +50,7 @@ def test_a_meter_has_its_idle_draw_subtracted(worker: Worker, monkeypatch: pytes
 
 def test_what_warms_up_is_in_no_window(monkeypatch: pytest.MonkeyPatch) -> None:
     with Worker.start(cores=(), threads=1) as fresh:
-        fresh.open("sessions_for_tests:open_fake", work_s=0.04, first_s=0.4)
+        fresh.open("sessions_for_tests:open_fake", work_s=0.04, first_s=0.4, of_cpu=True)
         monkeypatch.setattr(energy_module, "package_meter", lambda: lambda: fresh.stats().cpu_s * BUSY_WATTS)
         found = energy(fresh, REQUESTS, cores_used=1, seconds=0.2)
     assert found is not None
