@@ -16,8 +16,8 @@ from hasten.records import HastenError, InputError, Rejected
 
 
 class FakeSession:
-    """Sums its input; each call takes ``work_s``, the first one ``first_s`` more: by the clock, or ``of_cpu`` time, where
-    others may take the core away."""
+    """Sums its input; each call takes ``work_s``, the first one ``first_s`` more: by the clock, or ``of_cpu`` time,
+    where others may take the core away."""
 
     input_names = ("input_ids",)
     precision = "fp32"
