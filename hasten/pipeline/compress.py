@@ -33,11 +33,11 @@ def _names(passes: Sequence[Config]) -> list[str]:
     """One for every prefix of ``passes``. A teacher that a recipe names by its folder is what lies there now."""
     from hasten.models.inspect import inspect_checkpoint
 
-    names, taught_by = [], hashlib.sha256()
+    names, taught_by, named = [], hashlib.sha256(), False
     for count, config in enumerate(passes, start=1):
         for folder in getattr(config, "teachers", ()):
             taught_by.update(inspect_checkpoint(ModelRef(folder), task=None).source_hash().encode())
-        named = any(getattr(p, "teachers", ()) for p in passes[:count])
+            named = True
         names.append(passes_id(passes[:count]) + (f"-{taught_by.hexdigest()[:12]}" if named else ""))
     return names
 
