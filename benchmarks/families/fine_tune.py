@@ -26,7 +26,9 @@ def slots(folder: Path, *, epochs: float) -> Path:
     from transformers import BertForTokenClassification
 
     names = dict(enumerate(TAGS))
-    model = BertForTokenClassification.from_pretrained(MODEL, id2label=names, label2id={v: k for k, v in names.items()})
+    model = BertForTokenClassification.from_pretrained(
+        MODEL, id2label=names, label2id={v: k for k, v in names.items()}, ignore_mismatched_sizes=True
+    )
     data = SHARED / "data" / "restaurant8k"
     start = _saved(model, folder / "start")
     splits = halves(data / "test.json", folder)
@@ -40,7 +42,7 @@ def spans(folder: Path, *, epochs: float) -> tuple[Path, list[Path]]:
     """MiniLM that answers from a context, taught on two thirds of the questions; the folder and the three splits."""
     from transformers import BertForQuestionAnswering
 
-    model = BertForQuestionAnswering.from_pretrained(MODEL)
+    model = BertForQuestionAnswering.from_pretrained(MODEL, num_labels=2)
     splits = by_article(SHARED / "data" / "xquad" / "xquad.en.json", folder)
     names = ("calibration_data", "selection_data", "test_data")
     made = taught(
