@@ -11,7 +11,7 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "hasten"
 ORDER = [
-    "errors", "records", "ledger", "models", "tasks", "passes", "native", "runtimes", "measure", "plan",
+    "errors", "records", "atomic", "ledger", "models", "tasks", "passes", "native", "runtimes", "measure", "plan",
     "bundle", "pipeline", "engine", "serve", "report", "cli",
 ]  # fmt: skip
 RANK = {room: number for number, room in enumerate(ORDER)}

@@ -1,7 +1,7 @@
-"""Writes the figures of ``results/compression`` into the pages of ``docs/techniques``, between two marks of each.
+"""Writes the figures of ``results/`` into the pages of ``docs/techniques``, between two marks of each.
 
 ``pages.py`` after a benchmark; ``<!-- figures -->`` and ``<!-- end of figures -->`` stand around what it writes: a
-technique's own rows on its page, those of all passes on the index, the ways to integers on QAT's page.
+technique's own rows on its page (a decoder's too), those of all passes on the index, the ways to integers on QAT's.
 """
 
 from __future__ import annotations
@@ -13,10 +13,11 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-RESULTS = Path(__file__).parents[1] / "results" / "compression"
+RESULTS = Path(__file__).parents[1] / "results"
 PAGES = Path(__file__).parents[2] / "docs" / "techniques"
 INDEX, INTEGERS, PROGRESSIVE = "README", "qat", "progressive"
 _MARKED = re.compile(r"(<!-- figures -->\n).*?(<!-- end of figures -->)", re.S)
+_SOURCES = ("compression/techniques", "compression/recovery", "families/decoders")
 _UNSAID = ("batch", "rounds", "representation")
 _CHANCE = "One seed: differences below two points mean nothing."
 Row = Mapping[str, Any]
@@ -40,14 +41,15 @@ def pages() -> dict[Path, str]:
 
 def _tables(page: str) -> str:
     """What stands between the marks of a page. Raises ValueError where nothing was measured."""
-    once, taught = _read("techniques"), _read("recovery")
+    once, taught, decoders = (_read(name) for name in _SOURCES)
     own = [row for row in once["rows"] if page in (INDEX, row["kind"])]
     lessons = [row for row in taught["rows"] if row["kind"] == page]
     parts = [
         _once(own, once["original"]) if own else "",
         _lessons(lessons, taught) if lessons else "",
-        _integers(_read("integers")) if page == INTEGERS else "",
-        _progressive(_read("progressive")) if page == PROGRESSIVE else "",
+        _integers(_read("compression/integers")) if page == INTEGERS else "",
+        _progressive(_read("compression/progressive")) if page == PROGRESSIVE else "",
+        _decoders(page, decoders),
     ]
     if not any(parts):
         raise ValueError(f"{page} has marks for figures, and there are none of it in {RESULTS}")
@@ -107,6 +109,37 @@ def _progressive(found: Row) -> str:
         for way in ways
     ]
     return _table(head, ("way", *(f"seed {s}, %" for s in seeds), "seconds each"), lines)
+
+
+def _decoders(page: str, found: Row) -> str:
+    rows = [row for row in found["rows"] if row.get("kind") == page]
+    if not rows:
+        return ""
+    plain = {(r["model"], r.get("kind")): r for r in found["rows"] if r.get("kind") in (None, "half")}
+    models = list(dict.fromkeys(r["model"] for r in rows))
+    wholes = [
+        f"{name} ({plain[name, None]['from']}, {plain[name, 'half']['perplexity']:.2f} in "
+        f"{plain[name, 'half']['bytes'] / 1e6:.0f} MB as bf16)"
+        for name in models
+    ]
+    head = [
+        f"Decoders on WikiText-2's test text ({plain[models[0], None]['tokens']:,} tokens or so), windows of",
+        f"{found['settings']['max_length']} tokens that overlap by half, perplexity of the dequantized weights of",
+        f"{' and '.join(wholes)}; how far above, with a 95 % interval over",
+        "windows; seconds to quantize (`benchmarks/families/decoders.py`).",
+    ]
+    return _table(head, ("model", "pass", "perplexity", "above bf16, %", "MB", "seconds"), map(_decoder, rows))
+
+
+def _decoder(row: Row) -> tuple[str, ...]:
+    if "rejected" in row:
+        return (row["model"], row["way"], f"rejected: {row['rejected']}", "", "", "")
+    above = row["above_bf16_percent"]
+    return (
+        row["model"], row["way"], f"{row['perplexity']:.2f}",
+        f"{above['estimate']:.2f} ({above['low']:.2f}..{above['high']:.2f})", f"{row['bytes'] / 1e6:.0f}",
+        f"{row['quantize_s']:.0f}",
+    )  # fmt: skip
 
 
 def _table(head: Sequence[str], columns: Sequence[str], lines: Iterable[Sequence[str]]) -> str:

@@ -71,7 +71,7 @@ def measure(name: str, kept: Kept, folder: Path, *, tokens: int | None, max_leng
         label = label_of(kind, options)
         if kept.has(model=name, way=label):
             continue
-        row: dict[str, Any] = {"model": name, "way": label}
+        row: dict[str, Any] = {"model": name, "way": label, "kind": kind}
         started = time.perf_counter()
         try:
             model = run_pass(bench.model(), configs([kind])[kind](**options), bench.calibration())

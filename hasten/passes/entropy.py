@@ -18,11 +18,12 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from hasten.models import KINDS
 from hasten.passes.calibration import Batch, Calibration, real
 from hasten.passes.family import check_in_turn
+from hasten.passes.hooks import catching, hooked
 from hasten.passes.settings import as_declared
 from hasten.passes.unit_budget import cut_evenly
 from hasten.passes.units import PerUnit, Units, batches_of, check_settings, real_tokens, share
@@ -66,22 +67,18 @@ def sharpness(units: Units, batches: list[Batch]) -> PerUnit:
     backwards = KINDS[units.adapter.family] == "decoder"
     window = getattr(units.model.hf.config, "sliding_window", None) if backwards else None
     caught: dict[int, Tensor] = {}
-    hooks = [ffn.down.register_forward_pre_hook(_catch(caught, layer)) for layer, ffn in enumerate(units.ffn)]
-    try:
-        with eager_attention(units.model.hf):
-            for batch in batches:
-                attentions = units.model.hf.base_model(**batch, output_attentions=True).attentions
-                mask = real(batch, attentions[0][:, 0]).long()
-                keys = visible(mask, backwards=backwards, window=window)
-                for layer, attention in enumerate(attentions):
-                    groups = len(sums.heads[layer])  # heads that share a key go together
-                    sums.heads[layer] += normalised_entropy(attention, keys).view(groups, -1).mean(dim=1)
-                    sums.neurons[layer] += real_tokens(caught[layer], batch).abs().sum(dim=0)
-                queries += int((keys > 1).sum())
-                tokens += int(mask.sum())
-    finally:
-        for hook in hooks:
-            hook.remove()
+    hooks = (ffn.down.register_forward_pre_hook(catching(caught, layer)) for layer, ffn in enumerate(units.ffn))
+    with hooked(hooks), eager_attention(units.model.hf):
+        for batch in batches:
+            attentions = units.model.hf.base_model(**batch, output_attentions=True).attentions
+            mask = real(batch, attentions[0][:, 0]).long()
+            keys = visible(mask, backwards=backwards, window=window)
+            for layer, attention in enumerate(attentions):
+                groups = len(sums.heads[layer])  # heads that share a key go together
+                sums.heads[layer] += normalised_entropy(attention, keys).view(groups, -1).mean(dim=1)
+                sums.neurons[layer] += real_tokens(caught[layer], batch).abs().sum(dim=0)
+            queries += int((keys > 1).sum())
+            tokens += int(mask.sum())
     return PerUnit([1.0 - h / max(queries, 1) for h in sums.heads], [n / tokens for n in sums.neurons])
 
 
@@ -110,10 +107,3 @@ def eager_attention(hf: Any) -> Iterator[None]:
         yield
     finally:
         hf.set_attn_implementation(before)
-
-
-def _catch(caught: dict[int, Tensor], layer: int) -> Any:
-    def hook(_module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        caught[layer] = inputs[0]
-
-    return hook

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from hasten.passes.grid import Grid, GridSpec, grouped
+from hasten.passes.hooks import hooked
 
 Range = Literal["token", "tensor"]
 
@@ -59,15 +60,14 @@ def fake_quantized(
 ) -> Iterator[None]:
     """Within, these maps compute with rounded weights, and with rounded inputs (8 bits) unless ``per`` is ``None``."""
     before = [linear.weight.detach().clone() for linear in linears]
-    hooks = [] if per is None else [linear.register_forward_pre_hook(rounding_inputs(per)) for linear in linears]
+    hooks = () if per is None else (linear.register_forward_pre_hook(rounding_inputs(per)) for linear in linears)
     try:
         with torch.no_grad():
             for linear, weight in zip(linears, before, strict=True):
                 linear.weight.copy_(round_weight(weight, bits=bits, group=group))
-        yield
+        with hooked(hooks):
+            yield
     finally:
-        for hook in hooks:
-            hook.remove()
         with torch.no_grad():
             for linear, weight in zip(linears, before, strict=True):
                 linear.weight.copy_(weight)

@@ -26,6 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from hasten.passes.calibration import Calibration, Progress
+from hasten.passes.hooks import catching, hooked
 from hasten.passes.reconstruction import Walk, fold_scales, moments, solved_weight, sublayers
 from hasten.passes.settings import as_declared
 from hasten.passes.unit_budget import search
@@ -117,13 +118,12 @@ def knowledge(units: Units, config: KPruneConfig, calibration: Calibration, *, s
     energies = units.ones().map(torch.zeros_like)
     fisher = units.ones().map(torch.zeros_like)
     caught: dict[tuple[int, int], Tensor] = {}
-    hooks = [
-        part.register_forward_hook(_catch(caught, (layer, which)))
+    loss = output_knowledge(units.model.says, temperature=config.temperature, seed=calibration.seed)
+    with hooked(
+        part.register_forward_hook(catching(caught, (layer, which)))
         for which, parts in enumerate(([a.output for a in units.attention], [f.down for f in units.ffn]))
         for layer, part in enumerate(parts)
-    ]
-    try:
-        loss = output_knowledge(units.model.says, temperature=config.temperature, seed=calibration.seed)
+    ):
         gradients = units.gradients(calibration, rows=config.rows, loss=loss, first=first)
         for batch, gradient in zip(batches_of(calibration, rows=config.rows), gradients, strict=True):
             for total, found in zip(fisher.both(), gradient.both(), strict=True):
@@ -134,9 +134,6 @@ def knowledge(units: Units, config: KPruneConfig, calibration: Calibration, *, s
                 x, z = (real_tokens(caught[layer, which], batch) for which in (0, 1))
                 energies.heads[layer] += unit_energy(x, attention.output.weight.detach(), width=attention.group_dim)
                 energies.neurons[layer] += unit_energy(z, ffn.down.weight.detach(), width=1)
-    finally:
-        for hook in hooks:
-            hook.remove()
     if step % 2:  # the heads of this layer are decided
         fisher.heads[first].zero_()
         energies.heads[first].zero_()
@@ -176,10 +173,3 @@ def output_knowledge(says: str, *, temperature: float, seed: int) -> Loss:
 def _shares(values: list[Tensor]) -> list[Tensor]:
     whole = sum(float(value.double().sum()) for value in values)
     return [value / max(whole, 1e-30) for value in values]
-
-
-def _catch(caught: dict[tuple[int, int], Tensor], key: tuple[int, int]) -> Any:
-    def hook(_module: nn.Module, inputs: tuple[Tensor, ...], _output: Tensor) -> None:
-        caught[key] = inputs[0].detach()
-
-    return hook

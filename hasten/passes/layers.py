@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from hasten.models.surgery import keep_layers, set_layers, stack_of
 from hasten.passes.calibration import Batch, Calibration, real
 from hasten.passes.family import adapter_of
+from hasten.passes.hooks import hooked
 from hasten.passes.settings import as_declared
 from hasten.records import InputError, Rejected
 
@@ -118,14 +119,10 @@ def block_influence(model: Any, batches: Sequence[Batch]) -> list[float]:
 
         return hook
 
-    hooks = [layer.register_forward_hook(watch(i), with_kwargs=True) for i, layer in enumerate(layers)]
-    try:
+    with hooked(layer.register_forward_hook(watch(i), with_kwargs=True) for i, layer in enumerate(layers)):
         for batch in batches:
             current[0] = batch
             model(**batch)
-    finally:
-        for hook in hooks:
-            hook.remove()
     return [1.0 - total / count for total, count in zip(sums, tokens, strict=True)]
 
 

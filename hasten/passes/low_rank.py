@@ -24,6 +24,7 @@ from hasten.models.adapter import Adapter
 from hasten.models.surgery import LowRankLinear, replace_module
 from hasten.passes.calibration import Calibration
 from hasten.passes.family import adapter_of
+from hasten.passes.hooks import catching, hooked
 from hasten.passes.reconstruction import Walk
 from hasten.passes.settings import as_declared
 from hasten.passes.units import batches_of, check_settings, real_tokens, share
@@ -108,11 +109,10 @@ def rank_of(linear: nn.Linear, config: LowRankConfig) -> int | None:
 def input_moments(walk: Walk, layer: nn.Module, linears: Sequence[nn.Linear]) -> list[tuple[Tensor, Tensor]]:
     """Mean [I] and covariance [I, I] of each linear layer's inputs over real tokens, in float64."""
     caught: dict[int, Tensor] = {}
-    hooks = [linear.register_forward_pre_hook(_catch(caught, number)) for number, linear in enumerate(linears)]
     sums = [torch.zeros(linear.in_features, dtype=torch.float64) for linear in linears]
     squares = [torch.zeros(len(total), len(total), dtype=torch.float64) for total in sums]
     tokens = 0
-    try:
+    with hooked(linear.register_forward_pre_hook(catching(caught, i)) for i, linear in enumerate(linears)):
         for number, batch in enumerate(walk.batches):
             walk.through(layer, number)
             for index in range(len(linears)):
@@ -120,18 +120,8 @@ def input_moments(walk: Walk, layer: nn.Module, linears: Sequence[nn.Linear]) ->
                 sums[index] += x.sum(dim=0)
                 squares[index] += x.T @ x
             tokens += len(x)  # every matrix of a layer sees the same tokens
-    finally:
-        for hook in hooks:
-            hook.remove()
     means = [total / tokens for total in sums]
     return [(mean, square / tokens - torch.outer(mean, mean)) for mean, square in zip(means, squares, strict=True)]
-
-
-def _catch(caught: dict[int, Tensor], number: int) -> Any:
-    def hook(_module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        caught[number] = inputs[0].detach()
-
-    return hook
 
 
 def thin(linear: nn.Linear, mean: Tensor, covariance: Tensor, *, rank: int) -> LowRankLinear:

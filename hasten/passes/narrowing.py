@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from hasten.models.surgery import keep_width, side_by_side
 from hasten.passes.calibration import Calibration
 from hasten.passes.gradient import sensitivities
+from hasten.passes.hooks import hooked
 from hasten.passes.settings import as_declared
 from hasten.passes.unit_budget import best_of_layer
 from hasten.passes.units import PerUnit, Units, check_settings, share
@@ -142,13 +143,11 @@ class _Stream:
         def before(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
             self._seen[id(module)].add(inputs[0])
 
-        hooks = [norm.register_forward_hook(after) for norm in norms]
-        hooks += [reader.register_forward_pre_hook(before) for reader in self.readers]
-        try:
+        with (
+            hooked(norm.register_forward_hook(after) for norm in norms),
+            hooked(reader.register_forward_pre_hook(before) for reader in self.readers),
+        ):
             yield
-        finally:
-            for hook in hooks:
-                hook.remove()
 
 
 def _readers(model: Any, units: Units) -> list[nn.Linear]:

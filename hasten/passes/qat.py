@@ -20,6 +20,7 @@ from torch.nn.utils import parametrize
 from hasten.passes.calibration import Calibration
 from hasten.passes.distillation import DistillConfig, distill, epochs_text
 from hasten.passes.fake_quant import Range, round_weight, rounding_inputs, straight_through
+from hasten.passes.hooks import hooked
 from hasten.passes.matrices import encoder_matrices
 from hasten.passes.settings import as_declared
 from hasten.records import InputError
@@ -71,16 +72,14 @@ def train_quantized(model: Any, config: QatConfig, calibration: Calibration) -> 
 @contextmanager
 def _on_the_grid(linears: Sequence[nn.Linear], config: QatConfig) -> Iterator[None]:
     """Within, weights and inputs are rounded in every forward pass; after it, the rounded weights stay."""
-    hooks = []
+    per = config.activations
+    hooks = () if per is None else (linear.register_forward_pre_hook(rounding_inputs(per)) for linear in linears)
     try:
         for linear in linears:
             parametrize.register_parametrization(linear, "weight", _Rounded(config.bits, config.group))
-            if config.activations is not None:
-                hooks.append(linear.register_forward_pre_hook(rounding_inputs(config.activations)))
-        yield
+        with hooked(hooks):
+            yield
     finally:
-        for hook in hooks:
-            hook.remove()
         for linear in linears:
             if parametrize.is_parametrized(linear, "weight"):
                 parametrize.remove_parametrizations(linear, "weight", leave_parametrized=True)

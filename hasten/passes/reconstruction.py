@@ -15,7 +15,7 @@ Legend: T real tokens, H hidden size, I inputs of the map, U units (U = I / widt
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from hasten.models.adapter import Adapter
 from hasten.passes.calibration import Batch
 from hasten.passes.family import check_in_turn
+from hasten.passes.hooks import hooked
 from hasten.passes.units import real_tokens
 from hasten.records import Rejected
 
@@ -64,16 +65,11 @@ class Walk:
         self.batches = batches
         self.states: list[Tensor] = []
         self._calls: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
-        hook = layers[0].register_forward_pre_hook(self._catch, with_kwargs=True)
-        try:
-            with torch.no_grad(), _without_cache(model.hf):
-                for batch in batches:
-                    try:
-                        model(**batch)
-                    except _Caught:
-                        continue
-        finally:
-            hook.remove()
+        first = layers[0].register_forward_pre_hook(self._catch, with_kwargs=True)
+        with hooked([first]), torch.no_grad(), _without_cache(model.hf):
+            for batch in batches:
+                with suppress(_Caught):
+                    model(**batch)
 
     def _catch(self, _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self.states.append(args[0])
@@ -189,7 +185,7 @@ def moments(dense: Sublayer, pruned: Sublayer, dense_walk: Walk, walk: Walk) -> 
     goal.watch_norm(dense.norm)
     own.watch_map(pruned.map)
     own.watch_norm(pruned.norm)
-    try:
+    with hooked([*goal.hooks, *own.hooks]):
         for number, batch in enumerate(walk.batches):
             goal.run(dense_walk, dense.layer, number)
             own.run(walk, pruned.layer, number)
@@ -200,9 +196,6 @@ def moments(dense: Sublayer, pruned: Sublayer, dense_walk: Walk, walk: Walk) -> 
             y = goal.total - (own.total - own.output)
             y = y if pruned.map.bias is None else y - pruned.map.bias.detach()
             found.add(real_tokens(own.inputs, batch), real_tokens(y, batch))
-    finally:
-        for hook in (*goal.hooks, *own.hooks):
-            hook.remove()
     return found
 
 

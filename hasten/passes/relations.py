@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from hasten.models.adapter import Adapter
 from hasten.passes.calibration import real
 from hasten.passes.family import adapter_of
+from hasten.passes.hooks import hooked
 from hasten.passes.teachers import adapter_of_teacher, seen_by
 from hasten.records import Rejected
 
@@ -66,10 +67,6 @@ def _projections(model: Any, adapter: Adapter) -> tuple[nn.Linear, nn.Linear, nn
 
 def _seen(model: Any, projections: tuple[nn.Linear, ...], batch: dict[str, Tensor]) -> list[Tensor]:
     caught: list[Tensor] = []
-    hooks = [p.register_forward_hook(lambda _m, _i, out: caught.append(out)) for p in projections]
-    try:
+    with hooked(p.register_forward_hook(lambda _m, _i, out: caught.append(out)) for p in projections):
         model(**seen_by(model, batch))
-    finally:
-        for hook in hooks:
-            hook.remove()
     return caught

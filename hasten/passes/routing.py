@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from hasten.models.experts import Experts
 from hasten.passes.calibration import Batch
+from hasten.passes.hooks import hooked
 
 _NO_EXPERT = -1
 
@@ -31,9 +32,5 @@ def unpadded(module: nn.Module, current: Sequence[Batch]) -> Iterator[None]:
         states, chosen, shares = inputs
         return states, chosen.masked_fill(~mask.bool().flatten()[:, None], _NO_EXPERT), shares
 
-    hooks = [own.register_forward_pre_hook(hook) for own in module.modules() if isinstance(own, Experts)]
-    try:
+    with hooked(own.register_forward_pre_hook(hook) for own in module.modules() if isinstance(own, Experts)):
         yield
-    finally:
-        for handle in hooks:
-            handle.remove()

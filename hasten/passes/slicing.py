@@ -28,6 +28,7 @@ from hasten.models.adapter import Adapter
 from hasten.models.rotation import mean_free, rotate, stream_of
 from hasten.passes.calibration import Batch, Calibration, Progress, real
 from hasten.passes.family import adapter_of
+from hasten.passes.hooks import hooked
 from hasten.passes.settings import as_declared
 from hasten.passes.units import batches_of, share
 from hasten.records import InputError, Rejected
@@ -126,14 +127,10 @@ def state_moment(model: Any, norms: Sequence[nn.Module], batches: Sequence[Batch
         found = states.T @ states
         sums[:] = [sums[0] + found] if sums else [found]
 
-    hooks = [norm.register_forward_pre_hook(hook) for norm in norms]
-    try:
+    with hooked(norm.register_forward_pre_hook(hook) for norm in norms):
         for batch in batches:
             current[0] = batch
             model(**batch)
-    finally:
-        for handle in hooks:
-            handle.remove()
     if not bool(torch.isfinite(sums[0]).all()):
         raise Rejected("slice", "the states are not numbers; the model overflows on the calibration rows")
     return sums[0]

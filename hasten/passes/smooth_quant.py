@@ -33,6 +33,7 @@ from hasten.models.prefix import has_prefixes
 from hasten.models.surgery import LowRankLinear, is_rms
 from hasten.passes.calibration import Batch, Calibration
 from hasten.passes.family import adapter_of
+from hasten.passes.hooks import hooked
 from hasten.passes.routing import unpadded
 from hasten.passes.settings import as_declared
 from hasten.passes.units import batches_of, real_tokens
@@ -142,15 +143,11 @@ def input_maxima(model: Any, linears: Sequence[nn.Linear], batches: Sequence[Bat
 
         return hook
 
-    hooks = [linear.register_forward_pre_hook(watch(own)) for linear, own in zip(linears, found, strict=True)]
-    try:
-        with unpadded(model, current):
-            for batch in batches:
-                current[0] = batch
-                model(**batch)
-    finally:
-        for hook in hooks:
-            hook.remove()
+    pairs = zip(linears, found, strict=True)
+    with hooked(linear.register_forward_pre_hook(watch(own)) for linear, own in pairs), unpadded(model, current):
+        for batch in batches:
+            current[0] = batch
+            model(**batch)
     return found
 
 

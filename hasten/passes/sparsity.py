@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from hasten.passes.calibration import Batch, Calibration, Progress, real
 from hasten.passes.family import adapter_of
+from hasten.passes.hooks import hooked
 from hasten.passes.matrices import Matrix, by_source, encoder_matrices
 from hasten.passes.reconstruction import Walk
 from hasten.passes.routing import unpadded
@@ -183,13 +184,9 @@ def second_moments(walk: Walk, layer: nn.Module, linears: Sequence[nn.Linear], *
 
         return hook
 
-    hooks = [linear.register_forward_pre_hook(watch(total)) for linear, total in zip(linears, sums, strict=True)]
-    try:
-        with unpadded(layer, current):
-            for number, batch in enumerate(walk.batches):
-                current[0] = batch
-                tokens += int(real(batch, walk.through(layer, number)).sum())
-    finally:
-        for hook in hooks:
-            hook.remove()
+    pairs = zip(linears, sums, strict=True)
+    with hooked(linear.register_forward_pre_hook(watch(total)) for linear, total in pairs), unpadded(layer, current):
+        for number, batch in enumerate(walk.batches):
+            current[0] = batch
+            tokens += int(real(batch, walk.through(layer, number)).sum())
     return [total / tokens for total in sums]

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from hasten.passes.calibration import Batch, Row, padded, real
 from hasten.passes.distributions import last_states
+from hasten.passes.hooks import hooked
 from hasten.passes.teachers import adapter_of_teacher, seen_by
 from hasten.tasks.wrappers import NextTokenWrapper
 
@@ -30,12 +31,8 @@ _MOST_FP16 = 6e4
 def watched(layers: nn.ModuleList) -> Iterator[list[Tensor]]:
     """Within, the list fills with the states after every layer that runs [B, L, H], before any norm behind them all."""
     caught: list[Tensor] = []
-    hooks = [layer.register_forward_hook(lambda _m, _i, out: caught.append(_tensor(out))) for layer in layers]
-    try:
+    with hooked(layer.register_forward_hook(lambda _m, _i, out: caught.append(_tensor(out))) for layer in layers):
         yield caught
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 @dataclass(slots=True)

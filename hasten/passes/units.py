@@ -31,6 +31,7 @@ from hasten.models.prefix import has_prefixes
 from hasten.models.surgery import keep_heads, keep_neurons
 from hasten.passes.calibration import Batch, Calibration, length_of, padded, real, task_loss
 from hasten.passes.family import adapter_of
+from hasten.passes.hooks import hooked
 from hasten.records import InputError, Rejected
 
 BATCH = 32
@@ -123,15 +124,13 @@ class Units:
         The masks sit on the inputs of the attention's output projection and of the FFN's second matrix, so they work
         under every attention implementation.
         """
-        hooks = []
-        for number, (attention, ffn) in enumerate(zip(self.attention, self.ffn, strict=True)):
-            hooks.append(attention.output.register_forward_pre_hook(_times(masks.heads[number], attention.group_dim)))
-            hooks.append(ffn.down.register_forward_pre_hook(_times(masks.neurons[number], 1)))
-        try:
+        heads = zip(self.attention, masks.heads, strict=True)
+        neurons = zip(self.ffn, masks.neurons, strict=True)
+        with (
+            hooked(own.output.register_forward_pre_hook(_times(mask, own.group_dim)) for own, mask in heads),
+            hooked(own.down.register_forward_pre_hook(_times(mask, 1)) for own, mask in neurons),
+        ):
             yield
-        finally:
-            for hook in hooks:
-                hook.remove()
 
     def gradients(
         self, calibration: Calibration, *, rows: int, loss: Loss | None = None, first: int = 0

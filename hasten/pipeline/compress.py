@@ -20,26 +20,13 @@ from typing import Any
 from hasten.pipeline.material import Material, calibration_of
 from hasten.pipeline.pacing import paced
 from hasten.pipeline.pass_cache import DAMAGED, PassCache, made_from
-from hasten.records import Config, ModelRef, config_to_dict
+from hasten.records import Config, config_to_dict
 
 
 def passes_id(passes: Sequence[Config]) -> str:
     """Twelve hex digits that stand for these passes with these settings, in this order."""
     text = json.dumps([config_to_dict(p) for p in passes], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
-
-
-def _names(passes: Sequence[Config]) -> list[str]:
-    """One for every prefix of ``passes``. A teacher that a recipe names by its folder is what lies there now."""
-    from hasten.models.inspect import inspect_checkpoint
-
-    names, taught_by, named = [], hashlib.sha256(), False
-    for count, config in enumerate(passes, start=1):
-        for folder in getattr(config, "teachers", ()):
-            taught_by.update(inspect_checkpoint(ModelRef(folder), task=None).source_hash().encode())
-            named = True
-        names.append(passes_id(passes[:count]) + (f"-{taught_by.hexdigest()[:12]}" if named else ""))
-    return names
 
 
 def compressed(
@@ -70,7 +57,7 @@ def compressed(
     store = PassCache(
         cache, made_from(material, source_hash=checkpoint.source_hash, task=task.name, labels=checkpoint.labels)
     )
-    names = _names(passes)
+    names = [passes_id(passes[:count]) for count in range(1, len(passes) + 1)]
     kept = store.newest(names, say=notes.append)
     said = [] if kept is None else list(kept.notes)
     wrapper = copy.deepcopy(original) if kept is None else _opened(task, checkpoint, kept.folder)

@@ -83,7 +83,7 @@ def evaluate(
         {**settings, "max_length": reader.max_length}, {"lm-eval": version("lm-eval"), "hasten": __version__},
     )  # fmt: skip
     if out is not None:
-        from hasten.report.atomic import write_atomically
+        from hasten.atomic import write_atomically
 
         write_atomically(out, json.dumps(result.to_dict(), indent=1) + "\n")
     return result

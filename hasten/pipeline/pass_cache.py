@@ -19,9 +19,9 @@ from typing import Any
 
 import numpy as np
 
+from hasten.atomic import write_atomically
 from hasten.bundle.manifest import hash_folder
 from hasten.pipeline.material import Material
-from hasten.report.atomic import write_atomically
 
 # In what is said of a result, or of a training's state, that is not as it was written.
 DAMAGED = "is damaged"

@@ -239,7 +239,7 @@ def _split(
     if len(read) > 1:
         rows, splits = splits_from_files(*read, seed=request.workload.seed)
         rows, warnings = task.check(rows, facts.labels)
-        return rows, splits, tuple(warnings)
+        return rows, splits, (*splits.notes, *warnings)
     rows, warnings = task.check(read[0], facts.labels)
     return rows, split_rows(rows, seed=request.workload.seed, task=request.task), tuple(warnings)
 

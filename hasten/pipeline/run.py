@@ -27,6 +27,7 @@ from hasten.pipeline.progress import Reporter, Silent, trial_line
 from hasten.pipeline.publish import Publisher
 from hasten.pipeline.request import Request, command_line, make_request
 from hasten.pipeline.result import Result, open_result, write_report
+from hasten.pipeline.sources import check_unchanged, hash_of_teachers, sources_of
 from hasten.pipeline.trials import TrialRunner
 from hasten.pipeline.unit_costs import measure_costs
 from hasten.pipeline.workspace import Workspace, check_disk, check_folder, open_workspace
@@ -85,6 +86,7 @@ def run_request(request: Request, say: Reporter) -> Result:
     check_folder(request.out)
     files = inspect_checkpoint(request.model, task=get_task(request.task))
     recipes = candidate_recipes(request)
+    taught_by = hash_of_teachers(recipes, task=request.task)
     check_disk(request.out, weights_bytes=files.weights_bytes, trains=may_train(request))
     workload, read = request.workload, read_data(request)
     with Worker.start(cores=workload.cores, threads=workload.threads) as builder:
@@ -94,18 +96,13 @@ def run_request(request: Request, say: Reporter) -> Result:
         for warning in prepared.warnings:
             say.line(f"warning: {warning}")
         say.line(_plan(request, prepared, len(recipes)))
-        header = {
-            "command": command_line(request),
-            "workload": workload,
-            "source_hash": facts.source_hash,
-            "data_sha256": prepared.rows.sha256,
-            "extra_sha256": prepared.extra_sha256,
-        }
+        sources = sources_of(facts, prepared, teachers_sha256=taught_by)
+        header = {"command": command_line(request), "workload": workload, **sources}
         in_fp32 = max(files.weights_bytes, 4 * facts.parameters)  # a checkpoint may hold them in fewer bits
         check_disk(request.out, weights_bytes=in_fp32, trains=may_train(request))
         needed = needed_bytes(weights_bytes=in_fp32, trains=may_train(request))
         with open_workspace(request, header=header, needed=needed) as space:
-            space.check_sources(header)
+            check_unchanged(space.ledger.rows.header, sources, out=request.out)
             with TrialRunner(request, facts, prepared, space, builder) as runner:
                 _Loop(request, facts, prepared, space, runner, recipes, say, started).run()
     result = open_result(request.out)

@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from hasten.atomic import write_atomically
 from hasten.ledger import plain
 from hasten.measure.host import describe_host, total_memory_bytes, usable_cores
 from hasten.measure.peaks import bandwidth_bytes_s, matmul_ops_s
@@ -30,7 +31,6 @@ from hasten.plan.sizing.memory import Place, activation_bytes, file_bytes
 from hasten.plan.sizing.roofline import Engine, work_of
 from hasten.plan.sizing.shapes import ModelShape
 from hasten.records import Host, InputError, MissingDependency, read_as
-from hasten.report.atomic import write_atomically
 
 NAME = "this-host"
 # The runtime configuration that stands for a precision on a CPU.

@@ -20,7 +20,6 @@ from hasten.pipeline.disk import needed_bytes, size_bytes, watched_disk
 from hasten.pipeline.request import Request
 from hasten.records import InputError
 
-_SOURCES = {"source_hash": "the checkpoint", "data_sha256": "the data", "extra_sha256": "the extra data"}
 _OURS = {"bundle", "closest-miss", "report.html", FILE_NAME, "verdict.json", "work", ".lock"}
 PASSES, _EXPORTS = "passes", "cache"
 
@@ -51,17 +50,6 @@ class Workspace:
     def keep_all_passes(self) -> None:
         """An interrupted run goes on from everything that passes made, half-trained weights too."""
         self.trained.update(_of(folder) for folder in (self.work / PASSES).glob("*"))
-
-    def check_sources(self, header: Mapping[str, Any]) -> None:
-        """Raise InputError when model or data changed under the same names since the run began."""
-        found = self.ledger.rows.header
-        for key, what in _SOURCES.items():
-            if found.get(key) != header[key]:
-                raise InputError(
-                    f"{what} changed since the run in {self.out} began",
-                    expected="the same content, to continue that run",
-                    remedy="start afresh with --overwrite, or give another --out",
-                )
 
 
 @contextmanager

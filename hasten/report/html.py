@@ -9,12 +9,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from hasten.atomic import write_atomically
 from hasten.plan.choose import pareto
 from hasten.plan.cost import prediction_error
 from hasten.records import Interval, Trial, Verdict, Workload
 from hasten.report import plots, quantities, view
 from hasten.report import steps as stepwise
-from hasten.report.atomic import write_atomically
 from hasten.report.frame import render
 
 FILE_NAME = "report.html"

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from hasten.atomic import write_atomically
 from hasten.plan.sizing.answer import Sizing
 from hasten.report import size_plots
 from hasten.report import size_view as view
-from hasten.report.atomic import write_atomically
 from hasten.report.frame import render
 
 

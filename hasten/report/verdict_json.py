@@ -12,9 +12,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from hasten.atomic import write_atomically
 from hasten.ledger import plain
 from hasten.records import Figures, InputError, Verdict, read_as
-from hasten.report.atomic import write_atomically
 
 SCHEMA_VERSION = 1
 FILE_NAME = "verdict.json"

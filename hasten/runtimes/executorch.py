@@ -11,6 +11,7 @@ Sizes are bounded, since a program's memory is laid out when it is made: a reque
 from __future__ import annotations
 
 import json
+import shutil
 import threading
 import weakref
 from collections.abc import Sequence
@@ -21,6 +22,7 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
+from hasten.atomic import write_atomically
 from hasten.records import Config, MissingDependency, Rejected
 from hasten.runtimes.runtime import Array, Arrays, Exported, Probe, Session, is_tokens
 
@@ -102,11 +104,11 @@ def export(
         if not (made / FACTS).is_file():
             made.mkdir(exist_ok=True)
             program, facts = lowered(wrapper, config, calibration=calibration)
-            _write_whole(made / MODEL, program)
+            write_atomically(made / MODEL, program)
             # Last: with it the folder passes for made.
-            _write_whole(made / FACTS, json.dumps(facts, indent=1).encode())
+            write_atomically(made / FACTS, json.dumps(facts, indent=1))
         for name in (MODEL, FACTS):
-            _write_whole(folder / name, (made / name).read_bytes())
+            shutil.copyfile(made / name, folder / name)
         said = json.loads((folder / FACTS).read_text(encoding="utf-8"))
         names = tuple(given["name"] for given in said["inputs"])
         return Exported(files=(MODEL, FACTS), input_names=names, instructions=(), notes=tuple(said["notes"]))
@@ -132,13 +134,6 @@ def open(folder: Path, config: ExecuTorchConfig, *, threads: int, cores: tuple[i
         raise
     except Exception as error:
         raise Rejected("open", f"executorch cannot open {MODEL}: {str(error).strip()[:300]}") from error
-
-
-def _write_whole(path: Path, content: bytes) -> None:
-    """Under its name a file is whole or not there."""
-    part = path.with_name(f"{path.name}.part")
-    part.write_bytes(content)
-    part.replace(path)
 
 
 def _loaded(path: Path, *, threads: int) -> Any:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import json
-import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,6 @@ from typing import Any
 import pytest
 import torch
 from conftest import save_rows, save_tiny_classifier
-from safetensors.torch import load_file, save_file
 
 import hasten
 from hasten.passes import DistillConfig, LayersConfig, MagnitudeConfig
@@ -190,21 +188,6 @@ def test_ctrl_c_in_a_training_is_gone_on_from(
     assert [p.done for p in heard[before:]] == list(range(8, heard[-1].total + 1))
     assert torch.allclose(again, whole, atol=1e-5), "the teacher answers in other batches, which rounds otherwise"
     assert not (kept(tmp_path / "b", TAUGHT) / "state").exists()
-
-
-def test_another_teacher_in_the_same_folder_teaches_again(
-    bench: Workbench, folder: Path, ran: list[str], tmp_path: Path
-) -> None:
-    teacher = tmp_path / "teacher"
-    shutil.copytree(folder / "model", teacher)
-    taught = (DistillConfig(epochs=1, batch=16, teachers=(str(teacher),)),)
-    weights(bench, tmp_path / "cache", taught)
-    weights(bench, tmp_path / "cache", taught)
-    assert len(ran) == 1
-    tensors = load_file(teacher / "model.safetensors")
-    save_file({name: tensor * 0.9 for name, tensor in tensors.items()}, teacher / "model.safetensors", {"format": "pt"})
-    weights(bench, tmp_path / "cache", taught)
-    assert len(ran) == 2
 
 
 def test_a_damaged_state_does_not_stop_a_training(bench: Workbench, tmp_path: Path) -> None:

@@ -12,13 +12,13 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from hasten.atomic import write_atomically
 from hasten.plan.sizing.answer import Checked, Sizing, answer
 from hasten.plan.sizing.hardware import read_devices
 from hasten.plan.sizing.prices import read_prices
 from hasten.plan.sizing.shapes import read_models
 from hasten.plan.sizing.spec import make_request
 from hasten.records import InputError
-from hasten.report.atomic import write_atomically
 from hasten.report.size_page import render_sizing
 from hasten.report.size_terminal import show_sizing
 

@@ -1,6 +1,6 @@
-"""Write a text file so that a reader finds the old one or the new one, whole.
+"""Write a file so that a reader finds the old one or the new one, whole.
 
-Takes a path and text. Knows nothing of what the text says.
+Takes a path and text or bytes. Knows nothing of what they say.
 """
 
 from __future__ import annotations
@@ -9,11 +9,11 @@ import os
 import tempfile
 from pathlib import Path
 
-from hasten.records import InputError
+from hasten.errors import InputError
 
 
-def write_atomically(path: str | Path, text: str) -> None:
-    """Write UTF-8 beside ``path``, flush it, and rename it over ``path``.
+def write_atomically(path: str | Path, content: str | bytes) -> None:
+    """Write bytes, or text as UTF-8, beside ``path``, flush them, and rename the new file over ``path``.
 
     Lone surrogates (a user's broken text) are written as ``?``. Raises OSError with ``path`` unchanged, and InputError
     for what is no file (a device would be replaced by one).
@@ -25,7 +25,7 @@ def write_atomically(path: str | Path, text: str) -> None:
     descriptor, staging = tempfile.mkstemp(prefix=f".{target.name}-", dir=target.parent)
     try:
         with os.fdopen(descriptor, "wb") as stream:
-            stream.write(text.encode("utf-8", "replace"))
+            stream.write(content.encode("utf-8", "replace") if isinstance(content, str) else content)
             stream.flush()
             os.fsync(stream.fileno())
         umask = os.umask(0)
