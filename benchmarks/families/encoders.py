@@ -36,7 +36,7 @@ def restaurant(folder: Path) -> dict[str, Any]:
     model = slots(folder, epochs=3)
     half = halves(SHARED / "data" / "restaurant8k" / "test.json", folder)
     train = SHARED / "data" / "restaurant8k" / "train_0.json"
-    return optimized(model, folder, task="token-classification", budget="quality_drop<=1pt", time="8m", data=three(
+    return optimized(model, folder, task="token-classification", budget="quality_drop<=1pt", time="6m", data=three(
         train, *half))  # fmt: skip
 
 
