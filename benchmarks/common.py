@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 from dataclasses import asdict
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 from hasten.measure.host import describe_host, usable_cores
 
+_FOLDERS = re.compile(r"(?:/[\w.-]+)+/")  # where files lay is nobody's business
 RESULTS = Path(__file__).parent / "results"
 
 
@@ -34,6 +36,7 @@ def write(name: str, question: str, data: dict[str, Any]) -> Path:
 def verdict_facts(result: Any) -> dict[str, Any]:
     """The verdict without its long lists, and every trial's main figures."""
     verdict = result.to_dict()
+    verdict["warnings"] = [_FOLDERS.sub("", warning) for warning in verdict["warnings"]]
     for long in ("flips", "folder", "bundle", "report", "next_command", "source", "host"):
         verdict.pop(long)
     trials = [
