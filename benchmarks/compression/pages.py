@@ -115,15 +115,15 @@ def _decoders(page: str, found: Row) -> str:
     rows = [row for row in found["rows"] if row.get("kind") == page]
     if not rows:
         return ""
-    plain = {(r["model"], r.get("kind")): r for r in found["rows"] if r.get("kind") in (None, "half")}
+    plain = {(r["model"], r["way"]): r for r in found["rows"] if "kind" not in r}
     models = list(dict.fromkeys(r["model"] for r in rows))
     wholes = [
-        f"{name} ({plain[name, None]['from']}, {plain[name, 'half']['perplexity']:.2f} in "
-        f"{plain[name, 'half']['bytes'] / 1e6:.0f} MB as bf16)"
+        f"{name} ({plain[name, 'dequantized']['from']}, {plain[name, 'bf16']['perplexity']:.2f} in "
+        f"{plain[name, 'bf16']['bytes'] / 1e6:.0f} MB as bf16)"
         for name in models
     ]
     head = [
-        f"Decoders on WikiText-2's test text ({plain[models[0], None]['tokens']:,} tokens or so), windows of",
+        f"Decoders on WikiText-2's test text ({plain[models[0], 'dequantized']['tokens']:,} tokens or so), windows of",
         f"{found['settings']['max_length']} tokens that overlap by half, perplexity of the dequantized weights of",
         f"{' and '.join(wholes)}; how far above, with a 95 % interval over",
         "windows; seconds to quantize (`benchmarks/families/decoders.py`).",

@@ -32,12 +32,14 @@ from hasten.records import Rejected
 from hasten.tasks.language_modeling import perplexity
 
 GROUPS = (32, 128)
+BF16 = "bf16"
 WAYS: list[tuple[str, dict[str, Any]]] = [
-    ("half", {"dtype": "bf16"}),
     ("rtn", {"bits": 8, "group": None}),
     ("llm_int8", {"rows": 16}),
     *((kind, {"bits": 4, "group": group}) for group in GROUPS for kind in ("rtn", "hqq")),
     *((kind, {"bits": 4, "group": group, "rows": 16}) for group in GROUPS for kind in ("gptq", "awq")),
+    ("rtn", {"bits": 4, "group": 32, "symmetric": False}),
+    *((kind, {"bits": 4, "group": 32, "symmetric": False, "rows": 16}) for kind in ("gptq", "awq")),
 ]
 # Of English text by these tokenizers; only the slice's size depends on it.
 _CHARACTERS_PER_TOKEN = 4
@@ -62,11 +64,13 @@ def read_options() -> argparse.Namespace:
 
 def measure(name: str, kept: Kept, folder: Path, *, tokens: int | None, max_length: int) -> None:
     """All rows of one model that are not there yet."""
-    if all(kept.has(model=name, way=label) for label in ["dequantized", *(label_of(*way) for way in WAYS)]):
+    if all(kept.has(model=name, way=label) for label in ["dequantized", BF16, *(label_of(*way) for way in WAYS)]):
         return
     bench = workbench_of(name, folder, tokens=tokens, max_length=max_length)
     if not kept.has(model=name, way="dequantized"):
         kept.add({"model": name, "way": "dequantized", "from": MODELS[name][1], **figures(bench, bench.model())})
+    if not kept.has(model=name, way=BF16):
+        kept.add({"model": name, "way": BF16, **in_bf16(bench)})
     for kind, options in WAYS:
         label = label_of(kind, options)
         if kept.has(model=name, way=label):
@@ -79,8 +83,17 @@ def measure(name: str, kept: Kept, folder: Path, *, tokens: int | None, max_leng
             kept.add({**row, "rejected": str(error)})
             continue
         row |= {"quantize_s": round(time.perf_counter() - started, 1), **figures(bench, model)}
-        whole = next((r for r in kept.rows if r["model"] == name and r["way"] == label_of(*WAYS[0])), row)
+        whole = next(r for r in kept.rows if r["model"] == name and r["way"] == BF16)
         kept.add({**row, "above_bf16_percent": above(row["said"], whole["said"])})
+
+
+def in_bf16(bench: Any) -> dict[str, Any]:
+    """Every weight rounded to bf16, two bytes each; computed in fp32, so that the rows differ in weights alone."""
+    model = bench.model()
+    weights = list(model.parameters())
+    for weight in weights:
+        weight.data = weight.data.bfloat16().float()
+    return {**figures(bench, model), "bytes": 2 * sum(weight.numel() for weight in weights)}
 
 
 def label_of(kind: str, options: dict[str, Any]) -> str:
