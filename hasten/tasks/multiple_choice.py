@@ -89,8 +89,8 @@ class MultipleChoice:
 
     def encode(self, processor: Any, item: Item) -> tuple[Example, ...]:
         """One example a choice, ``fresh`` on the choice's tokens, with its bytes."""
-        made = []
-        for choice in json.loads(item["text_pair"]):
+        made, at = [], f"the question {item['text'][:40]!r}"
+        for choice in _checked(_parsed(item["text_pair"], at=at), at=at):
             example = processor.continued(item["text"], _led(item["text"], choice))
             size = np.array(len(choice.encode("utf-8", "replace")), dtype=np.int64)
             made.append(replace(example, arrays={**example.arrays, "choice_bytes": size}))
@@ -180,17 +180,22 @@ def _choices(row: Mapping[str, Any], column: str | None, *, at: str) -> tuple[li
         found = _parsed(found, at=at)
     if isinstance(found, Mapping):  # ARC's form: {"text": [...], "label": [...]}, whose names are letters or 1 to 4
         found, names = found.get("text", []), found.get("label") or []
+    choices = _checked(found, at=at)
+    if names and (not isinstance(names, list) or len({str(name) for name in names}) != len(choices)):
+        raise InputError(
+            f"{at} calls its {len(choices)} choices {str(names)[:60]}", expected="another name for each",
+            remedy="correct the row",
+        )  # fmt: skip
+    return choices, [str(name).strip() for name in names]
+
+
+def _checked(found: Any, *, at: str) -> list[str]:
     if not isinstance(found, list) or len(found) < 2 or not all(isinstance(c, str) and c.strip() for c in found):
         raise InputError(
             f"{at} has the choices {str(found)[:60]}", expected="two texts or more, in a list or as sol1 and sol2",
             remedy="correct the row, or name their column with --text-pair-column",
         )  # fmt: skip
-    if names and (not isinstance(names, list) or len({str(name) for name in names}) != len(found)):
-        raise InputError(
-            f"{at} calls its {len(found)} choices {str(names)[:60]}", expected="another name for each",
-            remedy="correct the row",
-        )  # fmt: skip
-    return list(found), [str(name).strip() for name in names]
+    return list(found)
 
 
 def _parsed(text: str, *, at: str) -> Any:

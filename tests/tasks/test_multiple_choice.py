@@ -60,3 +60,9 @@ def test_a_table_without_rows(tmp_path: Path) -> None:
     path.write_text("goal,sol1,sol2,label\n")
     with pytest.raises(InputError, match="holds no rows"):
         MultipleChoice().read(path, columns=Columns())
+
+
+@pytest.mark.parametrize("choices", ["w3", "", "[]", '["w3"]', "[1, 2]", '["w3", " "]', "{}", "null"])
+def test_rows_that_are_predicted_are_looked_at_as_well(choices: str) -> None:
+    with pytest.raises(InputError, match="the question 'w1 w2' has the choices"):
+        MultipleChoice().encode(None, {"text": "w1 w2", "text_pair": choices})
