@@ -135,6 +135,17 @@ def test_a_failed_prediction_leaves_no_file(tmp_path: Path, here: Callable[..., 
     assert {p.name for p in tmp_path.iterdir()} == {"rows.csv"}
 
 
+def test_half_a_character_in_an_answer_is_escaped(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from hasten.cli.output import emit_lines
+
+    records = [{"answer": "\ud800 é"}, {"answer": "é"}]
+    emit_lines(records, out=tmp_path / "said.jsonl", as_json=False)
+    emit_lines(records, out=None, as_json=False)
+    for said in ((tmp_path / "said.jsonl").read_text(encoding="utf-8"), capsys.readouterr().out):
+        assert [json.loads(line) for line in said.splitlines()] == records
+        assert '"é"' in said
+
+
 def test_size_answers_in_json_and_writes_its_page(tmp_path: Path) -> None:
     words = ["--task", "chat", "--requests-per-s", "5", "--hardware", "l4", "--models", "llama-3.2-1b,llama-3.2-3b"]
     done = hasten("size", *words, "--slo", "tpot_ms<=50", "--out", tmp_path / "page.html", "--json")

@@ -50,7 +50,21 @@ def emit_lines(records: Any, *, out: Path | None, as_json: bool) -> None:
         emit({"predictions": found, "n": len(found)})
     else:
         for record in records:
-            click.echo(json.dumps(record, ensure_ascii=False))
+            click.echo(_line(record))
+
+
+def _line(record: Any) -> str:
+    """Readable JSON; with escapes where a text holds half a character (a lone surrogate): UTF-8 has none."""
+    text = json.dumps(record, ensure_ascii=False)
+    return text if text.isascii() or _encodable(text) else json.dumps(record)
+
+
+def _encodable(text: str) -> bool:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _write_lines(records: Any, out: Path) -> int:
@@ -58,7 +72,7 @@ def _write_lines(records: Any, out: Path) -> int:
     part = out.with_name(out.name + ".part")
     try:
         with part.open("w", encoding="utf-8") as stream:
-            count = sum(bool(stream.write(json.dumps(r, ensure_ascii=False) + "\n")) for r in records)
+            count = sum(bool(stream.write(_line(record) + "\n")) for record in records)
         part.replace(out)
     finally:
         part.unlink(missing_ok=True)
