@@ -135,6 +135,27 @@ def test_a_failed_prediction_leaves_no_file(tmp_path: Path, here: Callable[..., 
     assert {p.name for p in tmp_path.iterdir()} == {"rows.csv"}
 
 
+def test_a_polite_wish_to_end_is_ctrl_c(tmp_path: Path) -> None:
+    """What a verb has begun is cleared away, and the exit code says that it was interrupted."""
+    code = (
+        "import hasten.cli as c, hasten.pipeline.export as e, tempfile, time, pathlib\n"
+        "def wait(*_, **__):\n"
+        f"    with tempfile.TemporaryDirectory(dir={str(tmp_path)!r}):\n"
+        "        print('ready', flush=True); time.sleep(60)\n"
+        "e.export = wait\n"
+        "c.main()"
+    )
+    arguments = ["export", "x", "--to", "hf", "--out", "y"]
+    with subprocess.Popen([sys.executable, "-c", code, *arguments], stdout=-1, stderr=-1, text=True) as running:
+        assert running.stdout is not None
+        assert running.stderr is not None
+        assert running.stdout.readline() == "ready\n"
+        running.terminate()
+        assert running.wait(30) == 130
+        assert "give the same command again" in running.stderr.read()
+    assert not list(tmp_path.iterdir())
+
+
 def test_half_a_character_in_an_answer_is_escaped(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from hasten.cli.output import emit_lines
 

@@ -9,6 +9,7 @@ inside the verbs, so ``hasten --help`` answers at once.
 from __future__ import annotations
 
 import json
+import signal
 import sys
 import traceback
 from contextlib import suppress
@@ -46,12 +47,11 @@ def main() -> None:
     """Entry point: user errors become a message and their exit code, never a traceback."""
     from hasten.records import HastenError
 
+    signal.signal(signal.SIGTERM, _interrupted)
     try:
         cli.main(standalone_mode=False)
-    except click.exceptions.Abort:
-        _fail("interrupted", 130)
-    except KeyboardInterrupt:
-        _fail("interrupted; the same command continues where this one stopped", 130)
+    except (click.exceptions.Abort, KeyboardInterrupt):  # click makes the one of the other
+        _fail("interrupted\n  to do: give the same command again; hasten optimize goes on where it stopped", 130)
     except click.ClickException as error:
         if "--json" not in sys.argv:
             error.show()
@@ -67,6 +67,12 @@ def main() -> None:
     except Exception as error:
         traceback.print_exc()
         _fail(f"{type(error).__name__}: {error}\n  this is a fault of hasten, not of your input; please report it", 70)
+
+
+def _interrupted(number: int, frame: object) -> None:
+    """A polite wish to end is Ctrl-C's: what is half-made is cleared away on the way out."""
+    del number, frame
+    raise KeyboardInterrupt
 
 
 def _fail(message: str, code: int) -> None:
