@@ -135,6 +135,30 @@ def test_a_failed_prediction_leaves_no_file(tmp_path: Path, here: Callable[..., 
     assert {p.name for p in tmp_path.iterdir()} == {"rows.csv"}
 
 
+def test_what_is_no_file_stays_what_it_is(tmp_path: Path) -> None:
+    """As root, a file that is renamed over /dev/null breaks the machine."""
+    import os
+    import threading
+
+    from hasten.cli.output import emit_lines
+
+    os.mkfifo(tmp_path / "pipe")
+    said: list[str] = []
+    reader = threading.Thread(target=lambda: said.append((tmp_path / "pipe").read_text()))
+    reader.start()
+    emit_lines([{"a": 1}], out=tmp_path / "pipe", as_json=False)
+    reader.join(10)
+    assert said == ['{"a": 1}\n']
+    assert (tmp_path / "pipe").is_fifo()
+    assert [p.name for p in tmp_path.iterdir()] == ["pipe"]
+
+
+def test_a_folder_for_predictions_that_is_not_there(tmp_path: Path, here: Callable[..., Done]) -> None:
+    done = here("run", str(tmp_path), "--data", "rows.csv", "--out", str(tmp_path / "nowhere" / "p.jsonl"))
+    assert done.returncode == 2
+    assert "an existing folder for --out" in done.stderr
+
+
 def test_a_polite_wish_to_end_is_ctrl_c(tmp_path: Path) -> None:
     """What a verb has begun is cleared away, and the exit code says that it was interrupted."""
     code = (

@@ -68,15 +68,22 @@ def _encodable(text: str) -> bool:
 
 
 def _write_lines(records: Any, out: Path) -> int:
-    """The whole file or nothing; how many records it holds."""
+    """The whole file or nothing; how many records it holds. What is no file (a pipe, /dev/null) is written to as it
+    is: renaming over it would put a file in its place."""
+    if out.exists() and not out.is_file():
+        return _write(records, out)
     part = out.with_name(out.name + ".part")
     try:
-        with part.open("w", encoding="utf-8") as stream:
-            count = sum(bool(stream.write(_line(record) + "\n")) for record in records)
+        count = _write(records, part)
         part.replace(out)
     finally:
         part.unlink(missing_ok=True)
     return count
+
+
+def _write(records: Any, path: Path) -> int:
+    with path.open("w", encoding="utf-8") as stream:
+        return sum(bool(stream.write(_line(record) + "\n")) for record in records)
 
 
 def show_result(result: Any, *, as_json: bool) -> None:
