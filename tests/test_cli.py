@@ -78,8 +78,16 @@ def test_bad_input_is_explained_and_leaves_nothing(
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("error", ["DiskFull('a', expected='b', remedy='c')", "OSError(28, 'No space left')"])
-def test_a_full_disk_has_an_exit_code_of_its_own(error: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("error", "code_of"),
+    [
+        ("DiskFull('a', expected='b', remedy='c')", 74),
+        ("OSError(28, 'No space left')", 74),
+        ("RuntimeError('I/O error: No space left on device (os error 28)')", 74),
+        ("OSError(30, 'Read-only file system')", 2),
+    ],
+)
+def test_a_full_disk_has_an_exit_code_of_its_own(error: str, code_of: int, tmp_path: Path) -> None:
     code = (
         "import sys, hasten.pipeline\nfrom hasten.cli import main\nfrom hasten.errors import DiskFull\n"
         f"def fails(*a, **k): raise {error}\n"
@@ -87,7 +95,7 @@ def test_a_full_disk_has_an_exit_code_of_its_own(error: str, tmp_path: Path) -> 
         f"sys.argv[1:] = ['optimize', 'm', '--task', 'x', '--out', {str(tmp_path)!r}]\nmain()"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.returncode == (74 if "DiskFull" in error else 2), done.stderr
+    assert done.returncode == code_of, done.stderr
     assert "to do:" in done.stderr
     assert "Traceback" not in done.stderr
 

@@ -62,11 +62,24 @@ def main() -> None:
     except BrokenPipeError:
         sys.stderr.close()
         sys.exit(141)
-    except OSError as error:
-        _fail(f"{error}\n  to do: check that the disk has space and the folder may be written", 2)
     except Exception as error:
-        traceback.print_exc()
-        _fail(f"{type(error).__name__}: {error}\n  this is a fault of hasten, not of your input; please report it", 70)
+        _fail(*_of_the_system(error))
+
+
+def _of_the_system(error: Exception) -> tuple[str, int]:
+    """Message and exit code of what no check of ours has named: a full disk, another refusal of the system, a fault."""
+    from hasten.pipeline.disk import found_no_room
+
+    said = str(error) or type(error).__name__
+    if found_no_room(error):  # whatever a library made of it
+        return (
+            f"the disk is full ({said[:200]})\n  expected: room for what was being written\n"
+            "  to do: free some space, then give the same command again"
+        ), 74
+    if isinstance(error, OSError):
+        return f"{said}\n  to do: check that the disk has space and the folder may be written", 2
+    traceback.print_exception(error)
+    return f"{type(error).__name__}: {error}\n  this is a fault of hasten, not of your input; please report it", 70
 
 
 def _interrupted(number: int, frame: object) -> None:
