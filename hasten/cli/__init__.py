@@ -9,6 +9,7 @@ inside the verbs, so ``hasten --help`` answers at once.
 from __future__ import annotations
 
 import json
+import logging
 import signal
 import sys
 import traceback
@@ -22,6 +23,9 @@ from hasten.cli.interchange import evaluate, export
 from hasten.cli.search import demo, optimize
 from hasten.cli.sizing import size
 from hasten.cli.vocabulary import trim_vocabulary
+
+# They warn of GPU code that a CPU build lacks and of their own deprecations, on every start.
+_TALKATIVE = ("torchao", "torch.utils._pytree")
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -48,6 +52,8 @@ def main() -> None:
     from hasten.records import HastenError
 
     signal.signal(signal.SIGTERM, _interrupted)
+    for name in _TALKATIVE:
+        logging.getLogger(name).setLevel(logging.ERROR)
     try:
         cli.main(standalone_mode=False)
     except (click.exceptions.Abort, KeyboardInterrupt):  # click makes the one of the other
