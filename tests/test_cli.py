@@ -78,8 +78,16 @@ def test_bad_input_is_explained_and_leaves_nothing(
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("error", ["DiskFull('a', expected='b', remedy='c')", "OSError(28, 'No space left')"])
-def test_a_full_disk_has_an_exit_code_of_its_own(error: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("error", "code_of"),
+    [
+        ("DiskFull('a', expected='b', remedy='c')", 74),
+        ("OSError(28, 'No space left')", 74),
+        ("RuntimeError('I/O error: No space left on device (os error 28)')", 74),
+        ("OSError(30, 'Read-only file system')", 2),
+    ],
+)
+def test_a_full_disk_has_an_exit_code_of_its_own(error: str, code_of: int, tmp_path: Path) -> None:
     code = (
         "import sys, hasten.pipeline\nfrom hasten.cli import main\nfrom hasten.errors import DiskFull\n"
         f"def fails(*a, **k): raise {error}\n"
@@ -87,7 +95,7 @@ def test_a_full_disk_has_an_exit_code_of_its_own(error: str, tmp_path: Path) -> 
         f"sys.argv[1:] = ['optimize', 'm', '--task', 'x', '--out', {str(tmp_path)!r}]\nmain()"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.returncode == (74 if "DiskFull" in error else 2), done.stderr
+    assert done.returncode == code_of, done.stderr
     assert "to do:" in done.stderr
     assert "Traceback" not in done.stderr
 
@@ -133,6 +141,62 @@ def test_a_failed_prediction_leaves_no_file(tmp_path: Path, here: Callable[..., 
     done = here("run", str(tmp_path), "--data", str(tmp_path / "rows.csv"), "--out", str(tmp_path / "p.jsonl"))
     assert done.returncode == 2
     assert {p.name for p in tmp_path.iterdir()} == {"rows.csv"}
+
+
+def test_what_is_no_file_stays_what_it_is(tmp_path: Path) -> None:
+    """As root, a file that is renamed over /dev/null breaks the machine."""
+    import os
+    import threading
+
+    from hasten.cli.output import emit_lines
+
+    os.mkfifo(tmp_path / "pipe")
+    said: list[str] = []
+    reader = threading.Thread(target=lambda: said.append((tmp_path / "pipe").read_text()))
+    reader.start()
+    emit_lines([{"a": 1}], out=tmp_path / "pipe", as_json=False)
+    reader.join(10)
+    assert said == ['{"a": 1}\n']
+    assert (tmp_path / "pipe").is_fifo()
+    assert [p.name for p in tmp_path.iterdir()] == ["pipe"]
+
+
+def test_a_folder_for_predictions_that_is_not_there(tmp_path: Path, here: Callable[..., Done]) -> None:
+    done = here("run", str(tmp_path), "--data", "rows.csv", "--out", str(tmp_path / "nowhere" / "p.jsonl"))
+    assert done.returncode == 2
+    assert "an existing folder for --out" in done.stderr
+
+
+def test_a_polite_wish_to_end_is_ctrl_c(tmp_path: Path) -> None:
+    """What a verb has begun is cleared away, and the exit code says that it was interrupted."""
+    code = (
+        "import hasten.cli as c, hasten.pipeline.export as e, tempfile, time, pathlib\n"
+        "def wait(*_, **__):\n"
+        f"    with tempfile.TemporaryDirectory(dir={str(tmp_path)!r}):\n"
+        "        print('ready', flush=True); time.sleep(60)\n"
+        "e.export = wait\n"
+        "c.main()"
+    )
+    arguments = ["export", "x", "--to", "hf", "--out", "y"]
+    with subprocess.Popen([sys.executable, "-c", code, *arguments], stdout=-1, stderr=-1, text=True) as running:
+        assert running.stdout is not None
+        assert running.stderr is not None
+        assert running.stdout.readline() == "ready\n"
+        running.terminate()
+        assert running.wait(30) == 130
+        assert "give the same command again" in running.stderr.read()
+    assert not list(tmp_path.iterdir())
+
+
+def test_half_a_character_in_an_answer_is_escaped(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from hasten.cli.output import emit_lines
+
+    records = [{"answer": "\ud800 é"}, {"answer": "é"}]
+    emit_lines(records, out=tmp_path / "said.jsonl", as_json=False)
+    emit_lines(records, out=None, as_json=False)
+    for said in ((tmp_path / "said.jsonl").read_text(encoding="utf-8"), capsys.readouterr().out):
+        assert [json.loads(line) for line in said.splitlines()] == records
+        assert '"é"' in said
 
 
 def test_size_answers_in_json_and_writes_its_page(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from numbers import Integral
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -23,7 +24,7 @@ from hasten.measure.writing import FORCED, answered, forced
 from hasten.records import InputError, config_from_dict
 from hasten.tasks import get_task
 from hasten.tasks.examples import Example, collate, unbatched
-from hasten.tasks.processor import PROCESSOR_FOLDER, open_processor
+from hasten.tasks.processor import PROCESSOR_FOLDER, open_processor, sample
 from hasten.tasks.rows import of_items
 from hasten.tasks.task import Item, reading
 
@@ -77,10 +78,12 @@ class Model:
         at most ``batch`` (default: the batch the bundle was measured at, since dynamically quantized models may round
         a little differently in other company). What a record holds is the task's: see its ``decode``.
         """
-        if isinstance(rows, (str, bytes, Mapping)):
+        if isinstance(rows, (str, bytes, Mapping)) or not isinstance(rows, Iterable):
             raise InputError(
                 f"predict got one {type(rows).__name__}", expected="a list of rows", remedy="wrap it: [row]"
             )
+        if batch is not None:
+            _check_count("batch", batch)
         items = [self._item(row, number) for number, row in enumerate(rows)]
         encoded = [self._encode(item, number) for number, item in enumerate(items)]
         made = iter(self._run_all([example for own in encoded for example in own], batch=batch))
@@ -99,6 +102,8 @@ class Model:
         """
         answers = self._answers()
         _check_settings(settings)
+        if new_tokens is not None:
+            _check_count("new_tokens", new_tokens)
         most = answers.most if new_tokens is None else new_tokens
         generation = replace(answers.scored, new_tokens=most, **settings)
         arrays, ids, said = self.encode(row), list[int](), ""
@@ -205,6 +210,12 @@ def _check_settings(settings: Mapping[str, Any]) -> None:
             )
 
 
+def _check_count(name: str, value: object) -> None:
+    """Raise InputError for what counts nothing."""
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
+        raise InputError(f"{name} = {value!r}", expected="a whole number of at least 1", remedy="correct or drop it")
+
+
 def load(
     path: str | Path,
     *,
@@ -245,6 +256,13 @@ def open_model(folder: Path, manifest: Manifest, *, threads: int | None, cores: 
     session = open_session(folder, manifest, threads=min(wanted, len(used)), cores=used)
     files = {path.name: path.read_bytes() for path in (folder / PROCESSOR_FOLDER).iterdir()}
     processor = open_processor(files, max_length=manifest.max_length)
+    made = sample(processor).arrays
+    if not made.keys() >= set(manifest.input_names):
+        session.close()
+        raise InputError(
+            f"the manifest of {folder} names {', '.join(manifest.input_names)}, and its processor makes "
+            f"{', '.join(made)}", expected="a bundle exactly as hasten wrote it", remedy="rebuild it or copy it again",
+        )  # fmt: skip
     return Model(manifest, session=session, processor=processor, folder=folder)
 
 

@@ -9,6 +9,8 @@ inside the verbs, so ``hasten --help`` answers at once.
 from __future__ import annotations
 
 import json
+import logging
+import signal
 import sys
 import traceback
 from contextlib import suppress
@@ -21,6 +23,9 @@ from hasten.cli.interchange import evaluate, export
 from hasten.cli.search import demo, optimize
 from hasten.cli.sizing import size
 from hasten.cli.vocabulary import trim_vocabulary
+
+# They warn of GPU code that a CPU build lacks and of their own deprecations, on every start.
+_TALKATIVE = ("torchao", "torch.utils._pytree")
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -46,12 +51,13 @@ def main() -> None:
     """Entry point: user errors become a message and their exit code, never a traceback."""
     from hasten.records import HastenError
 
+    signal.signal(signal.SIGTERM, _interrupted)
+    for name in _TALKATIVE:
+        logging.getLogger(name).setLevel(logging.ERROR)
     try:
         cli.main(standalone_mode=False)
-    except click.exceptions.Abort:
-        _fail("interrupted", 130)
-    except KeyboardInterrupt:
-        _fail("interrupted; the same command continues where this one stopped", 130)
+    except (click.exceptions.Abort, KeyboardInterrupt):  # click makes the one of the other
+        _fail("interrupted\n  to do: give the same command again; hasten optimize goes on where it stopped", 130)
     except click.ClickException as error:
         if "--json" not in sys.argv:
             error.show()
@@ -62,11 +68,30 @@ def main() -> None:
     except BrokenPipeError:
         sys.stderr.close()
         sys.exit(141)
-    except OSError as error:
-        _fail(f"{error}\n  to do: check that the disk has space and the folder may be written", 2)
     except Exception as error:
-        traceback.print_exc()
-        _fail(f"{type(error).__name__}: {error}\n  this is a fault of hasten, not of your input; please report it", 70)
+        _fail(*_of_the_system(error))
+
+
+def _of_the_system(error: Exception) -> tuple[str, int]:
+    """Message and exit code of what no check of ours has named: a full disk, another refusal of the system, a fault."""
+    from hasten.pipeline.disk import found_no_room
+
+    said = str(error) or type(error).__name__
+    if found_no_room(error):  # whatever a library made of it
+        return (
+            f"the disk is full ({said[:200]})\n  expected: room for what was being written\n"
+            "  to do: free some space, then give the same command again"
+        ), 74
+    if isinstance(error, OSError):
+        return f"{said}\n  to do: check that the disk has space and the folder may be written", 2
+    traceback.print_exception(error)
+    return f"{type(error).__name__}: {error}\n  this is a fault of hasten, not of your input; please report it", 70
+
+
+def _interrupted(number: int, frame: object) -> None:
+    """A polite wish to end is Ctrl-C's: what is half-made is cleared away on the way out."""
+    del number, frame
+    raise KeyboardInterrupt
 
 
 def _fail(message: str, code: int) -> None:

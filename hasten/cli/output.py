@@ -50,19 +50,40 @@ def emit_lines(records: Any, *, out: Path | None, as_json: bool) -> None:
         emit({"predictions": found, "n": len(found)})
     else:
         for record in records:
-            click.echo(json.dumps(record, ensure_ascii=False))
+            click.echo(_line(record))
+
+
+def _line(record: Any) -> str:
+    """Readable JSON; with escapes where a text holds half a character (a lone surrogate): UTF-8 has none."""
+    text = json.dumps(record, ensure_ascii=False)
+    return text if text.isascii() or _encodable(text) else json.dumps(record)
+
+
+def _encodable(text: str) -> bool:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _write_lines(records: Any, out: Path) -> int:
-    """The whole file or nothing; how many records it holds."""
+    """The whole file or nothing; how many records it holds. What is no file (a pipe, /dev/null) is written to as it
+    is: renaming over it would put a file in its place."""
+    if out.exists() and not out.is_file():
+        return _write(records, out)
     part = out.with_name(out.name + ".part")
     try:
-        with part.open("w", encoding="utf-8") as stream:
-            count = sum(bool(stream.write(json.dumps(r, ensure_ascii=False) + "\n")) for r in records)
+        count = _write(records, part)
         part.replace(out)
     finally:
         part.unlink(missing_ok=True)
     return count
+
+
+def _write(records: Any, path: Path) -> int:
+    with path.open("w", encoding="utf-8") as stream:
+        return sum(bool(stream.write(_line(record) + "\n")) for record in records)
 
 
 def show_result(result: Any, *, as_json: bool) -> None:

@@ -34,7 +34,8 @@ from hasten.records import HastenError, Rejected
 if TYPE_CHECKING:
     import numpy as np
 
-START_TIMEOUT_S = 60.0
+# A fresh interpreter answers within a second or two; on a crowded machine or a cold network disk within minutes.
+START_TIMEOUT_S = 180.0
 CLOSE_TIMEOUT_S = 5.0
 # Nothing that is worth a place in production takes longer; a call that hangs must not hang the run.
 CALL_TIMEOUT_S = 900.0
@@ -235,7 +236,8 @@ class Worker:
                 left_s = deadline - time.monotonic()
                 if left_s <= 0:
                     self._end(f"the worker was stopped after {timeout_s:g} s")
-                    raise Rejected("timeout", f"{command} took longer than {timeout_s:g} s")
+                    hint = "; is the machine overloaded, or its disk very slow?" if command == "start" else ""
+                    raise Rejected("timeout", f"{command} took longer than {timeout_s:g} s{hint}")
                 if selector.select(min(POLL_S, left_s)):
                     part = os.read(stream.fileno(), min(READ_BYTES, size - parts.tell()))
                     if not part:

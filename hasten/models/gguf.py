@@ -81,7 +81,7 @@ def _unpacked(path: Path) -> tuple[Any, dict[str, bytes]]:
         # Alone in a folder: configs beside the file are none of its business.
         (Path(scratch) / _NAME).symlink_to(path.resolve())
         try:
-            return _model(header, path, Path(scratch)), _tokenizer(Path(scratch))
+            return _model(header, path, Path(scratch)), _tokenizer(header, Path(scratch))
         except InputError:
             raise
         except Exception as error:  # whatever the metadata make transformers stumble over is the file's fault
@@ -188,11 +188,28 @@ def _check_weights(described: Any, header: GgufHeader, path: Path) -> None:
         )
 
 
-def _tokenizer(folder: Path) -> dict[str, bytes]:
+def _tokenizer(header: GgufHeader, folder: Path) -> dict[str, bytes]:
     """As the file describes it, whatever class transformers has for the family: that class adds nothing to it."""
     from transformers import PreTrainedTokenizerFast
 
     tokenizer = PreTrainedTokenizerFast.from_pretrained(folder, gguf_file=_NAME, local_files_only=True)
     with tempfile.TemporaryDirectory() as scratch:
         tokenizer.save_pretrained(scratch)
+        _drop_made_up(Path(scratch), count=header.metadata.get("tokenizer.ggml.tokens"))
         return {name: file.read_bytes() for name in _TOKENIZER_FILES if (file := Path(scratch) / name).is_file()}
+
+
+def _drop_made_up(folder: Path, *, count: Any) -> None:
+    """Take out tokens behind the file's own ``count``: transformers' converter adds GPT-2's end of a text to whatever
+    has none, and a model has no row for it."""
+    path, settings = folder / "tokenizer.json", folder / "tokenizer_config.json"
+    content = json.loads(path.read_text(encoding="utf-8"))
+    extra = [token for token in content["added_tokens"] if isinstance(count, int) and token["id"] >= count]
+    if not extra:
+        return
+    content["added_tokens"] = [token for token in content["added_tokens"] if token not in extra]
+    path.write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
+    names = {token["content"] for token in extra}
+    said = json.loads(settings.read_text(encoding="utf-8"))
+    kept = {name: value for name, value in said.items() if not (isinstance(value, str) and value in names)}
+    settings.write_text(json.dumps(kept, ensure_ascii=False), encoding="utf-8")

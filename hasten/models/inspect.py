@@ -91,12 +91,15 @@ def inspect_checkpoint(ref: ModelRef, *, task: Purpose | None) -> CheckpointFile
     Raises InputError for: no such path, hub offline, not a transformers folder, a head of another task, pickled
     weights only, truncated safetensors, remote code, an adapter that is not merged, a broken GGUF file.
     """
-    if ref.source.endswith(".gguf") and Path(ref.source).expanduser().is_file():
+    if ref.source.endswith(".gguf") and not Path(ref.source).expanduser().is_dir():
+        if not Path(ref.source).expanduser().is_file():
+            raise InputError(f"no such file: {ref.source}", expected="a GGUF file", remedy="check the spelling")
         return _inspect_gguf(Path(ref.source).expanduser(), task=task)
     folder = local_folder(ref)
     _check_merged(folder)
     config = _read_config(folder)
     family = str(config["model_type"])
+    _check_generation(folder)
     _check_code(config, ref)
     if task is not None:
         _check_head(config, folder=folder, head=task.head, task=task.name)
@@ -114,10 +117,9 @@ def _inspect_gguf(path: Path, *, task: Purpose | None) -> CheckpointFiles:
     header = read_header(path)
     if task is not None and "ForCausalLM" not in task.head:
         raise InputError(
-            f"{path} is a GGUF file, which holds a model that generates text",
-            expected=f"a checkpoint for --task {task.name}",
+            f"{path} is a GGUF file, which holds a model that generates text", expected=f"one for --task {task.name}",
             remedy="use --task text-generation, language-modeling or multiple-choice with it",
-        )
+        )  # fmt: skip
     return CheckpointFiles(path.parent, {"model_type": header.architecture}, header.architecture, (path,), False, True)
 
 
@@ -142,10 +144,9 @@ def local_folder(ref: ModelRef) -> Path:
         return path
     if path.is_file():
         raise InputError(
-            f"{ref.source} is a file",
-            expected="a checkpoint folder, a .gguf file or a hub id",
+            f"{ref.source} is a file", expected="a checkpoint folder, a .gguf file or a hub id",
             remedy="give the folder that holds it",
-        )
+        )  # fmt: skip
     if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", ref.source) or ref.source.startswith("."):
         raise InputError(
             f"no such path: {ref.source}", expected="a checkpoint folder or a hub id such as org/name",
@@ -180,16 +181,33 @@ def _read_config(folder: Path) -> dict[str, Any]:
             expected="a transformers checkpoint folder: config.json, *.safetensors, tokenizer files",
             remedy="save the model with save_pretrained, or give the right folder",
         )
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError, RecursionError) as error:
-        raise InputError(f"{path}: {error}", expected="valid JSON", remedy="restore the file") from error
+    config = _parsed(path, remedy="restore the file")
     if not isinstance(config, dict) or not isinstance(config.get("model_type"), str):
         raise InputError(
             f"{path} names no model_type", expected="a transformers config with model_type",
             remedy=f"known families: {', '.join(FAMILIES)}",
         )  # fmt: skip
-    return config
+    if not isinstance(config.get("architectures") or [], list):
+        raise InputError(
+            f"{path} says architectures {str(config['architectures'])[:60]!r}", expected="a list of class names",
+            remedy="restore the file",
+        )  # fmt: skip
+    return dict(config)
+
+
+def _parsed(path: Path, *, remedy: str) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, OSError, RecursionError) as error:
+        raise InputError(f"{path}: {error}", expected="valid JSON", remedy=remedy) from error
+
+
+def _check_generation(folder: Path) -> None:
+    """transformers passes over a file that it cannot read, and answers would begin and end elsewhere."""
+    path = folder / "generation_config.json"
+    found = _parsed(path, remedy="restore or remove the file") if path.is_file() else {}
+    if not isinstance(found, dict):
+        raise InputError(f"{path} holds no object", expected="JSON in braces", remedy="restore or remove the file")
 
 
 def _check_merged(folder: Path) -> None:
@@ -198,10 +216,7 @@ def _check_merged(folder: Path) -> None:
     path = folder / _ADAPTER
     if not path.is_file():
         return
-    try:
-        said = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError, RecursionError) as error:
-        raise InputError(f"{path}: {error}", expected="valid JSON", remedy="restore or remove the file") from error
+    said = _parsed(path, remedy="restore or remove the file")
     facts = said if isinstance(said, dict) else {}
     kind, base = str(facts.get("peft_type") or "peft")[:40], str(facts.get("base_model_name_or_path") or "")[:120]
     weights = weight_files(folder) or any(folder.glob("pytorch_model*.bin"))
@@ -227,13 +242,14 @@ def _check_head(config: Mapping[str, Any], *, folder: Path, head: str | tuple[st
     saved = [str(a) for a in config.get("architectures") or []]
     own = next((known for known in _HEADS if any(name.endswith(known) for name in saved)), None)
     fits = f"this one is for {_HEADS[own]}" if own else "fine-tune it with a head first"
+    embeds = own in (None, "ForSequenceClassification")  # what that task takes, below
     # Whisper's class ends as those that read texts do.
     heard = own == "WhisperForConditionalGeneration" and own not in head
     if head and (heard or not any(name.endswith(head) for name in saved)):
         raise InputError(
             f"{folder} is saved as {', '.join(saved) or 'no class'}, without the head of {task}",
             expected=f"a ...{head if isinstance(head, str) else head[0]} checkpoint for --task {task}",
-            remedy=f"{fits}; --task feature-extraction takes any encoder for its embeddings",
+            remedy=fits + ("; --task feature-extraction takes any encoder for its embeddings" if embeds else ""),
         )
     if not head and own is not None and own != "ForSequenceClassification":
         raise InputError(
@@ -266,10 +282,9 @@ def _find_weights(folder: Path, config: Mapping[str, Any], ref: ModelRef) -> tup
             remedy="convert it (save_pretrained writes safetensors), or pass --allow-pickle if you trust the source",
         )
     raise InputError(
-        f"{folder} has no weights",
-        expected="model.safetensors",
+        f"{folder} has no weights", expected="model.safetensors",
         remedy="complete the download or save the model again",
-    )
+    )  # fmt: skip
 
 
 def _check_safetensors(path: Path) -> None:
@@ -280,7 +295,6 @@ def _check_safetensors(path: Path) -> None:
             handle.keys()
     except (SafetensorError, OSError) as error:
         raise InputError(
-            f"{path} is truncated or not safetensors ({error})",
-            expected="a whole safetensors file",
+            f"{path} is truncated or not safetensors ({error})", expected="a whole safetensors file",
             remedy="download or save it again",
-        ) from error
+        ) from error  # fmt: skip

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hasten.models.spoken import forced_ids, is_of_speech, notes_of_speech, speech_start
+from hasten.records import InputError
 
 # Settings that answers are written without: name, and what it is where it changes nothing.
 _UNHEEDED = (
@@ -40,11 +41,24 @@ class Writing:
 
 
 def writing_of(model: Any) -> Writing:
-    """The facts of a model with a text head."""
+    """The facts of a model with a text head. Raises InputError for settings that are none."""
+    try:
+        return _writing_of(model)
+    except (TypeError, ValueError, AttributeError, LookupError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(
+            f"generation_config.json or config.json holds something else than token ids ({str(error)[:120]})",
+            expected="numbers, or lists of numbers, for eos_token_id, suppress_tokens, bad_words_ids and the like",
+            remedy="correct the file, or restore the original",
+        ) from error
+
+
+def _writing_of(model: Any) -> Writing:
     encoder = bool(getattr(model.config, "is_encoder_decoder", False))
     # A decoder beside an encoder counts its own positions; T5's are relative and have no end.
     names = ("max_target_positions", "max_position_embeddings") if encoder else ("max_position_embeddings",)
-    ends = _several(_said(model, "eos_token_id"))
+    ends = tuple(i for i in _several(_said(model, "eos_token_id")) if i >= 0)  # -1: none, as older configs say it
     banned = [words for words in _said(model, "bad_words_ids") or () if len(words) == 1]
     never = {int(words[0]) for words in banned} - set(ends) | set(_several(_said(model, "suppress_tokens")))
     return Writing(

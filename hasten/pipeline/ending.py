@@ -6,6 +6,7 @@ folder ``bundle`` holds only what passed the final test; a closest miss goes bes
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -25,6 +26,9 @@ from hasten.records import Host, Measured, Recipe, Rejected, Trial, Verdict
 from hasten.report.steps import bought, steps
 from hasten.report.verdict_json import FILE_NAME, write_verdict
 from hasten.runtimes import configs, read_recipe
+
+# A search that finds something takes about so many times what measuring the original takes.
+_TIMES_THE_ORIGINAL = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +69,8 @@ class Ending:
 
     def _doubts(self, trials: Sequence[Trial]) -> list[str]:
         """What a reader should know before believing the verdict."""
-        doubts = []
+        short = untried(trials) and not self.interrupted
+        doubts = too_short(self.elapsed(), self.runner.request.time_s) if short else []
         if not any(is_tuned_baseline(t) and t.stage != "preflight" and t.status == "ok" for t in self._rivals(trials)):
             doubts.append("no other set-up of the original was measured: it may not be at its best (give more --time)")
         finals = sum(t.stage == "final" and t.status == "ok" for t in trials)
@@ -163,6 +168,17 @@ class Ending:
             self.publisher.publish(finalist.trial, built, measured_on="test", name=keep.name)
         for stale in {bundle, near} - {keep if finalist is not None else None}:
             shutil.rmtree(stale, ignore_errors=True)
+
+
+def too_short(elapsed_s: float, limit_s: float) -> list[str]:
+    """How much time would do, where the original alone took all of it."""
+    if elapsed_s < limit_s:
+        return []
+    minutes = math.ceil(_TIMES_THE_ORIGINAL * elapsed_s / 60.0)
+    return [
+        f"loading and measuring the original took {elapsed_s:.0f} s of the {limit_s:.0f} s that were given: give about "
+        f"--time {minutes}m, or fewer rows (--max-rows)"
+    ]
 
 
 def _cut_short(finalist: Finalist | None) -> list[str]:

@@ -64,8 +64,8 @@ def evaluate(
     """Score ``model`` on ``tasks``. Raises MissingDependency without ``lm-eval``, InputError for a model that cannot
     answer, tasks that nobody knows, or data that cannot be had."""
     say = reporter or Silent()
-    if out is not None and Path(out).is_dir():
-        raise InputError(f"--out {out} is a folder", expected="a file for the results", remedy="give it a name")
+    if out is not None:
+        _check_out(Path(out))
     manager = _manager(tasks, include_path)
     used = parse_cores(cores)
     width = parse_threads(threads, used) if threads is not None else len(used)
@@ -87,6 +87,19 @@ def evaluate(
 
         write_atomically(out, json.dumps(result.to_dict(), indent=1) + "\n")
     return result
+
+
+def _check_out(path: Path) -> None:
+    """Raise InputError for what could not be written in the end: a score may take hours."""
+    folder = next(parent for parent in path.absolute().parents if parent.exists())
+    if path.exists() and not path.is_file():
+        what = "a folder" if path.is_dir() else "no file"
+        raise InputError(f"--out {path} is {what}", expected="a file for the results", remedy="give it a name")
+    if not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise InputError(
+            f"--out {path} cannot be written into {folder}", expected="a folder that may be written",
+            remedy="give another --out",
+        )  # fmt: skip
 
 
 def show(result: Evaluation, *, console: Any) -> None:

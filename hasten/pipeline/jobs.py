@@ -36,7 +36,7 @@ class CheckpointFacts:
     """What the parent needs to know of the loaded checkpoint.
 
     ``tokenizer_json`` is empty for a model of images. ``layers``, ``heads`` and ``neurons`` (of all layers together)
-    are 0 for a family without an adapter.
+    are 0 for a family without an adapter. ``words``: rows of the word table, ``None`` where no tokens go in.
     """
 
     family: str
@@ -52,6 +52,7 @@ class CheckpointFacts:
     neurons: int
     parameters: int
     writing: Writing = field(default_factory=Writing)
+    words: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +107,17 @@ def describe(found: Any) -> CheckpointFacts:
         neurons=sum(ffn.neurons for layer in layers for ffn in adapter.ffns(layer)) if adapter else 0,
         parameters=sum(p.numel() for p in found.model.parameters()),
         writing=writing_of(found.model),
+        words=_words(found.model) if "input_ids" in found.input_names else None,
     )
+
+
+def _words(model: Any) -> int | None:
+    """Rows of the word table; ``None`` for a family that does not say which one that is."""
+    try:
+        weight = getattr(model.get_input_embeddings(), "weight", None)
+    except (NotImplementedError, AttributeError):
+        return None
+    return None if weight is None else len(weight)
 
 
 @on_watched_disk

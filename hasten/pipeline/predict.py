@@ -29,10 +29,8 @@ def predict_file(
     cores: str | None = None,
     out: Path | None = None,
 ) -> Iterator[Any]:
-    """Yield predictions of ``data``'s rows; raises InputError for a bad bundle or file before the first one."""
-    from hasten.bundle import load
-    from hasten.tasks import get_task
-
+    """Predictions of ``data``'s rows, one by one; raises InputError for bad settings at once, and for a bad bundle or
+    file before the first one."""
     if out is not None and out.is_dir():
         raise InputError(f"--out {out} is a folder", expected="a file to write", remedy="name a file in it")
     if out is not None and not out.parent.is_dir():
@@ -40,12 +38,21 @@ def predict_file(
     if batch is not None and batch < 1:
         raise InputError(f"--batch {batch}", expected="a whole number of at least 1", remedy="correct the flag")
     used = parse_cores(cores)
-    if cores is not None and hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, used)  # before any thread pool is made
     wide = None if threads is None else parse_threads(threads, used)
-    model = load(bundle, threads=wide, cores=None if cores is None else used)
-    with model:
-        columns = Columns(text_column, text_pair_column, label_column)
+    columns = Columns(text_column, text_pair_column, label_column)
+    return _predicted(bundle, data, columns, batch=batch, threads=wide, cores=None if cores is None else used)
+
+
+def _predicted(
+    bundle: str | Path, data: str, columns: Columns, *, batch: int | None, threads: int | None,
+    cores: tuple[int, ...] | None,
+) -> Iterator[Any]:  # fmt: skip
+    from hasten.bundle import load
+    from hasten.tasks import get_task
+
+    if cores is not None and hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, cores)  # before any thread pool is made
+    with load(bundle, threads=threads, cores=cores) as model:
         items = get_task(model.manifest.task).read(data, columns=columns, labels_wanted=False).items()
         for start in range(0, len(items), _CHUNK):
             yield from model.predict(items[start : start + _CHUNK], batch=batch)

@@ -157,6 +157,7 @@ def prepare(request: Request, facts: CheckpointFacts, *, read: Sequence[Rows] | 
     warnings = (*warnings, *cut_note)
     parts = [_encode(task, processor, rows, index) for index in indices]
     extra = _extra(request, rows, splits, processor)
+    check_ids([*(e for part in parts for e in part.examples), *extra], words=facts.words)
     cut = sum(e.truncated for part in parts for e in part.examples)
     if cut:
         share = cut / max(1, sum(len(p) for p in parts))
@@ -178,6 +179,11 @@ def processor_of(
 ) -> tuple[Any, Answers | None]:
     """The processor with its limit, which answers make shorter in a decoder; and those, where text is written."""
     limit = min(facts.max_length, workload.max_length)
+    if limit < 1:
+        raise InputError(
+            f"the checkpoint has positions for {facts.max_length} tokens", expected="1 or more",
+            remedy="correct max_position_embeddings in its config.json",
+        )  # fmt: skip
     processor = open_processor(facts.processor_files, max_length=limit)
     if not isinstance(task, Generative):
         return processor, None
@@ -185,6 +191,18 @@ def processor_of(
     answers = answers_of(workload, facts.writing, rows, count=processor.count)
     shorter = prompt_limit(workload, facts.writing, answers, limit=limit)
     return open_processor(facts.processor_files, max_length=shorter), answers
+
+
+def check_ids(examples: Sequence[Example], *, words: int | None) -> None:
+    """Raise InputError for tokens that the model has no row for: the tokenizer is another model's."""
+    ids = [e.arrays["input_ids"] for e in examples if "input_ids" in e.arrays]
+    most = max((int(own.max()) for own in ids if len(own)), default=-1)
+    if words is not None and most >= words:
+        raise InputError(
+            f"the tokenizer makes a token numbered {most} of your rows, and the model has rows for {words} tokens",
+            expected="the tokenizer that the model was trained with",
+            remedy="save the model's own tokenizer into its folder with save_pretrained",
+        )
 
 
 def unadapted(facts: CheckpointFacts) -> tuple[str, ...]:

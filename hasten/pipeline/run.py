@@ -40,6 +40,8 @@ from hasten.report.verdict_json import read_verdict
 from hasten.runtimes import read_recipe
 from hasten.tasks import get_task
 
+_FINAL = "final test on rows that nothing has seen"
+
 
 def optimize(
     model: str | Path,
@@ -140,13 +142,16 @@ class _Loop:
         self.runner.builds.tell = self._tell
         self.runner.builds.left_s = lambda: self._clock().left_s
         interrupted = interruptible(self._search)
-        if interrupted:
-            if self.runner.full is None:
-                raise KeyboardInterrupt  # nothing was measured yet: there is nothing to finalise
+        if interrupted and self.runner.full is None:
+            raise KeyboardInterrupt  # nothing was measured yet: there is nothing to finalise
+        if interrupted or interruptible(partial(self._end, interrupted=False)):
             self.say.line("interrupted: finalising with what is known (Ctrl-C once more ends at once)")
             self.runner.close()
-        self.say.stage("final test on rows that nothing has seen", done=1, total=1, left_s=None)
-        self.say.line("final test on rows that nothing has seen")
+            self._end(interrupted=True)
+
+    def _end(self, *, interrupted: bool) -> None:
+        self.say.stage(_FINAL, done=1, total=1, left_s=None)
+        self.say.line(_FINAL)
         publisher = self._publisher()
         Ending(self.runner, self.space, publisher, publisher.host, interrupted, self._elapsed, self.remarks).run()
 

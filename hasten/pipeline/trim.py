@@ -80,7 +80,10 @@ def trim_vocabulary(
     ref = ModelRef(str(source), revision=revision, allow_pickle=allow_pickle, trust_remote_code=trust_remote_code)
     files = inspect_checkpoint(ref, task=None)
     if files.gguf or files.config.get("quantization_config"):
-        raise InputError(f"{source} holds quantized weights", expected="a checkpoint in floats", remedy="trim it first")
+        raise InputError(
+            f"{source} holds quantized weights", expected="a checkpoint in floats",
+            remedy="trim the one that it was made from, or what 'hasten export ... --to hf' makes of it",
+        )  # fmt: skip
     sources = [corpus] if isinstance(corpus, (str, Path)) else list(corpus)
     texts = texts_of(sources, columns=Columns(text=text_column, text_pair=text_pair_column))
     tokenizer = _tokenizer(files.folder, trust_remote_code=trust_remote_code)
@@ -184,10 +187,13 @@ def _spoken(tokenizer: Any) -> tuple[set[int], tuple[str, ...]]:
 def _model(files: Any) -> tuple[Any, Callable[[Path], None]]:
     """The model as its own class, in its own type, and what writes it with the weights that it was stored with."""
     import torch
+    import transformers
 
     from hasten.models.classes import class_name, transformers_class
     from hasten.models.reshape import is_ours, open_model, save_model
 
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
     name = class_name(files.config)
     cls = transformers_class(name)
     if cls is None:

@@ -89,7 +89,9 @@ def next_action(trials: Sequence[Trial], recipes: Sequence[Recipe], clock: Clock
     contest = next((i for i in contestants(trials, recipes, budget) if (i, "contest") not in done), None)
     if contest is not None and _typical("contest", trials, recipes) <= clock.left_s:
         return Run(contest, "contest")
-    return Finish("every candidate was tried" if contest is None else "the time is used up")
+    known = {r.id for r in recipes}
+    unfinished = contest is not None or any(t.rejected_at == NO_TIME and t.recipe_id in known for t in trials)
+    return Finish("the time is used up" if unfinished else "every candidate was tried")
 
 
 def _of_plain(trials: Sequence[Trial], recipes: Sequence[Recipe], clock: Clock) -> Action | None:

@@ -48,6 +48,8 @@ class MultipleChoice:
 
     def read(self, source: str | Path, *, columns: Columns, labels_wanted: bool = True) -> Rows:
         table = read_table(source)
+        if not table.rows:
+            raise InputError(f"{source} holds no rows", expected="at least one question", remedy="give another file")
         question = _named(table, columns.text, _QUESTION, what="the question", flag="--text-column", source=source)
         label = columns.label or next((n for n in _LABEL if n in table.names), None)
         if labels_wanted and (label is None or label not in table.names):
@@ -57,11 +59,11 @@ class MultipleChoice:
             )  # fmt: skip
         texts, pairs, labels = [], [], []
         for number, row in enumerate(table.rows, start=1):
-            choices = _choices(row, columns.text_pair, at=f"row {number} of {source}")
-            texts.append(str(row.get(question) or ""))
+            choices, names = _choices(row, columns.text_pair, at=f"row {number} of {source}")
+            texts.append(_question(row.get(question), at=f"row {number} of {source}: column {question!r}"))
             pairs.append(json.dumps(choices, ensure_ascii=False))
             if labels_wanted and label is not None:
-                labels.append(_right(row.get(label), choices, at=f"row {number} of {source}"))
+                labels.append(_right(row.get(label), choices, names, at=f"row {number} of {source}"))
         return Rows(
             texts=tuple(texts), pairs=tuple(pairs), labels=tuple(labels) if labels else None, source=str(source),
             sha256=content_hash(texts, pairs, labels), column_names=table.names,
@@ -87,8 +89,8 @@ class MultipleChoice:
 
     def encode(self, processor: Any, item: Item) -> tuple[Example, ...]:
         """One example a choice, ``fresh`` on the choice's tokens, with its bytes."""
-        made = []
-        for choice in json.loads(item["text_pair"]):
+        made, at = [], f"the question {item['text'][:40]!r}"
+        for choice in _checked(_parsed(item["text_pair"], at=at), at=at):
             example = processor.continued(item["text"], _led(item["text"], choice))
             size = np.array(len(choice.encode("utf-8", "replace")), dtype=np.int64)
             made.append(replace(example, arrays={**example.arrays, "choice_bytes": size}))
@@ -157,14 +159,37 @@ def _led(question: str, choice: str) -> str:
     return choice if not question or question[-1].isspace() or choice[:1].isspace() else f" {choice}"
 
 
-def _choices(row: Mapping[str, Any], column: str | None, *, at: str) -> list[str]:
-    names = next((n for n in _NUMBERED if all(name in row for name in n)), ())
+def _question(value: Any, *, at: str) -> str:
+    """It may be empty: then the choices alone are compared."""
+    if not isinstance(value, str):
+        raise InputError(
+            f"{at} holds {'nothing' if value is None else f'{type(value).__name__} {str(value)[:40]!r}'}",
+            expected="a text in every row",
+            remedy="fill or drop such rows, or name another column with --text-column",
+        )
+    return value
+
+
+def _choices(row: Mapping[str, Any], column: str | None, *, at: str) -> tuple[list[str], list[str]]:
+    """The choices, and what the row itself calls each of them, if anything."""
+    columns = next((n for n in _NUMBERED if all(name in row for name in n)), ())
     listed = next((n for n in ((column,) if column else _CHOICES) if n in row), None)
-    found = row[listed] if listed is not None else [row[name] for name in names]
+    found = row[listed] if listed is not None else [row[name] for name in columns]
+    names: Any = []
     if isinstance(found, str):
         found = _parsed(found, at=at)
-    if isinstance(found, Mapping):  # ARC's form: {"text": [...], "label": [...]}
-        found = found.get("text", [])
+    if isinstance(found, Mapping):  # ARC's form: {"text": [...], "label": [...]}, whose names are letters or 1 to 4
+        found, names = found.get("text", []), found.get("label") or []
+    choices = _checked(found, at=at)
+    if names and (not isinstance(names, list) or len({str(name) for name in names}) != len(choices)):
+        raise InputError(
+            f"{at} calls its {len(choices)} choices {str(names)[:60]}", expected="another name for each",
+            remedy="correct the row",
+        )  # fmt: skip
+    return choices, [str(name).strip() for name in names]
+
+
+def _checked(found: Any, *, at: str) -> list[str]:
     if not isinstance(found, list) or len(found) < 2 or not all(isinstance(c, str) and c.strip() for c in found):
         raise InputError(
             f"{at} has the choices {str(found)[:60]}", expected="two texts or more, in a list or as sol1 and sol2",
@@ -182,18 +207,21 @@ def _parsed(text: str, *, at: str) -> Any:
         ) from error
 
 
-def _right(value: Any, choices: Sequence[str], *, at: str) -> int:
-    """A number from 0, a letter (A, B, ...), or the choice's own text."""
-    text = str(value).strip()
-    if text in choices:
-        return list(choices).index(text)
-    number = int(text) if text.isdigit() else ord(text.upper()) - ord("A") if len(text) == 1 and text.isalpha() else -1
-    if not 0 <= number < len(choices):
+def _right(value: Any, choices: Sequence[str], names: Sequence[str], *, at: str) -> int:
+    """The choice's own text, what the row calls it, or else a number from 0 or a letter (A, B, ...)."""
+    text = str(int(value) if isinstance(value, float) and value.is_integer() else value).strip()
+    for known in (choices, names):
+        if text in known:
+            return list(known).index(text)
+    found = {str(number): number for number in range(len(choices))} if not names else {}
+    found |= {chr(ord("A") + number): number for number in range(min(len(choices), 26))}
+    if text.upper() not in found:
+        said = ", ".join(names) if names else f"0 to {len(choices) - 1}"
         raise InputError(
-            f"{at} says that {value!r} is right", expected=f"0 to {len(choices) - 1}, a letter, or one of the choices",
+            f"{at} says that {str(value)[:40]!r} is right", expected=f"{said}, a letter, or one of the choices",
             remedy="correct the row, or name the right column with --label-column",
         )  # fmt: skip
-    return number
+    return found[text.upper()]
 
 
 def _named(

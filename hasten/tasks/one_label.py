@@ -95,7 +95,7 @@ def map_labels(found: Sequence[str], known: Sequence[str], *, source: str) -> li
             return [str(name) for name in mapped]
     unknown = sorted({label for label in found if _fold(label) not in folded})
     raise InputError(
-        f"{source} has {len(unknown)} labels that the model does not know: {', '.join(unknown[:5])}",
+        f"{source} has {len(unknown)} labels that the model does not know: {', '.join(u[:40] for u in unknown[:5])}",
         expected=f"the model's {len(known)} labels or their ids ({', '.join(known[:6])}{', ...' * (len(known) > 6)})",
         remedy="correct the labels, or name the right column with --label-column",
     )

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 # The forms whose suffix makes a file in a folder a picture.
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm")
 
+# What is decoded, whatever a file calls itself. Pillow would also give PostScript to Ghostscript, which runs programs.
+_FORMS = ("PNG", "JPEG", "MPO", "WEBP", "BMP", "DIB", "GIF", "TIFF", "PPM", "AVIF", "JPEG2000", "ICO", "TGA")
+
 
 def pillow() -> Any:
     """``PIL.Image``; raises MissingDependency."""
@@ -105,8 +108,10 @@ def read_file(path: Path, *, name: str) -> bytes:
 
 def _opened(content: bytes, *, name: str) -> Image.Image:
     library = pillow()
+    library.init()
+    forms = [form for form in _FORMS if form in library.OPEN]
     try:
-        found: Image.Image = library.open(io.BytesIO(content))
+        found: Image.Image = library.open(io.BytesIO(content), formats=forms)
     except (library.DecompressionBombError, library.DecompressionBombWarning) as error:
         raise _too_large(name, str(error)) from error
     except Exception as error:  # an unknown form, or whatever a form's reader raises

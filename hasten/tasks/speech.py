@@ -10,6 +10,7 @@ Legend: S samples, M mel bands, F frames.
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Mapping, Sequence
 from math import gcd
 from pathlib import Path
@@ -25,6 +26,9 @@ from hasten.tasks.tokenize import Tokenizer
 
 SUFFIXES = (".wav", ".flac", ".ogg")
 _EXTRA = "generation"
+_RATES = range(1_000, 768_001)
+# Read beyond what is heard, so that one knows that there is more.
+_MORE_S = 1.0
 
 
 class SpeechProcessor:
@@ -43,7 +47,8 @@ class SpeechProcessor:
 
     def hear(self, recording: object, *, name: str = "the recording") -> Example:
         """``recording``: an encoded file's bytes, or a path. Raises InputError."""
-        samples, rate = opened(recording, name=name)
+        heard_s = self._features.samples / self._features.rate
+        samples, rate = opened(recording, name=name, seconds=heard_s + _MORE_S)
         samples = _at_rate(samples.mean(axis=1), rate, self._features.rate)
         made = {"input_features": self._features(samples)}
         return Example(made, truncated=len(samples) > self._features.samples)
@@ -62,14 +67,20 @@ class SpeechProcessor:
         return self._tokenizer.text(ids)
 
 
-def opened(recording: object, *, name: str) -> tuple[Array, int]:
-    """Samples float32 [S, channels] and their rate. Raises InputError for what cannot be read, is empty or no file."""
+def opened(recording: object, *, name: str, seconds: float) -> tuple[Array, int]:
+    """Samples float32 [S, channels] of the first ``seconds``, and their rate: hours of silence are a small file.
+
+    Raises InputError for what cannot be read, is empty or no file, and for a rate that no recording has.
+    """
     try:
         import soundfile
     except ImportError as error:
         raise MissingDependency("soundfile", extra=_EXTRA) from error
     try:
-        samples, rate = soundfile.read(io.BytesIO(content_of(recording, name=name)), dtype="float32", always_2d=True)
+        with soundfile.SoundFile(io.BytesIO(content_of(recording, name=name))) as stream:
+            rate = int(stream.samplerate)
+            _check_rate(rate, name=name)
+            samples = stream.read(math.ceil(seconds * rate), dtype="float32", always_2d=True)
     except soundfile.LibsndfileError as error:
         raise InputError(
             f"{name} cannot be read as a recording ({error})", expected=f"a file such as {', '.join(SUFFIXES)}",
@@ -80,7 +91,16 @@ def opened(recording: object, *, name: str) -> tuple[Array, int]:
             f"{name} has {len(samples)} samples" + (", not all finite" if len(samples) else ""),
             expected="a recording", remedy="drop it",
         )  # fmt: skip
-    return samples, int(rate)
+    return samples, rate
+
+
+def _check_rate(rate: int, *, name: str) -> None:
+    """A header may say anything, and what it says decides how much memory resampling takes."""
+    if rate not in _RATES:
+        raise InputError(
+            f"{name} has {rate:,} samples a second", expected=f"{_RATES.start:,} to {_RATES.stop - 1:,}",
+            remedy="its header is wrong: convert it again, or drop it",
+        )  # fmt: skip
 
 
 def content_of(recording: object, *, name: str) -> bytes:

@@ -12,6 +12,7 @@ import io
 import json
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -111,9 +112,25 @@ def _check_names(names: tuple[str, ...], path: Path) -> None:
 def _json_lines(text: str, path: Path) -> Table:
     if path.suffix.lower() == ".json" and text.lstrip().startswith("["):
         return _from_records(_parsed(text, path, line=1), path)
+    _check_lines(text, path)
     # Not splitlines: U+2028 and its like end no line of JSON.
     lines = ((number, line) for number, line in enumerate(text.split("\n"), start=1) if line.strip())
     return _from_records([_parsed(line, path, line=number) for number, line in lines], path)
+
+
+def _check_lines(text: str, path: Path) -> None:
+    """Raise InputError for one object that is written over many lines: its first line alone says nothing."""
+    if text.lstrip()[:1] != "{" or text.strip().partition("\n")[0].rstrip().endswith("}"):
+        return
+    whole: Any = None
+    with suppress(ValueError, RecursionError):  # lines, of which one may be wrong
+        whole = json.loads(text)
+    if isinstance(whole, dict):
+        raise InputError(
+            f"{path} is one JSON object over many lines ({', '.join(str(name)[:20] for name in list(whole)[:5])})",
+            expected="an object a line, or a list of objects",
+            remedy="write its rows that way; SQuAD's own form is for --task question-answering",
+        )
 
 
 def _parsed(text: str, path: Path, *, line: int) -> Any:

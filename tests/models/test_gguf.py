@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import importlib.util
+import json
 import random
 import struct
 from collections.abc import Callable
@@ -165,6 +166,17 @@ def test_the_tokenizer_comes_along(tmp_path: Path) -> None:
     assert tokenizer.token_to_id("Ġthe") == TOKENS.index("Ġthe")
     assert tokenizer.encode("a<|end|>").ids == [1, 0]
     assert "tokenizer_config.json" in files
+
+
+@pytest.mark.parametrize("family", ["qwen2", "llama"])
+def test_no_token_is_made_up(family: str, tmp_path: Path) -> None:
+    """transformers' converter adds GPT-2's end of a text, which a model with as many rows as tokens has no row for."""
+    _, files = load_gguf(written(tiny(family), tmp_path / "tiny.gguf"))
+    known = read_header(tmp_path / "tiny.gguf").metadata["tokenizer.ggml.tokens"]
+    content = json.loads(files["tokenizer.json"])
+    ids = [*content["model"]["vocab"].values(), *(token["id"] for token in content["added_tokens"])]
+    assert max(ids) < known
+    assert "<|endoftext|>" not in files["tokenizer_config.json"].decode()
 
 
 @pytest.mark.parametrize("family", ["llama", "gemma3_text", "gpt2"])

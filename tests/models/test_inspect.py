@@ -46,6 +46,23 @@ def test_a_head_of_another_task_is_told_what_it_is_for(copy: Path) -> None:
         inspect_checkpoint(ModelRef(str(copy)), task=get_task(TASK))
 
 
+@pytest.mark.parametrize("saved", ["GPT2LMHeadModel", "ViTForImageClassification", "WhisperForConditionalGeneration"])
+def test_a_remedy_is_one_that_works(saved: str, copy: Path) -> None:
+    """Nothing that the task would refuse in turn."""
+    edit(copy / "config.json", architectures=[saved])
+    for task in (TASK, "feature-extraction"):
+        with pytest.raises(InputError) as caught:
+            inspect_checkpoint(ModelRef(str(copy)), task=get_task(task))
+        assert "--task feature-extraction takes" not in str(caught.value)
+
+
+def test_a_gguf_file_that_is_not_there_is_no_hub_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("m.gguf", "models/m.gguf"):
+        with pytest.raises(InputError, match="no such file"):
+            inspect_checkpoint(ModelRef(name), task=get_task("language-modeling"))
+
+
 def test_a_gguf_file_is_for_tasks_of_text(tmp_path: Path) -> None:
     (tmp_path / "m.gguf").write_bytes(b"GGUF")
     with pytest.raises(InputError, match=r"m\.gguf"):
@@ -64,6 +81,20 @@ def test_a_folder_of_something_else_says_what_it_holds(tmp_path: Path) -> None:
 def test_configs_that_are_none(copy: Path, content: bytes) -> None:
     (copy / "config.json").write_bytes(content)
     with pytest.raises(InputError, match=r"config\.json"):
+        inspect_checkpoint(ModelRef(str(copy)), task=get_task(TASK))
+
+
+def test_architectures_are_a_list(copy: Path) -> None:
+    edit(copy / "config.json", architectures=5)
+    with pytest.raises(InputError, match="architectures '5'"):
+        inspect_checkpoint(ModelRef(str(copy)), task=get_task(TASK))
+
+
+@pytest.mark.parametrize("content", [b"{nope", b"[1]", b"\xff"])
+def test_settings_of_writing_are_not_passed_over(content: bytes, copy: Path) -> None:
+    """transformers would write without them and say nothing."""
+    (copy / "generation_config.json").write_bytes(content)
+    with pytest.raises(InputError, match=r"generation_config\.json"):
         inspect_checkpoint(ModelRef(str(copy)), task=get_task(TASK))
 
 

@@ -87,3 +87,20 @@ def test_the_first_id_falls_back_to_the_beginning_of_a_text() -> None:
 def test_an_encoder_of_text_has_an_end_and_one_of_speech_none_in_tokens() -> None:
     assert writing_of(model({"model_type": "bart", "max_position_embeddings": 64})).reads == 64
     assert writing_of(model({"max_position_embeddings": 64}, **WHISPER)).reads is None
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"eos_token_id": "</s>"}, {"eos_token_id": [None]}, {"bad_words_ids": 5}, {"bad_words_ids": [5]},
+        {"suppress_tokens": "none"},
+    ],
+)  # fmt: skip
+def test_settings_that_are_no_ids_are_refused(settings: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match=r"generation_config\.json or config\.json holds something else"):
+        writing_of(model({"is_encoder_decoder": False, "model_type": "gpt2"}, **settings))
+
+
+def test_an_end_of_minus_one_is_none() -> None:
+    found = writing_of(model({"is_encoder_decoder": False, "model_type": "gpt2"}, eos_token_id=[-1, 5]))
+    assert found.ends == (5,)

@@ -343,7 +343,10 @@ def test_what_cannot_be_asked_gets_a_sentence(folder: Path, tmp_path: Path) -> N
         ({"tasks": ["choice"]}, "such as choices"), ({"tasks": []}, "no task"), ({"tasks": ["lost"]}, "no such data"),
         ({"tasks": ["story"], "batch": 0}, "--batch 0"), ({"tasks": ["story"], "out": tmp_path}, "is a folder"),
         ({"tasks": ["story"], "include_path": tmp_path / "none"}, "no folder"),
+        ({"tasks": ["story"], "out": "/dev/null"}, "is no file"),
+        ({"tasks": ["story"], "out": tmp_path / "file" / "scores.json"}, "cannot be written"),
     ]  # fmt: skip
+    (tmp_path / "file").touch()
     for options, message in cases:
         with pytest.raises(InputError, match=message):
             hasten.evaluate(folder, **options)

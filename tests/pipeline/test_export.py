@@ -199,6 +199,7 @@ def test_gguf_and_back_from_the_command_line(tmp_path: Path) -> None:
     command += ["--to", "gguf", "--out", str(out), "--precision", "q4_0", "--json"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+    assert not done.stderr, "libraries talk of themselves"
     said = json.loads(done.stdout)
     assert said["bytes"] == out.stat().st_size
     assert [path.name for path in out.parent.iterdir()] == ["model.gguf"]

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
+from hasten.pipeline import run as run_module
+from hasten.pipeline.progress import Silent
 from hasten.pipeline.request import Request, make_request
 from hasten.pipeline.workspace import open_workspace
 from hasten.records import Columns
@@ -33,3 +37,33 @@ def test_half_trained_weights_stay_after_an_interruption_alone(interrupted: bool
     assert not candidate.exists()
     with open_workspace(request, header={}):
         assert files["bbb-0/state/training.safetensors"].is_file() == interrupted
+
+
+@pytest.mark.parametrize(("wishes", "ends"), [(0, [False]), (1, [False, True]), (2, [False, True])])
+def test_one_wish_in_the_final_test_ends_it_with_a_verdict(
+    wishes: int, ends: list[bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second one ends at once."""
+    begun: list[bool] = []
+
+    class Ending:
+        def __init__(self, *given: Any) -> None:
+            begun.append(given[4])
+
+        def run(self) -> None:
+            if len(begun) <= wishes:
+                raise KeyboardInterrupt
+
+    monkeypatch.setattr(run_module, "Ending", Ending)
+    for name, value in (("_search", None), ("_verdict_stands", False), ("_publisher", SimpleNamespace(host=None))):
+        monkeypatch.setattr(run_module._Loop, name, lambda _self, value=value: value)
+    rows = SimpleNamespace(elapsed_s=lambda: 0.0)
+    space: Any = SimpleNamespace(ledger=SimpleNamespace(trials=tuple, rows=rows))
+    runner: Any = SimpleNamespace(full=object(), builds=SimpleNamespace(), close=lambda: None)
+    loop = run_module._Loop(None, None, None, space, runner, (), Silent(), 0.0)  # type: ignore[arg-type]
+    if wishes < 2:
+        loop.run()
+    else:
+        with pytest.raises(KeyboardInterrupt):
+            loop.run()
+    assert begun == ends

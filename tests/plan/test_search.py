@@ -217,6 +217,7 @@ def test_without_any_time_nothing_runs() -> None:
     actions, rows, _ = play(onnx(3), [Truth()] * 3, limit_s=0.0, final_s=0.0)
     assert not any(isinstance(a, Run) for a in actions)
     assert len(rows) == 3
+    assert actions[-1] == Finish("the time is used up")
 
 
 def test_no_recipes_is_the_end() -> None:

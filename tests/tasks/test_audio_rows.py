@@ -83,7 +83,7 @@ def test_what_is_refused(folder: Path) -> None:
 @pytest.mark.parametrize("content", [b"no sound", b"", wav(0.0)], ids=["text", "nothing", "empty"])
 def test_what_cannot_be_heard(content: bytes) -> None:
     with pytest.raises(InputError):
-        opened(content, name="x")
+        opened(content, name="x", seconds=31.0)
 
 
 @pytest.fixture(scope="module")
@@ -104,10 +104,11 @@ def test_features_are_those_of_transformers_whatever_the_rate_and_channels(proce
 
     plain = processor.hear(wav()).arrays["input_features"]
     extract = WhisperFeatureExtractor(feature_size=8, chunk_length=1)
-    wanted = extract(opened(wav(), name="x")[0][:, 0], sampling_rate=16000, return_tensors="np")["input_features"][0]
+    samples = opened(wav(), name="x", seconds=31.0)[0][:, 0]
+    wanted = extract(samples, sampling_rate=16000, return_tensors="np")["input_features"][0]
     assert plain.shape == (8, 100)
     assert np.abs(plain - wanted).max() < 1e-4
-    bare = extract._np_extract_fbank_features(np.pad(opened(wav(), name="x")[0][:, 0], (0, 8000))[None], "cpu")[0]
+    bare = extract._np_extract_fbank_features(np.pad(samples, (0, 8000))[None], "cpu")[0]
     assert np.abs(plain - bare).max() < 1e-4
     assert np.array_equal(processor.hear(wav(channels=2)).arrays["input_features"], plain)
     other = processor.hear(wav(rate=8000)).arrays["input_features"]
@@ -150,3 +151,21 @@ def test_a_table_names_no_files_outside_of_its_folder(folder: Path, name: str) -
 def test_what_is_too_long_is_cut_and_said_so(processor: SpeechProcessor) -> None:
     assert processor.hear(wav(1.5)).truncated
     assert not processor.hear(wav(0.9)).truncated
+
+
+def test_of_long_recordings_only_what_is_heard_is_read(processor: SpeechProcessor) -> None:
+    """Hours of silence are a small file."""
+    long = wav(4.0)
+    assert len(opened(long, name="x", seconds=2.0)[0]) == 32000
+    assert np.array_equal(
+        processor.hear(long).arrays["input_features"], processor.hear(wav(4.0)[: 44 + 64000]).arrays["input_features"]
+    )
+
+
+@pytest.mark.parametrize("rate", [1, 2**31 - 1])
+def test_rates_that_no_recording_has(rate: int, processor: SpeechProcessor) -> None:
+    """Resampling from one would fill the memory."""
+    held = io.BytesIO()
+    soundfile.write(held, np.full(100, 0.1, dtype=np.float32), rate, format="WAV")
+    with pytest.raises(InputError, match="samples a second"):
+        processor.hear(held.getvalue())

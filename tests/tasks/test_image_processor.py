@@ -140,6 +140,7 @@ def test_images_stand_as_their_camera_meant() -> None:
 BROKEN: dict[str, tuple[object, str]] = {
     "nothing": (b"", "no bytes"),
     "text": (b"label,text\n1,2\n", "no image that Pillow can read"),
+    "postscript, which is a program": (encoded(picture((8, 8)), "EPS"), "no image that Pillow can read"),
     "truncated": (encoded(picture((64, 64)), "JPEG")[:700], "cannot be decoded"),
     "truncated png": (encoded(picture((64, 64)))[:-2000], "cannot be decoded"),
     "no pixels": (np.zeros((0, 4), dtype=np.uint8), "at least one pixel"),

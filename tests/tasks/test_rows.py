@@ -131,3 +131,13 @@ def test_two_possible_pairs_are_asked_about(tmp_path: Path) -> None:
     (tmp_path / "rows.csv").write_text("text,sentence2,hypothesis\na,b,c\n")
     with pytest.raises(InputError, match="--text-pair-column"):
         read_rows(tmp_path / "rows.csv", columns=Columns())
+
+
+def test_one_object_over_many_lines_is_not_taken_for_lines(tmp_path: Path) -> None:
+    path = tmp_path / "squad.json"
+    path.write_text(json.dumps({"version": "1.1", "data": [{"text": "a"}]}, indent=1))
+    with pytest.raises(InputError, match=r"one JSON object over many lines \(version, data\)"):
+        read_rows(path, columns=Columns())
+    path.write_text('{"text": "a",\n "label": }\n')
+    with pytest.raises(InputError, match="line 1"):
+        read_rows(path, columns=Columns())

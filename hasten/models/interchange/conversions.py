@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from filelock import BaseFileLock
 
 # Raised when the same source would be converted otherwise.
-_FORM = 1
+_FORM = 2
 _MOST_BYTES = 20 * 10**9
 # What was used within it may be in use.
 _FRESH_S = 3600.0
