@@ -44,6 +44,7 @@ class Library:
     """The functions of one shared library file."""
 
     def __init__(self, path: Path) -> None:
+        self.path = path
         if not path.is_file():
             raise InputError(f"no native library at {path}", expected="one that was built", remedy=_REMEDY)
         try:

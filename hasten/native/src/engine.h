@@ -1,0 +1,36 @@
+// One program that runs: its plan, threads and scratch memory. One call at a time.
+#pragma once
+
+#include <memory>
+#include <vector>
+
+#include "plan.h"
+#include "pool.h"
+
+namespace hasten {
+
+class Engine {
+public:
+    // Throws Refusal.
+    Engine(const ProgramSpec& program, const Kernels& kernels, int64_t threads, std::vector<int> cores);
+
+    const char* isa() const { return kernels_.name; }
+    int64_t width() const { return plan_->buffers[size_t(plan_->output)].width; }
+    bool by_token() const { return plan_->buffers[size_t(plan_->output)].rows == RowKind::token; }
+    // Throws Refusal; `result` has room for `room` numbers.
+    void run(Batch& batch, float* result, int64_t room);
+
+private:
+    void make_room(int64_t tokens, int64_t sequences);
+    void compute(int64_t thread) const;
+
+    const Kernels& kernels_;
+    std::unique_ptr<Plan> plan_;
+    Pool pool_;
+    Store scratch_;
+    Arena arena_;
+    int64_t tokens_ = 0, sequences_ = 0;  // there is room for
+    const Batch* batch_ = nullptr;
+};
+
+}  // namespace hasten

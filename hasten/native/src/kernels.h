@@ -1,0 +1,134 @@
+// What a set of kernels takes and gives: plain structures, and one table of functions for each instruction set.
+//
+// Rows of activations lie `stride` elements apart; the columns between a width and the next multiple of 16 exist and
+// hold zeros. Weights lie in panels of 16 outputs (see pack.h). Everything here was checked before: kernels trust it.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace hasten {
+
+constexpr int64_t PANEL = 16;
+constexpr int64_t MAX_THREADS = 256;
+
+enum class Kind : int64_t { floats = 1, bf16 = 2, int8 = 3, int4 = 4 };
+enum class Act : int64_t { none, gelu_erf, gelu_tanh, relu, silu, tanh, count };
+enum class NormKind : int64_t { layer, rms, rms_plus_one, count };
+enum class PoolKind : int64_t { first, mean, last, max, count };
+// How a product wants its input: as it is, 8 bits without or with sign, or bf16.
+enum class Form : int64_t { plain, u8, s8, bf16, count };
+
+// Weights [n, k] in panels of 16 outputs; `panels` counts them. With `gated`, gate and up panels alternate.
+struct Matrix {
+    Kind kind = Kind::floats;
+    int64_t n = 0, k = 0, panels = 0, panel_bytes = 0;
+    const uint8_t* data = nullptr;
+    const float* scales = nullptr;      // int8: [panels * 16]
+    const int32_t* sums = nullptr;      // int8: [panels * 16], sums of codes over k
+    int64_t group = 0, groups = 0;      // int4
+    const uint16_t* halves = nullptr;   // int4: fp16 scales [panels, groups, 16]
+    const uint8_t* zeros = nullptr;     // int4: [panels, groups, 16] or null for 8
+};
+
+struct Rows {
+    float* data = nullptr;
+    int64_t stride = 0, width = 0;
+};
+
+// Rows in the form that a product wants.
+struct Codes {
+    uint8_t* data = nullptr;      // u8, s8, or bf16 (two bytes each)
+    int64_t stride = 0;           // bytes
+    float* scales = nullptr;      // [rows]
+    int32_t* zeros = nullptr;     // [rows], u8
+    int32_t* sums = nullptr;      // [rows, groups], s8
+    int64_t group = 0, groups = 0;
+    Form form = Form::plain;
+};
+
+struct LinearTask {
+    const Matrix* weight = nullptr;
+    const float* bias = nullptr;  // [panels * 16] or null
+    Rows input, output;
+    const float* residual = nullptr;  // stride of its own
+    int64_t residual_stride = 0;
+    Codes codes;
+    Act act = Act::none;
+    bool gated = false;
+    int64_t rows = 0;
+};
+
+struct NormTask {
+    Rows input, output;
+    const float* residual = nullptr;
+    int64_t residual_stride = 0;
+    float* total = nullptr;
+    int64_t total_stride = 0;
+    const float* weight = nullptr;  // [width rounded up to 16], or null
+    const float* bias = nullptr;
+    float eps = 0;
+    NormKind kind = NormKind::layer;
+};
+
+// A table of V rows: plain, bf16 or int8, row after row.
+struct Table {
+    Kind kind = Kind::floats;
+    const uint8_t* data = nullptr;
+    const float* scales = nullptr;
+    int64_t rows = 0, width = 0;
+};
+
+struct EmbedTask {
+    Rows output;
+    Table words, positions, types;  // the last two may have no rows
+    const int32_t* ids = nullptr;
+    const int32_t* places = nullptr;
+    const int32_t* kinds = nullptr;  // or null for zeros
+    int64_t first_position = 0;
+    float scale = 1;
+};
+
+struct AttentionTask {
+    Rows input, output;
+    int64_t heads = 0, kv_heads = 0, head_dim = 0;
+    float scale = 1;
+    bool causal = false;
+    int64_t window = 0;
+    const int32_t* starts = nullptr;  // [sequences + 1]
+    int64_t sequences = 0;
+};
+
+struct RotaryTask {
+    Rows input;
+    int64_t heads = 0, head_dim = 0;
+    const float* cosines = nullptr;  // [places, head_dim / 2]
+    const float* sines = nullptr;
+    const int32_t* places = nullptr;
+};
+
+// Keys of a block of attention, and queries that are computed at once, at most.
+constexpr int64_t KEYS = 512, MOST_QUERIES = 6;
+// `scratch` of attention, in floats, for one thread; `wide` is head_dim rounded up to 16.
+constexpr int64_t attention_scratch(int64_t wide) { return 2 * wide * KEYS + MOST_QUERIES * (KEYS + 2 * wide); }
+
+// Functions over rows work on [begin, end); those with `part, parts` take their share of the whole.
+struct Kernels {
+    const char* name;
+    bool wants_bf16;  // bf16 products read bf16 inputs
+    void (*linear)(const LinearTask&, int64_t part, int64_t parts);
+    void (*norm)(const NormTask&, int64_t begin, int64_t end);
+    void (*encode)(const Rows&, const Codes&, int64_t begin, int64_t end);
+    void (*embed)(const EmbedTask&, int64_t begin, int64_t end);
+    void (*attention)(const AttentionTask&, float* scratch, int64_t part, int64_t parts);
+    void (*activate)(const Rows& input, const Rows& output, Act act, int64_t begin, int64_t end);
+    void (*add)(const Rows& input, const Rows& other, const Rows& output, int64_t begin, int64_t end);
+    void (*normalize)(const Rows& input, const Rows& output, float eps, int64_t begin, int64_t end);
+    void (*rotary)(const RotaryTask&, int64_t begin, int64_t end);
+};
+
+// By name; null where this host or this build has no such instructions. The empty name is the best one.
+const Kernels* kernels_named(const char* name);
+const char* isas_here();  // best first, separated by spaces
+
+}  // namespace hasten
