@@ -29,7 +29,7 @@ _AVX2 = ("-mavx2", "-mfma", "-mf16c")
 # GCC's own headers give undefined registers to instructions that ignore them, and GCC warns of it; clang has no such
 # warning, nor one that it has not.
 _AVX512 = (*_AVX2, "-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mprefer-vector-width=512",
-           "-Wno-unknown-warning-option", "-Wno-maybe-uninitialized")  # fmt: skip
+           "-Wno-unknown-warning-option", "-Wno-maybe-uninitialized", "-Wno-uninitialized")  # fmt: skip
 _X86 = {
     "avx512_bf16": (*_AVX512, "-mavx512vnni", "-mavx512bf16"),
     "avx512_vnni": (*_AVX512, "-mavx512vnni"),
@@ -85,7 +85,7 @@ def build(library: Path = LIBRARY, *, sanitize: str = "", strict: bool = False, 
     tests. Raises BuildError."""
     command = compiler()
     flags = [*_FLAGS, f'-DHASTEN_STAMP="{stamp()}"']
-    flags += [f"-fsanitize={sanitize}", "-fno-sanitize-recover=all", "-g", "-O1"] if sanitize else ["-O3", "-DNDEBUG"]
+    flags += [f"-fsanitize={sanitize}", "-fno-sanitize-recover=all", "-g", "-O1"] if sanitize else ["-O2", "-DNDEBUG"]
     flags += ["-Werror"] if strict else []
     sets = instruction_sets()
     common = sorted(path for path in SOURCES.glob("*.cpp") if path.name not in ("dispatch.cpp", "kernels.cpp"))

@@ -42,43 +42,50 @@ template <int ROWS>
 static void score(const Scratch& s, int64_t head_dim, int64_t padded) {
     for (int64_t j = 0; j < padded; j += TURN) {
         V acc[ROWS][2];
-        HASTEN_UNROLL for (int r = 0; r < ROWS; r++) acc[r][0] = acc[r][1] = set1(0);
-        for (int64_t i = 0; i < head_dim; i++) {
-            const V k0 = load(s.keys + i * padded + j), k1 = load(s.keys + i * padded + j + PANEL);
-            HASTEN_UNROLL for (int r = 0; r < ROWS; r++) {
-                const V q = set1(s.queries[r * s.wide + i]);
-                acc[r][0] = fma(q, k0, acc[r][0]), acc[r][1] = fma(q, k1, acc[r][1]);
-            }
+        each_of<ROWS, 2>([&](auto r, auto p) HASTEN_INLINE { acc[r.value][p.value] = set1(0); });
+        const float* keys = s.keys + j;
+        for (int64_t i = 0; i < head_dim; i++, keys += padded) {
+            const V k0 = load(keys), k1 = load(keys + PANEL);
+            each<ROWS>([&](auto r) HASTEN_INLINE {
+                const V q = set1(s.queries[r.value * s.wide + i]);
+                acc[r.value][0] = fma(q, k0, acc[r.value][0]), acc[r.value][1] = fma(q, k1, acc[r.value][1]);
+            });
         }
-        HASTEN_UNROLL for (int r = 0; r < ROWS; r++) {
-            store(s.scores + r * KEYS + j, acc[r][0]), store(s.scores + r * KEYS + j + PANEL, acc[r][1]);
-        }
+        each_of<ROWS, 2>([&](auto r, auto p) HASTEN_INLINE {
+            store(s.scores + r.value * KEYS + j + p.value * PANEL, acc[r.value][p.value]);
+        });
     }
 }
 
-// outputs [r] = outputs[r] shrink[r] + weights values.
+// outputs [r] = outputs[r] shrink[r] + weights values, for columns from i on.
+template <int ROWS, int PANELS>
+HASTEN_INLINE static inline void mix_at(const Scratch& s, const float* shrink, int64_t count, int64_t i) {
+    V acc[ROWS][PANELS];
+    each_of<ROWS, PANELS>([&](auto r, auto p) HASTEN_INLINE {
+        acc[r.value][p.value] = load(s.outputs + r.value * s.wide + i + p.value * PANEL) * set1(shrink[r.value]);
+    });
+    const float* values = s.values + i;
+    for (int64_t j = 0; j < count; j++, values += s.wide) {
+        V v[PANELS];
+        each<PANELS>([&](auto p) HASTEN_INLINE { v[p.value] = load(values + p.value * PANEL); });
+        each<ROWS>([&](auto r) HASTEN_INLINE {
+            const V weight = set1(s.scores[r.value * KEYS + j]);
+            each<PANELS>([&](auto p) HASTEN_INLINE {
+                V& sum = acc[r.value][p.value];
+                sum = fma(weight, v[p.value], sum);
+            });
+        });
+    }
+    each_of<ROWS, PANELS>([&](auto r, auto p) HASTEN_INLINE {
+        store(s.outputs + r.value * s.wide + i + p.value * PANEL, acc[r.value][p.value]);
+    });
+}
+
 template <int ROWS>
 static void mix(const Scratch& s, const float* shrink, int64_t count) {
-    for (int64_t i = 0; i < s.wide; i += 2 * PANEL) {
-        const bool two = i + PANEL < s.wide;
-        V acc[ROWS][2];
-        HASTEN_UNROLL for (int r = 0; r < ROWS; r++) {
-            acc[r][0] = load(s.outputs + r * s.wide + i) * set1(shrink[r]);
-            acc[r][1] = two ? load(s.outputs + r * s.wide + i + PANEL) * set1(shrink[r]) : set1(0);
-        }
-        for (int64_t j = 0; j < count; j++) {
-            const float* v = s.values + j * s.wide + i;
-            const V v0 = load(v), v1 = two ? load(v + PANEL) : set1(0);
-            HASTEN_UNROLL for (int r = 0; r < ROWS; r++) {
-                const V p = set1(s.scores[r * KEYS + j]);
-                acc[r][0] = fma(p, v0, acc[r][0]), acc[r][1] = fma(p, v1, acc[r][1]);
-            }
-        }
-        HASTEN_UNROLL for (int r = 0; r < ROWS; r++) {
-            store(s.outputs + r * s.wide + i, acc[r][0]);
-            if (two) store(s.outputs + r * s.wide + i + PANEL, acc[r][1]);
-        }
-    }
+    int64_t i = 0;
+    for (; i + 2 * PANEL <= s.wide; i += 2 * PANEL) mix_at<ROWS, 2>(s, shrink, count, i);
+    if (i < s.wide) mix_at<ROWS, 1>(s, shrink, count, i);
 }
 
 // Scores [low, high) of a row become exp(score - largest so far), the others 0; gives what earlier sums shrink by.

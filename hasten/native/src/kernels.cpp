@@ -33,6 +33,7 @@ constexpr int64_t MAX_ROWS = 4, MAX_PANELS = 1, ATTEND_ROWS = 2;
 #endif
 
 // clang-format off: each uses those before it
+#include "unroll.h"
 #include "math.h"
 #include "encode.h"
 #include "products.h"

@@ -19,7 +19,8 @@ enum class PoolKind : int64_t { first, mean, last, max, count };
 // How a product wants its input: as it is, 8 bits without or with sign, or bf16.
 enum class Form : int64_t { plain, u8, s8, bf16, count };
 
-// Weights [n, k] in panels of 16 outputs; `panels` counts them. With `gated`, gate and up panels alternate.
+// Weights [n, k] in panels of 16 outputs; `panels` counts them; one of zeros
+// follows an odd number. With `gated`, gate and up panels alternate.
 struct Matrix {
     Kind kind = Kind::floats;
     int64_t n = 0, k = 0, panels = 0, panel_bytes = 0;

@@ -34,32 +34,30 @@ static void finish(const LinearTask& task, const Tile& tile, int64_t row0, int64
 }
 
 template <class Product, int ROWS>
-static inline void fill(const LinearTask& task, int64_t row, int64_t panel, int64_t panels, Tile& tile) {
-    if constexpr (ROWS <= MAX_ROWS) {
-        if (MAX_PANELS == 2 && panels == 2) {
-            Product::template tile<ROWS, MAX_PANELS>(task, row, panel, tile.values);
-        } else {
-            for (int64_t p = 0; p < panels; p++)
-                Product::template tile<ROWS, 1>(task, row, panel + p, tile.values + p * PANEL);
-        }
+static void fill(const LinearTask& task, int64_t row, int64_t panel, Tile& tile) {
+    if constexpr (ROWS <= Product::MOST_ROWS) {
+        each<2 / MAX_PANELS>([&](auto p) HASTEN_INLINE {
+            constexpr int64_t offset = decltype(p)::value * MAX_PANELS;
+            Product::template tile<ROWS, MAX_PANELS>(task, row, panel + offset, tile.values + offset * PANEL);
+        });
     }
 }
 
 template <class Product>
-static void fill_rows(const LinearTask& task, int64_t row, int64_t rows, int64_t panel, int64_t panels, Tile& tile) {
+static void fill_rows(const LinearTask& task, int64_t row, int64_t rows, int64_t panel, Tile& tile) {
     switch (rows) {
-        case 1: return fill<Product, 1>(task, row, panel, panels, tile);
-        case 2: return fill<Product, 2>(task, row, panel, panels, tile);
-        case 3: return fill<Product, 3>(task, row, panel, panels, tile);
-        case 4: return fill<Product, 4>(task, row, panel, panels, tile);
-        case 5: return fill<Product, 5>(task, row, panel, panels, tile);
-        case 6: return fill<Product, 6>(task, row, panel, panels, tile);
-        case 7: return fill<Product, 7>(task, row, panel, panels, tile);
-        case 8: return fill<Product, 8>(task, row, panel, panels, tile);
-        case 9: return fill<Product, 9>(task, row, panel, panels, tile);
-        case 10: return fill<Product, 10>(task, row, panel, panels, tile);
-        case 11: return fill<Product, 11>(task, row, panel, panels, tile);
-        case 12: return fill<Product, 12>(task, row, panel, panels, tile);
+        case 1: return fill<Product, 1>(task, row, panel, tile);
+        case 2: return fill<Product, 2>(task, row, panel, tile);
+        case 3: return fill<Product, 3>(task, row, panel, tile);
+        case 4: return fill<Product, 4>(task, row, panel, tile);
+        case 5: return fill<Product, 5>(task, row, panel, tile);
+        case 6: return fill<Product, 6>(task, row, panel, tile);
+        case 7: return fill<Product, 7>(task, row, panel, tile);
+        case 8: return fill<Product, 8>(task, row, panel, tile);
+        case 9: return fill<Product, 9>(task, row, panel, tile);
+        case 10: return fill<Product, 10>(task, row, panel, tile);
+        case 11: return fill<Product, 11>(task, row, panel, tile);
+        case 12: return fill<Product, 12>(task, row, panel, tile);
         default: return;
     }
 }
@@ -74,7 +72,7 @@ static void linear_with(const LinearTask& task, int64_t part, int64_t parts) {
         const int64_t panel = t / blocks * 2, block = t % blocks;
         const int64_t panels = task.weight->panels - panel < 2 ? 1 : 2;
         const int64_t begin = task.rows * block / blocks, rows = task.rows * (block + 1) / blocks - begin;
-        fill_rows<Product>(task, begin, rows, panel, panels, tile);
+        fill_rows<Product>(task, begin, rows, panel, tile);
         finish(task, tile, begin, rows, panel, panels);
     }
 }

@@ -12,6 +12,8 @@ struct Order {
 
     int64_t half() const { return rows / 2; }
     int64_t panels() const { return gated ? 2 * (up_to(half(), PANEL) / PANEL) : up_to(rows, PANEL) / PANEL; }
+    // Products take two panels at a time.
+    int64_t filled() const { return up_to(panels(), 2); }
     int64_t row(int64_t panel, int64_t column) const {
         if (!gated) return panel * PANEL + column < rows ? panel * PANEL + column : -1;
         const int64_t output = panel / 2 * PANEL + column;
@@ -28,9 +30,9 @@ void each_row(const Order& order, Write write) {
 
 void pack_int8(const TensorSpec& t, const Order& order, Matrix& m, Store& store) {
     m.panel_bytes = up_to(m.k, 4) * PANEL;
-    auto* data = store.take_of<uint8_t>(m.panels * m.panel_bytes);
-    auto* scales = store.take_of<float>(m.panels * PANEL);
-    auto* sums = store.take_of<int32_t>(m.panels * PANEL);
+    auto* data = store.take_of<uint8_t>(order.filled() * m.panel_bytes);
+    auto* scales = store.take_of<float>(order.filled() * PANEL);
+    auto* sums = store.take_of<int32_t>(order.filled() * PANEL);
     each_row(order, [&](int64_t panel, int64_t column, int64_t row) {
         const auto* codes = reinterpret_cast<const int8_t*>(t.values) + row * m.k;
         uint8_t* to = data + panel * m.panel_bytes + column * 4;
@@ -48,9 +50,9 @@ void pack_int8(const TensorSpec& t, const Order& order, Matrix& m, Store& store)
 void pack_int4(const TensorSpec& t, const Order& order, Matrix& m, Store& store) {
     m.group = t.group, m.groups = t.groups();
     m.panel_bytes = m.groups * m.group / 2 * PANEL;
-    auto* data = store.take_of<uint8_t>(m.panels * m.panel_bytes);
-    auto* halves = store.take_of<uint16_t>(m.panels * m.groups * PANEL);
-    auto* zeros = t.zeros ? store.take_of<uint8_t>(m.panels * m.groups * PANEL) : nullptr;
+    auto* data = store.take_of<uint8_t>(order.filled() * m.panel_bytes);
+    auto* halves = store.take_of<uint16_t>(order.filled() * m.groups * PANEL);
+    auto* zeros = t.zeros ? store.take_of<uint8_t>(order.filled() * m.groups * PANEL) : nullptr;
     each_row(order, [&](int64_t panel, int64_t column, int64_t row) {
         const uint8_t* codes = t.values + row * ((m.k + 1) / 2);
         uint8_t* to = data + panel * m.panel_bytes + column * 4;
@@ -70,7 +72,7 @@ void pack_int4(const TensorSpec& t, const Order& order, Matrix& m, Store& store)
 // Elements of `size` bytes, `together` inputs of an output side by side.
 void pack_floats(const TensorSpec& t, const Order& order, int64_t size, int64_t together, Matrix& m, Store& store) {
     m.panel_bytes = up_to(m.k, together) * PANEL * size;
-    auto* data = store.take_of<uint8_t>(m.panels * m.panel_bytes);
+    auto* data = store.take_of<uint8_t>(order.filled() * m.panel_bytes);
     each_row(order, [&](int64_t panel, int64_t column, int64_t row) {
         uint8_t* to = data + panel * m.panel_bytes;
         for (int64_t k = 0; k < m.k; k++) {
@@ -98,7 +100,7 @@ Matrix pack(const TensorSpec& tensor, bool gated, Store& store) {
 
 const float* pack_vector(const uint8_t* values, int64_t rows, bool gated, Store& store) {
     const Order order{rows, gated};
-    auto* to = store.take_of<float>(order.panels() * PANEL);
+    auto* to = store.take_of<float>(order.filled() * PANEL);
     each_row(order, [&](int64_t panel, int64_t column, int64_t row) {
         std::memcpy(to + panel * PANEL + column, values + row * 4, 4);
     });

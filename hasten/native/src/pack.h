@@ -1,7 +1,8 @@
 // Weights into panels of 16 outputs, in the order in which the products read them.
 //
 // int8: [panel, ceil(k / 4), 16, 4]; int4: [panel, ceil(k / group) group / 8, 16, 4] bytes with inputs 0..3 of eight in
-// the lower halves and 4..7 in the upper; bf16: [panel, ceil(k / 2), 16, 2]; fp32: [panel, k, 16]. What fills up is 0.
+// the lower halves and 4..7 in the upper; bf16: [panel, ceil(k / 2), 16, 2]; fp32: [panel, k, 16]. What fills up is 0,
+// and so is a last panel that makes their number even.
 #pragma once
 
 #include "kernels.h"

@@ -3,17 +3,15 @@
 // Integer sums are exact. A row's fp32 sums are added in the same order however many rows are computed beside it.
 #pragma once
 
-#if defined(__clang__)
-#define HASTEN_UNROLL _Pragma("clang loop unroll(full)")
-#else
-#define HASTEN_UNROLL _Pragma("GCC unroll 16")
-#endif
-
 static inline const uint8_t* panel_at(const Matrix& w, int64_t panel) { return w.data + panel * w.panel_bytes; }
 static inline int32_t word_at(const uint8_t* p) {
     int32_t word;
     __builtin_memcpy(&word, p, sizeof word);
     return word;
+}
+template <int R, int P>
+static inline float* place_in(float* values, Number<R>, Number<P>) {
+    return values + R * 2 * PANEL + P * PANEL;
 }
 
 // Panels of int8 [k / 4, 16, 4] and rows of u8.
@@ -22,41 +20,41 @@ struct Int8Product {
 
     // With few rows, several sums at once: one would wait for itself.
     template <int ROWS, int PANELS>
-    static inline void tile(const LinearTask& task, int64_t row, int64_t panel, float* values) {
+    HASTEN_INLINE static inline void tile(const LinearTask& task, int64_t row, int64_t panel, float* values) {
         constexpr int SUMS = ROWS * PANELS >= 8 ? 1 : ROWS * PANELS >= 4 ? 2 : MAX_ROWS >= 8 ? 4 : 2;
         const Matrix& w = *task.weight;
         const uint8_t* a = task.codes.data + row * task.codes.stride;
         const uint8_t* b = panel_at(w, panel);
-        const int64_t steps = (w.k + 3) / 4, stride = task.codes.stride;
+        const int64_t steps = (w.k + 3) / 4, stride = task.codes.stride, next = w.panel_bytes;
         I acc[SUMS][ROWS][PANELS];
-        HASTEN_UNROLL for (int s = 0; s < SUMS; s++) HASTEN_UNROLL for (int r = 0; r < ROWS; r++)
-            HASTEN_UNROLL for (int p = 0; p < PANELS; p++) acc[s][r][p] = set1_i(0);
+        each<SUMS>([&](auto s) HASTEN_INLINE {
+            each_of<ROWS, PANELS>([&](auto r, auto p) HASTEN_INLINE { acc[s.value][r.value][p.value] = set1_i(0); });
+        });
+        const auto step = [&](auto s, int64_t k) HASTEN_INLINE {
+            I weights[PANELS];
+            each<PANELS>([&](auto p) HASTEN_INLINE { weights[p.value] = load_i(b + p.value * next + k * 64); });
+            each<ROWS>([&](auto r) HASTEN_INLINE {
+                const I four = set1_i(word_at(a + r.value * stride + k * 4));
+                each<PANELS>([&](auto p) HASTEN_INLINE {
+                    I& sum = acc[s.value][r.value][p.value];
+                    sum = dot(sum, four, weights[p.value]);
+                });
+            });
+        };
         int64_t k = 0;
-        for (; k + SUMS <= steps; k += SUMS)
-            HASTEN_UNROLL for (int s = 0; s < SUMS; s++) step<ROWS, PANELS>(acc[s], a, stride, b, w.panel_bytes, k + s);
-        for (; k < steps; k++) step<ROWS, PANELS>(acc[0], a, stride, b, w.panel_bytes, k);
-        HASTEN_UNROLL for (int r = 0; r < ROWS; r++) {
-            const I zero = set1_i(task.codes.zeros[row + r]);
-            const V scale = set1(task.codes.scales[row + r]);
-            HASTEN_UNROLL for (int p = 0; p < PANELS; p++) {
-                I total = acc[0][r][p];
-                HASTEN_UNROLL for (int s = 1; s < SUMS; s++) total = total + acc[s][r][p];
-                const int64_t column = (panel + p) * PANEL;
+        for (; k + SUMS <= steps; k += SUMS) each<SUMS>([&](auto s) HASTEN_INLINE { step(s, k + s.value); });
+        for (; k < steps; k++) step(Number<0>{}, k);
+        each<ROWS>([&](auto r) HASTEN_INLINE {
+            const I zero = set1_i(task.codes.zeros[row + r.value]);
+            const V scale = set1(task.codes.scales[row + r.value]);
+            each<PANELS>([&](auto p) HASTEN_INLINE {
+                I total = acc[0][r.value][p.value];
+                each<SUMS - 1>([&](auto s) HASTEN_INLINE { total = total + acc[s.value + 1][r.value][p.value]; });
+                const int64_t column = (panel + p.value) * PANEL;
                 total = total - zero * load_i(w.sums + column);
-                store(values + r * 2 * PANEL + p * PANEL, to_float(total) * (scale * load(w.scales + column)));
-            }
-        }
-    }
-
-    template <int ROWS, int PANELS>
-    static inline void step(I (&acc)[ROWS][PANELS], const uint8_t* a, int64_t stride, const uint8_t* b,
-                            int64_t panel_bytes, int64_t k) {
-        I weights[PANELS];
-        HASTEN_UNROLL for (int p = 0; p < PANELS; p++) weights[p] = load_i(b + p * panel_bytes + k * 64);
-        HASTEN_UNROLL for (int r = 0; r < ROWS; r++) {
-            const I four = set1_i(word_at(a + r * stride + k * 4));
-            HASTEN_UNROLL for (int p = 0; p < PANELS; p++) acc[r][p] = dot(acc[r][p], four, weights[p]);
-        }
+                store(place_in(values, r, p), to_float(total) * (scale * load(w.scales + column)));
+            });
+        });
     }
 };
 
@@ -65,72 +63,84 @@ struct Int4Product {
     static constexpr int64_t MOST_ROWS = MAX_ROWS / 2;
 
     template <int ROWS, int PANELS>
-    static inline void tile(const LinearTask& task, int64_t row, int64_t panel, float* values) {
+    HASTEN_INLINE static inline void tile(const LinearTask& task, int64_t row, int64_t panel, float* values) {
         const Matrix& w = *task.weight;
-        const uint8_t* a = task.codes.data + row * task.codes.stride;
-        const uint8_t* b = panel_at(w, panel);
         V total[ROWS][PANELS];
-        HASTEN_UNROLL for (int r = 0; r < ROWS; r++)
-            HASTEN_UNROLL for (int p = 0; p < PANELS; p++) total[r][p] = set1(0);
+        each_of<ROWS, PANELS>([&](auto r, auto p) HASTEN_INLINE { total[r.value][p.value] = set1(0); });
         for (int64_t g = 0; g < w.groups; g++) {
             I acc[ROWS][PANELS];
-            start<ROWS, PANELS>(acc, task, row, panel, g);
-            for (int64_t k = g * w.group / 8; k < (g + 1) * w.group / 8; k++)
-                step<ROWS, PANELS>(acc, a, task.codes.stride, b, w.panel_bytes, k);
-            HASTEN_UNROLL for (int p = 0; p < PANELS; p++) {
-                const V scale = load_half(w.halves + ((panel + p) * w.groups + g) * PANEL);
-                HASTEN_UNROLL for (int r = 0; r < ROWS; r++) total[r][p] = fma(to_float(acc[r][p]), scale, total[r][p]);
-            }
+            add_group<ROWS, PANELS>(acc, task, row, panel, g);
+            each<PANELS>([&](auto p) HASTEN_INLINE {
+                const V scale = load_half(w.halves + ((panel + p.value) * w.groups + g) * PANEL);
+                each<ROWS>([&](auto r) HASTEN_INLINE {
+                    V& sum = total[r.value][p.value];
+                    sum = fma(to_float(acc[r.value][p.value]), scale, sum);
+                });
+            });
         }
-        HASTEN_UNROLL for (int r = 0; r < ROWS; r++) HASTEN_UNROLL for (int p = 0; p < PANELS; p++)
-            store(values + r * 2 * PANEL + p * PANEL, total[r][p] * set1(task.codes.scales[row + r]));
+        each_of<ROWS, PANELS>([&](auto r, auto p) HASTEN_INLINE {
+            store(place_in(values, r, p), total[r.value][p.value] * set1(task.codes.scales[row + r.value]));
+        });
     }
 
     // Sums begin at what the zero points take away.
     template <int ROWS, int PANELS>
-    static inline void start(I (&acc)[ROWS][PANELS], const LinearTask& task, int64_t row, int64_t panel, int64_t g) {
+    HASTEN_INLINE static inline void add_group(I (&acc)[ROWS][PANELS], const LinearTask& task, int64_t row,
+                                               int64_t panel, int64_t g) {
         const Matrix& w = *task.weight;
-        HASTEN_UNROLL for (int p = 0; p < PANELS; p++) {
+        const int64_t stride = task.codes.stride, next = w.panel_bytes, steps = w.group / 8;
+        const uint8_t* a = task.codes.data + row * stride + g * w.group;
+        const uint8_t* b = panel_at(w, panel) + g * steps * 64;
+        each<PANELS>([&](auto p) HASTEN_INLINE {
             I zeros = set1_i(8);
-            if (w.zeros) zeros = load_bytes(w.zeros + ((panel + p) * w.groups + g) * PANEL);
-            HASTEN_UNROLL for (int r = 0; r < ROWS; r++)
-                acc[r][p] = zeros * set1_i(-task.codes.sums[(row + r) * w.groups + g]);
-        }
-    }
-
-    template <int ROWS, int PANELS>
-    static inline void step(I (&acc)[ROWS][PANELS], const uint8_t* a, int64_t stride, const uint8_t* b,
-                            int64_t panel_bytes, int64_t k) {
-        I low[PANELS], high[PANELS];
-        HASTEN_UNROLL for (int p = 0; p < PANELS; p++) {
-            const I codes = load_i(b + p * panel_bytes + k * 64);
-            low[p] = low_nibbles(codes), high[p] = high_nibbles(codes);
-        }
-        HASTEN_UNROLL for (int r = 0; r < ROWS; r++) {
-            const uint8_t* row = a + r * stride + k * 8;
-            const I first = set1_i(word_at(row)), second = set1_i(word_at(row + 4));
-            HASTEN_UNROLL for (int p = 0; p < PANELS; p++)
-                acc[r][p] = dot(dot(acc[r][p], low[p], first), high[p], second);
+            if (w.zeros) zeros = load_bytes(w.zeros + ((panel + p.value) * w.groups + g) * PANEL);
+            each<ROWS>([&](auto r) HASTEN_INLINE {
+                acc[r.value][p.value] = zeros * set1_i(-task.codes.sums[(row + r.value) * w.groups + g]);
+            });
+        });
+        for (int64_t k = 0; k < steps; k++) {
+            I low[PANELS], high[PANELS];
+            each<PANELS>([&](auto p) HASTEN_INLINE {
+                const I codes = load_i(b + p.value * next + k * 64);
+                low[p.value] = low_nibbles(codes), high[p.value] = high_nibbles(codes);
+            });
+            each<ROWS>([&](auto r) HASTEN_INLINE {
+                const uint8_t* x = a + r.value * stride + k * 8;
+                const I first = set1_i(word_at(x)), second = set1_i(word_at(x + 4));
+                each<PANELS>([&](auto p) HASTEN_INLINE {
+                    I& sum = acc[r.value][p.value];
+                    sum = dot(dot(sum, low[p.value], first), high[p.value], second);
+                });
+            });
         }
     }
 };
 
-// What fp32 and bf16 products share: one accumulator a row and panel, `Step` inputs at a time.
-template <class Steps>
+// What fp32 and bf16 products share: one accumulator a row and panel, `Step::INPUTS` inputs at a time.
+template <class Step>
 struct FloatTiles {
     static constexpr int64_t MOST_ROWS = MAX_ROWS;
 
     template <int ROWS, int PANELS>
-    static inline void tile(const LinearTask& task, int64_t row, int64_t panel, float* values) {
+    HASTEN_INLINE static inline void tile(const LinearTask& task, int64_t row, int64_t panel, float* values) {
         const Matrix& w = *task.weight;
         V acc[ROWS][PANELS];
-        HASTEN_UNROLL for (int r = 0; r < ROWS; r++) HASTEN_UNROLL for (int p = 0; p < PANELS; p++) acc[r][p] = set1(0);
-        const auto* a = Steps::row(task, row);
-        const int64_t stride = Steps::stride(task);
-        for (int64_t k = 0; k < w.k; k += Steps::INPUTS)
-            Steps::template step<ROWS, PANELS>(acc, a, stride, panel_at(w, panel), w.panel_bytes, k);
-        HASTEN_UNROLL for (int r = 0; r < ROWS; r++) HASTEN_UNROLL for (int p = 0; p < PANELS; p++)
-            store(values + r * 2 * PANEL + p * PANEL, acc[r][p]);
+        each_of<ROWS, PANELS>([&](auto r, auto p) HASTEN_INLINE { acc[r.value][p.value] = set1(0); });
+        const auto* a = Step::row(task, row);
+        const uint8_t* b = panel_at(w, panel);
+        const int64_t stride = Step::stride(task), next = w.panel_bytes;
+        for (int64_t k = 0; k < w.k; k += Step::INPUTS) {
+            typename Step::Weights weights[PANELS];
+            each<PANELS>([&](auto p) HASTEN_INLINE { weights[p.value] = Step::weights(b + p.value * next, k); });
+            each<ROWS>([&](auto r) HASTEN_INLINE {
+                const auto x = Step::inputs(a + r.value * stride, k);
+                each<PANELS>([&](auto p) HASTEN_INLINE {
+                    V& sum = acc[r.value][p.value];
+                    sum = Step::add(sum, x, weights[p.value]);
+                });
+            });
+        }
+        each_of<ROWS, PANELS>([&](auto r, auto p) HASTEN_INLINE { store(place_in(values, r, p), acc[r.value][p.value]); });
     }
 };
 
@@ -141,63 +151,48 @@ struct PlainRows {
     static inline int64_t stride(const LinearTask& task) { return task.input.stride; }
 };
 
+struct Two {
+    V first, second;
+};
+
 // Panels of fp32 [k, 16].
-struct FloatSteps : PlainRows {
+struct FloatStep : PlainRows {
+    using Weights = V;
     static constexpr int64_t INPUTS = 1;
-    template <int ROWS, int PANELS>
-    static inline void step(V (&acc)[ROWS][PANELS], const float* a, int64_t stride, const uint8_t* b,
-                            int64_t panel_bytes, int64_t k) {
-        V weights[PANELS];
-        HASTEN_UNROLL for (int p = 0; p < PANELS; p++)
-            weights[p] = load(reinterpret_cast<const float*>(b + p * panel_bytes) + k * PANEL);
-        HASTEN_UNROLL for (int r = 0; r < ROWS; r++) {
-            const V x = set1(a[r * stride + k]);
-            HASTEN_UNROLL for (int p = 0; p < PANELS; p++) acc[r][p] = fma(x, weights[p], acc[r][p]);
-        }
-    }
+    static inline V weights(const uint8_t* b, int64_t k) { return load(reinterpret_cast<const float*>(b) + k * PANEL); }
+    static inline V inputs(const float* a, int64_t k) { return set1(a[k]); }
+    static inline V add(V sum, V x, V w) { return fma(x, w, sum); }
 };
 
 // Panels of bf16 [k / 2, 16, 2] and rows of fp32.
-struct WideSteps : PlainRows {
+struct WideStep : PlainRows {
+    using Weights = Two;
     static constexpr int64_t INPUTS = 2;
-    template <int ROWS, int PANELS>
-    static inline void step(V (&acc)[ROWS][PANELS], const float* a, int64_t stride, const uint8_t* b,
-                            int64_t panel_bytes, int64_t k) {
-        V even[PANELS], odd[PANELS];
-        HASTEN_UNROLL for (int p = 0; p < PANELS; p++) {
-            const I pairs = load_i(b + p * panel_bytes + k * 32);
-            even[p] = first_bf16(pairs), odd[p] = second_bf16(pairs);
-        }
-        HASTEN_UNROLL for (int r = 0; r < ROWS; r++) {
-            const V x = set1(a[r * stride + k]), y = set1(a[r * stride + k + 1]);
-            HASTEN_UNROLL for (int p = 0; p < PANELS; p++) acc[r][p] = fma(y, odd[p], fma(x, even[p], acc[r][p]));
-        }
+    static inline Two weights(const uint8_t* b, int64_t k) {
+        const I pairs = load_i(b + k * 32);
+        return {first_bf16(pairs), second_bf16(pairs)};
     }
+    static inline Two inputs(const float* a, int64_t k) { return {set1(a[k]), set1(a[k + 1])}; }
+    static inline V add(V sum, const Two& x, const Two& w) { return fma(x.second, w.second, fma(x.first, w.first, sum)); }
 };
 
-using FloatProduct = FloatTiles<FloatSteps>;
-using WideProduct = FloatTiles<WideSteps>;
+using FloatProduct = FloatTiles<FloatStep>;
+using WideProduct = FloatTiles<WideStep>;
 
 #ifdef __AVX512BF16__
 // The same panels and rows of bf16.
-struct Bf16Steps {
+struct Bf16Step {
+    using Weights = I;
     static constexpr int64_t INPUTS = 2;
     static inline const uint8_t* row(const LinearTask& task, int64_t row) {
         return task.codes.data + row * task.codes.stride;
     }
     static inline int64_t stride(const LinearTask& task) { return task.codes.stride; }
-    template <int ROWS, int PANELS>
-    static inline void step(V (&acc)[ROWS][PANELS], const uint8_t* a, int64_t stride, const uint8_t* b,
-                            int64_t panel_bytes, int64_t k) {
-        I weights[PANELS];
-        HASTEN_UNROLL for (int p = 0; p < PANELS; p++) weights[p] = load_i(b + p * panel_bytes + k * 32);
-        HASTEN_UNROLL for (int r = 0; r < ROWS; r++) {
-            const I pair = set1_i(word_at(a + r * stride + k * 2));
-            HASTEN_UNROLL for (int p = 0; p < PANELS; p++) acc[r][p] = dot_bf16(acc[r][p], pair, weights[p]);
-        }
-    }
+    static inline I weights(const uint8_t* b, int64_t k) { return load_i(b + k * 32); }
+    static inline I inputs(const uint8_t* a, int64_t k) { return set1_i(word_at(a + k * 2)); }
+    static inline V add(V sum, I x, I w) { return dot_bf16(sum, x, w); }
 };
-using Bf16Product = FloatTiles<Bf16Steps>;
+using Bf16Product = FloatTiles<Bf16Step>;
 #else
 using Bf16Product = WideProduct;
 #endif

@@ -83,7 +83,9 @@ static inline V second_bf16(I a) {
 // acc + sums of four products of bytes: the first operand without sign, the second with.
 static inline I dot(I acc, I u, I s) {
 #ifdef __AVX512VNNI__
-    return {_mm512_dpbusd_epi32(acc.v, u.v, s.v)};
+    // Not the intrinsic: GCC 12 copies the accumulator before and after it.
+    __asm__("vpdpbusd %2, %1, %0" : "+v"(acc.v) : "v"(u.v), "v"(s.v));
+    return acc;
 #else
     const __m512i low = _mm512_set1_epi16(255);
     const __m512i even = _mm512_madd_epi16(_mm512_and_si512(u.v, low), _mm512_srai_epi16(_mm512_slli_epi16(s.v, 8), 8));
