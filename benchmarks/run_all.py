@@ -8,6 +8,7 @@ from pathlib import Path
 
 QUESTIONS = (
     "startup", "demo_classifier", "bert_base_shape", "null_duel", "kill_resume", "sizing/this_host", "sizing/queues",
+    "native/encoders",
 )  # fmt: skip
 # These take hours, and need a checkpoint and data that lie beside the checkout.
 COMPRESSION = (
