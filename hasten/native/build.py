@@ -14,7 +14,7 @@ import platform
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,14 +80,21 @@ def compiler() -> str:
     raise BuildError(f"no C++ compiler: looked for {named or ', '.join(COMPILERS)}; install g++ or clang++, or set CXX")
 
 
-def build(library: Path = LIBRARY, *, sanitize: str = "", strict: bool = False, jobs: int | None = None) -> Built:
-    """Compiles and links. ``sanitize``: "address,undefined" or "thread", ``strict``: warnings are errors, both for
-    tests. Raises BuildError."""
+def build(
+    library: Path = LIBRARY,
+    *,
+    sanitize: str = "",
+    strict: bool = False,
+    only: Collection[str] | None = None,
+    jobs: int | None = None,
+) -> Built:
+    """Compiles and links. For tests: ``sanitize`` ("address,undefined" or "thread"), ``strict`` (warnings are errors),
+    ``only`` some instruction sets. Raises BuildError."""
     command = compiler()
     flags = [*_FLAGS, f'-DHASTEN_STAMP="{stamp()}"']
     flags += [f"-fsanitize={sanitize}", "-fno-sanitize-recover=all", "-g", "-O1"] if sanitize else ["-O2", "-DNDEBUG"]
     flags += ["-Werror"] if strict else []
-    sets = instruction_sets()
+    sets = {name: own for name, own in instruction_sets().items() if only is None or name in only}
     common = sorted(path for path in SOURCES.glob("*.cpp") if path.name not in ("dispatch.cpp", "kernels.cpp"))
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(jobs or os.cpu_count() or 1) as pool:
         objects = Path(folder)

@@ -15,9 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hasten.errors import InputError
+from hasten.native.cache import Cache
 from hasten.native.program import Program
 from hasten.native.serialized import Serialized, serialize
-from hasten.native.shared_library import Library, library
+from hasten.native.shared_library import Library, Step, library
+
+Integers = NDArray[np.int32] | Sequence[int]
 
 
 class Engine:
@@ -53,10 +56,10 @@ class Engine:
 
     def run(
         self,
-        ids: NDArray[np.int32] | Sequence[int] | None,
+        ids: Integers | None,
         *,
-        lengths: NDArray[np.int32] | Sequence[int],
-        types: NDArray[np.int32] | Sequence[int] | None = None,
+        lengths: Integers,
+        types: Integers | None = None,
         features: NDArray[np.float32] | None = None,
     ) -> NDArray[np.float32]:
         """fp32 [T, N] for an output a token, [S, N] for one a sequence.
@@ -73,6 +76,43 @@ class Engine:
         given = None if features is None else np.ascontiguousarray(features, np.float32)
         with self._lock:
             self._library.run(self._opened(), places, lengths=sizes, types=kinds, features=given, result=result)
+        return result
+
+    def forward(
+        self,
+        ids: Integers,
+        *,
+        positions: Integers,
+        slots: Integers,
+        tables: NDArray[np.int32],
+        lengths: Integers,
+        cache: Cache,
+    ) -> NDArray[np.float32]:
+        """One step of a decoder: rows of prompts and of single new tokens, mixed as they come. Result as in `run`.
+
+        ``ids``, ``positions``, ``slots`` int32 [T]: each row's token, its place in its sequence (rising within a call)
+        and the slot that its keys and values go to (-1: nowhere); ``lengths`` int32 [S]: this call's rows of each
+        sequence; ``tables`` int32 [S, blocks]: where the sequence's tokens lie in ``cache``, as far as its last row
+        sees. The caller sees to it that slots and tables agree. Raises InputError.
+        """
+        sizes, tokens = _integers(lengths, name="lengths"), _integers(ids, name="ids")
+        blocks = np.ascontiguousarray(tables, np.int32)
+        step = Step(sizes, _integers(positions, name="positions"), _integers(slots, name="slots"), blocks)
+        rows = int(sizes.sum(dtype=np.int64))
+        if (
+            blocks.ndim != 2
+            or len(blocks) != len(sizes)
+            or any(len(part) != rows for part in (tokens, step.positions, step.slots))
+        ):
+            raise InputError(
+                f"{len(tokens)} ids, {len(step.positions)} positions, {len(step.slots)} slots, tables of shape "
+                f"{blocks.shape} and lengths that make {rows}",
+                expected="as many of each as the lengths make, and a table a sequence",
+                remedy="give the rows of all sequences one after the other",
+            )
+        result = np.empty((rows if self._by_token else sizes.size, self._width), np.float32)
+        with self._lock:
+            self._library.forward(self._opened(), tokens, step, cache, result=result)
         return result
 
     def close(self) -> None:

@@ -72,7 +72,7 @@ class Int4:
     """w[n, k] = (c[n, k] - z[n, k // group]) scales[n, k // group] with 4-bit codes c, two to a byte.
 
     codes uint8 [N, ceil(K / 2)], the even column in the lower half; scales fp16 [N, G]; zeros uint8 [N, G] of 0..15,
-    or None for 8 everywhere; G = ceil(K / group), group a multiple of 8 (usually 32, 64, 128).
+    or None for 8 everywhere; G = ceil(K / group), group a multiple of 16 (usually 32, 64, 128).
 
     A product with it rounds its input to 8 bits with sign, one scale a row: ``scale = max |x| / 127, q = rint(x (127 /
     max |x|))``; sums within a group are exact integers, groups are added in fp32 in their order.
@@ -217,7 +217,7 @@ class Add:
 class Rotary:
     """input [T, >= (heads + kv_heads) D], in place: the first heads + kv_heads heads of each row are turned.
 
-    cosines, sines: Floats [P, D / 2], a row a place. With halves (a, b) of a head: a' = a cos - b sin,
+    cosines, sines: Floats [P, D / 2], a row a position. With halves (a, b) of a head: a' = a cos - b sin,
     b' = b cos + a sin (the "half" form of Llama and Gemma).
     """
 
@@ -230,7 +230,60 @@ class Rotary:
     sines: int
 
 
-Op = Features | Embed | Norm | Linear | Attention | Pool | Normalize | Activate | Add | Rotary
+@dataclass(frozen=True)
+class HeadNorm:
+    """input [R, >= (first + heads) D], in place: each of ``heads`` heads from the ``first`` on is normed on its own.
+
+    ``weight``: Floats [D]; kinds as in Norm.
+    """
+
+    code: ClassVar[int] = 11
+    input: int
+    first: int
+    heads: int
+    head_dim: int
+    weight: int
+    eps: float
+    kind: NormKind = "rms"
+
+
+@dataclass(frozen=True)
+class CachedAttention:
+    """Causal attention over the caller's cache (`Engine.forward`): input and output as in Attention.
+
+    First the rows' keys and values go to their slots of ``layer``, then each row sees the keys of its sequence up to
+    its own position, with ``window`` > 0 only the last ``window`` of them.
+    """
+
+    code: ClassVar[int] = 12
+    input: int
+    output: int
+    layer: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    scale: float
+    window: int = 0
+
+
+@dataclass(frozen=True)
+class Top:
+    """output [R, 2 count]: the largest ``count`` of input W^T + bias in falling order, then their numbers.
+
+    Of equal ones the lowest number comes first; NaN is never among them (number -1 where nothing is left). The product
+    itself is not kept. ``weight`` [N, K] may be the table of an Embed: its numbers are then held once.
+    """
+
+    code: ClassVar[int] = 13
+    input: int
+    output: int
+    weight: int
+    bias: int | None = None
+    count: int = 1
+
+
+Op = (Features | Embed | Norm | Linear | Attention | Pool | Normalize | Activate | Add | Rotary | HeadNorm
+      | CachedAttention | Top)  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,6 +10,7 @@ import ctypes
 import functools
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,9 @@ from numpy.typing import NDArray
 
 from hasten.errors import InputError
 from hasten.native.build import LIBRARY, stamp
+from hasten.native.cache import Cache
 
+Numbers = NDArray[np.float32]
 ISA_VARIABLE = "HASTEN_NATIVE_ISA"
 _MESSAGE_BYTES = 1024
 _REMEDY = "install a C++17 compiler (g++ or clang++) and run: python -m hasten.native"
@@ -38,6 +41,16 @@ def missing() -> str | None:
 def library() -> Library:
     """The library, loaded once. Raises InputError where it was not built, or is of other sources."""
     return Library(Path(os.environ.get("HASTEN_NATIVE_LIBRARY", LIBRARY)))
+
+
+@dataclass(frozen=True, eq=False)
+class Step:
+    """int32: lengths [S] (rows of each sequence), positions and slots [T], tables [S, blocks]."""
+
+    lengths: NDArray[np.int32]
+    positions: NDArray[np.int32]
+    slots: NDArray[np.int32]
+    tables: NDArray[np.int32]
 
 
 class Library:
@@ -73,6 +86,11 @@ class Library:
             pointer, pointer, pointer, pointer, number, pointer, number, number, pointer, number, text, number,
         ]  # fmt: skip
         c.hasten_run.restype = ctypes.c_int32
+        c.hasten_forward.argtypes = [
+            pointer, pointer, pointer, pointer, pointer, number, pointer, pointer, pointer, pointer, pointer, number,
+            text, number,
+        ]  # fmt: skip
+        c.hasten_forward.restype = ctypes.c_int32
         c.hasten_close.argtypes, c.hasten_close.restype = [pointer], None
 
     @property
@@ -135,6 +153,28 @@ class Library:
         failed = self._c.hasten_run(
             handle, _place(ids), _place(types), lengths.ctypes.data, len(lengths), _place(features),
             0 if features is None else len(features), width, result.ctypes.data, result.size, message, _MESSAGE_BYTES,
+        )  # fmt: skip
+        if failed:
+            raise _refused(message.value)
+
+    def forward(self, handle: int, ids: NDArray[np.int32], step: Step, cache: Cache, *, result: Numbers) -> None:
+        """Fills ``result``. Raises InputError when something does not fit the program or the cache."""
+        parts = [
+            part
+            for layer in zip(cache.keys, cache.values, cache.key_scales, cache.value_scales, strict=True)
+            for part in layer
+        ]
+        if any(not part.flags.c_contiguous or not part.flags.writeable for part in parts):
+            raise InputError("a cache of strided or frozen arrays", expected="plain ones", remedy="use Cache.empty")
+        places = np.array([part.ctypes.data for part in parts], np.uint64)
+        sizes = np.array([part.nbytes for part in parts], np.int64)
+        kind = {"fp32": 1, "bf16": 2, "int8": 3}[cache.kind]
+        shape = np.array([kind, cache.slots, cache.block_size, step.tables.shape[1], len(cache.keys)], np.int64)
+        message = ctypes.create_string_buffer(_MESSAGE_BYTES)
+        failed = self._c.hasten_forward(
+            handle, ids.ctypes.data, step.positions.ctypes.data, step.slots.ctypes.data, step.lengths.ctypes.data,
+            len(step.lengths), step.tables.ctypes.data, shape.ctypes.data, places.ctypes.data, sizes.ctypes.data,
+            result.ctypes.data, result.size, message, _MESSAGE_BYTES,
         )  # fmt: skip
         if failed:
             raise _refused(message.value)

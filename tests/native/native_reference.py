@@ -21,6 +21,7 @@ from hasten.native.program import (
     Embed,
     Features,
     Floats,
+    HeadNorm,
     Int4,
     Int8,
     Linear,
@@ -133,6 +134,7 @@ class _Run:
         {
             Features: self.take, Embed: self.embed, Norm: self.norm, Linear: self.linear, Attention: self.attend,
             Pool: self.pool, Normalize: self.normalize, Activate: self.activate, Add: self.add, Rotary: self.turn,
+            HeadNorm: self.norm_heads,
         }[type(op)](op)  # fmt: skip
 
     def take(self, op: Features) -> None:
@@ -210,6 +212,18 @@ class _Run:
 
     def add(self, op: Add) -> None:
         self.rows[op.output] = self.rows[op.input] + self.rows[op.other]
+
+    def norm_heads(self, op: HeadNorm) -> None:
+        x, weight = self.rows[op.input].astype(np.float64), self.tensor(op.weight)
+        assert weight is not None
+        for head in range(op.first, op.first + op.heads):
+            part = x[:, head * op.head_dim : (head + 1) * op.head_dim]
+            off = part - part.mean(axis=1, keepdims=True) if op.kind == "layer" else part
+            size = np.sqrt((off * off).mean(axis=1, keepdims=True) + op.eps)
+            x[:, head * op.head_dim : (head + 1) * op.head_dim] = (
+                off / size * (weight.reshape(-1) + (op.kind == "rms_plus_one"))
+            )
+        self.rows[op.input] = x
 
     def turn(self, op: Rotary) -> None:
         x, half = self.rows[op.input].astype(np.float64), op.head_dim // 2

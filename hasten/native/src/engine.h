@@ -18,11 +18,15 @@ public:
     int64_t width() const { return plan_->buffers[size_t(plan_->output)].width; }
     bool by_token() const { return plan_->buffers[size_t(plan_->output)].rows == RowKind::token; }
     // Throws Refusal; `result` has room for `room` numbers.
-    void run(Batch& batch, float* result, int64_t room);
+    void run(float* result, int64_t room);
+    // What `run` runs: filled before, kept so that nothing is allocated for the next.
+    Batch& batch() { return batch_; }
+    Caches& caches() { return caches_; }
 
 private:
     void make_room(int64_t tokens, int64_t sequences);
-    void compute(int64_t thread) const;
+    void compute(int64_t thread);
+    void compute_rows(const Stage& stage, int64_t begin, int64_t end) const;
 
     const Kernels& kernels_;
     std::unique_ptr<Plan> plan_;
@@ -30,7 +34,8 @@ private:
     Store scratch_;
     Arena arena_;
     int64_t tokens_ = 0, sequences_ = 0;  // there is room for
-    const Batch* batch_ = nullptr;
+    Batch batch_;
+    Caches caches_;
 };
 
 }  // namespace hasten

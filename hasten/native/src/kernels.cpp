@@ -38,7 +38,10 @@ constexpr int64_t MAX_ROWS = 4, MAX_PANELS = 1, ATTEND_ROWS = 2;
 #include "encode.h"
 #include "products.h"
 #include "linear.h"
+#include "numbers.h"
 #include "rows.h"
+#include "cache.h"
+#include "softmax.h"
 #include "attention.h"
 
 #ifdef __AVX512BF16__
@@ -52,6 +55,7 @@ constexpr bool WANTS_BF16 = false;
 extern const Kernels HASTEN_TABLE(HASTEN_ISA);
 const Kernels HASTEN_TABLE(HASTEN_ISA) = {
     HASTEN_TEXT(HASTEN_ISA), WANTS_BF16, linear, norm, encode_rows, embed, attention, activate, add, normalize, rotary,
+    head_norm, keep, top,
 };
 
 }  // namespace hasten

@@ -72,12 +72,13 @@ struct NormTask {
     NormKind kind = NormKind::layer;
 };
 
-// A table of V rows: plain, bf16 or int8, row after row.
+// A table of V rows: plain, bf16 or int8, row after row; or the panels of a product's weights.
 struct Table {
     Kind kind = Kind::floats;
     const uint8_t* data = nullptr;
     const float* scales = nullptr;
     int64_t rows = 0, width = 0;
+    const Matrix* panels = nullptr;
 };
 
 struct EmbedTask {
@@ -90,6 +91,18 @@ struct EmbedTask {
     float scale = 1;
 };
 
+// Keys and values of earlier tokens, which the caller owns: slot after slot, [slots, kv_heads, head_dim] each. Token j
+// of a sequence lies in slot table[j / block_size] block_size + j % block_size.
+struct Cache {
+    Kind kind = Kind::floats;  // floats, bf16, or int8 with an fp32 scale [slots, kv_heads]
+    uint8_t *keys = nullptr, *values = nullptr;
+    float *key_scales = nullptr, *value_scales = nullptr;
+    const int32_t* tables = nullptr;  // [sequences, table_width]
+    int64_t table_width = 0, block_size = 1;
+    const int32_t* slots = nullptr;   // [tokens], where this step's go; -1: nowhere
+    const int32_t* places = nullptr;  // [tokens], the last key that a row sees
+};
+
 struct AttentionTask {
     Rows input, output;
     int64_t heads = 0, kv_heads = 0, head_dim = 0;
@@ -98,6 +111,23 @@ struct AttentionTask {
     int64_t window = 0;
     const int32_t* starts = nullptr;  // [sequences + 1]
     int64_t sequences = 0;
+    const Cache* cache = nullptr;     // null: keys and values are the input's own
+};
+
+// Norms of single heads, in place.
+struct HeadNormTask {
+    Rows input;
+    int64_t first = 0, heads = 0, head_dim = 0;
+    const float* weight = nullptr;  // [head_dim rounded up]
+    float eps = 0;
+    NormKind kind = NormKind::rms;
+};
+
+// The largest outputs of a product, in falling order; of equal ones the first.
+struct Best {
+    float* values = nullptr;  // [rows, count]
+    int32_t* numbers = nullptr;
+    int64_t count = 0;
 };
 
 struct RotaryTask {
@@ -110,14 +140,18 @@ struct RotaryTask {
 
 // Keys of a block of attention, and queries that are computed at once, at most.
 constexpr int64_t KEYS = 512, MOST_QUERIES = 6;
+// Queries of an item of work.
+constexpr int64_t QUERIES = 48;
 // `scratch` of attention, in floats, for one thread; `wide` is head_dim rounded up to 16.
-constexpr int64_t attention_scratch(int64_t wide) { return 2 * wide * KEYS + MOST_QUERIES * (KEYS + 2 * wide); }
+constexpr int64_t attention_scratch(int64_t wide) {
+    return 2 * wide * KEYS + MOST_QUERIES * KEYS + 2 * QUERIES * wide + KEYS + wide;
+}
 
-// Functions over rows work on [begin, end); those with `part, parts` take their share of the whole.
+// Functions over rows work on [begin, end); those with `part, parts` take their share of that, or of the whole.
 struct Kernels {
     const char* name;
     bool wants_bf16;  // bf16 products read bf16 inputs
-    void (*linear)(const LinearTask&, int64_t part, int64_t parts);
+    void (*linear)(const LinearTask&, int64_t begin, int64_t end, int64_t part, int64_t parts);
     void (*norm)(const NormTask&, int64_t begin, int64_t end);
     void (*encode)(const Rows&, const Codes&, int64_t begin, int64_t end);
     void (*embed)(const EmbedTask&, int64_t begin, int64_t end);
@@ -126,6 +160,9 @@ struct Kernels {
     void (*add)(const Rows& input, const Rows& other, const Rows& output, int64_t begin, int64_t end);
     void (*normalize)(const Rows& input, const Rows& output, float eps, int64_t begin, int64_t end);
     void (*rotary)(const RotaryTask&, int64_t begin, int64_t end);
+    void (*head_norm)(const HeadNormTask&, int64_t begin, int64_t end);
+    void (*keep)(const AttentionTask&, int64_t begin, int64_t end);  // keys and values into the cache
+    void (*top)(const LinearTask&, const Best&, int64_t part, int64_t parts);  // `Best` of this part
 };
 
 // By name; null where this host or this build has no such instructions. The empty name is the best one.

@@ -9,6 +9,15 @@ static inline int32_t word_at(const uint8_t* p) {
     __builtin_memcpy(&word, p, sizeof word);
     return word;
 }
+// Where the weights of the next tiles lie: a line of each is asked for with every line of these.
+struct Ahead {
+    const uint8_t *one, *other;
+
+    void ask(int64_t line) const {
+        __builtin_prefetch(one + line * 64, 0, 3);
+        __builtin_prefetch(other + line * 64, 0, 3);
+    }
+};
 template <int R, int P>
 static inline float* place_in(float* values, Number<R>, Number<P>) {
     return values + R * 2 * PANEL + P * PANEL;
@@ -20,7 +29,8 @@ struct Int8Product {
 
     // With few rows, several sums at once: one would wait for itself.
     template <int ROWS, int PANELS>
-    HASTEN_INLINE static inline void tile(const LinearTask& task, int64_t row, int64_t panel, float* values) {
+    HASTEN_INLINE static inline void tile(const LinearTask& task, int64_t row, int64_t panel, const Ahead& ahead,
+                                          float* values) {
         constexpr int SUMS = ROWS * PANELS >= 8 ? 1 : ROWS * PANELS >= 4 ? 2 : MAX_ROWS >= 8 ? 4 : 2;
         const Matrix& w = *task.weight;
         const uint8_t* a = task.codes.data + row * task.codes.stride;
@@ -31,6 +41,7 @@ struct Int8Product {
             each_of<ROWS, PANELS>([&](auto r, auto p) HASTEN_INLINE { acc[s.value][r.value][p.value] = set1_i(0); });
         });
         const auto step = [&](auto s, int64_t k) HASTEN_INLINE {
+            ahead.ask(k);
             I weights[PANELS];
             each<PANELS>([&](auto p) HASTEN_INLINE { weights[p.value] = load_i(b + p.value * next + k * 64); });
             each<ROWS>([&](auto r) HASTEN_INLINE {
@@ -63,13 +74,14 @@ struct Int4Product {
     static constexpr int64_t MOST_ROWS = MAX_ROWS / 2;
 
     template <int ROWS, int PANELS>
-    HASTEN_INLINE static inline void tile(const LinearTask& task, int64_t row, int64_t panel, float* values) {
+    HASTEN_INLINE static inline void tile(const LinearTask& task, int64_t row, int64_t panel, const Ahead& ahead,
+                                          float* values) {
         const Matrix& w = *task.weight;
         V total[ROWS][PANELS];
         each_of<ROWS, PANELS>([&](auto r, auto p) HASTEN_INLINE { total[r.value][p.value] = set1(0); });
         for (int64_t g = 0; g < w.groups; g++) {
             I acc[ROWS][PANELS];
-            add_group<ROWS, PANELS>(acc, task, row, panel, g);
+            add_group<ROWS, PANELS>(acc, task, row, panel, g, ahead);
             each<PANELS>([&](auto p) HASTEN_INLINE {
                 const V scale = load_half(w.halves + ((panel + p.value) * w.groups + g) * PANEL);
                 each<ROWS>([&](auto r) HASTEN_INLINE {
@@ -86,7 +98,7 @@ struct Int4Product {
     // Sums begin at what the zero points take away.
     template <int ROWS, int PANELS>
     HASTEN_INLINE static inline void add_group(I (&acc)[ROWS][PANELS], const LinearTask& task, int64_t row,
-                                               int64_t panel, int64_t g) {
+                                               int64_t panel, int64_t g, const Ahead& ahead) {
         const Matrix& w = *task.weight;
         const int64_t stride = task.codes.stride, next = w.panel_bytes, steps = w.group / 8;
         const uint8_t* a = task.codes.data + row * stride + g * w.group;
@@ -99,6 +111,7 @@ struct Int4Product {
             });
         });
         for (int64_t k = 0; k < steps; k++) {
+            ahead.ask(g * steps + k);
             I low[PANELS], high[PANELS];
             each<PANELS>([&](auto p) HASTEN_INLINE {
                 const I codes = load_i(b + p.value * next + k * 64);
@@ -122,7 +135,8 @@ struct FloatTiles {
     static constexpr int64_t MOST_ROWS = MAX_ROWS;
 
     template <int ROWS, int PANELS>
-    HASTEN_INLINE static inline void tile(const LinearTask& task, int64_t row, int64_t panel, float* values) {
+    HASTEN_INLINE static inline void tile(const LinearTask& task, int64_t row, int64_t panel, const Ahead& ahead,
+                                          float* values) {
         const Matrix& w = *task.weight;
         V acc[ROWS][PANELS];
         each_of<ROWS, PANELS>([&](auto r, auto p) HASTEN_INLINE { acc[r.value][p.value] = set1(0); });
@@ -130,6 +144,7 @@ struct FloatTiles {
         const uint8_t* b = panel_at(w, panel);
         const int64_t stride = Step::stride(task), next = w.panel_bytes;
         for (int64_t k = 0; k < w.k; k += Step::INPUTS) {
+            ahead.ask(k / Step::INPUTS);
             typename Step::Weights weights[PANELS];
             each<PANELS>([&](auto p) HASTEN_INLINE { weights[p.value] = Step::weights(b + p.value * next, k); });
             each<ROWS>([&](auto r) HASTEN_INLINE {
@@ -140,7 +155,9 @@ struct FloatTiles {
                 });
             });
         }
-        each_of<ROWS, PANELS>([&](auto r, auto p) HASTEN_INLINE { store(place_in(values, r, p), acc[r.value][p.value]); });
+        each_of<ROWS, PANELS>([&](auto r, auto p) HASTEN_INLINE {
+            store(place_in(values, r, p), acc[r.value][p.value]);
+        });
     }
 };
 
@@ -173,7 +190,9 @@ struct WideStep : PlainRows {
         return {first_bf16(pairs), second_bf16(pairs)};
     }
     static inline Two inputs(const float* a, int64_t k) { return {set1(a[k]), set1(a[k + 1])}; }
-    static inline V add(V sum, const Two& x, const Two& w) { return fma(x.second, w.second, fma(x.first, w.first, sum)); }
+    static inline V add(V sum, const Two& x, const Two& w) {
+        return fma(x.second, w.second, fma(x.first, w.first, sum));
+    }
 };
 
 using FloatProduct = FloatTiles<FloatStep>;

@@ -45,21 +45,6 @@ static void norm(const NormTask& t, int64_t begin, int64_t end) {
     }
 }
 
-// 16 numbers of a table's row from a column on; those beyond its width are 0.
-static inline V table_at(const Table& t, int64_t row, int64_t column) {
-    const int64_t left = t.width - column, place = row * t.width + column;
-    if (t.kind == Kind::floats) return load_n(reinterpret_cast<const float*>(t.data) + place, left);
-    const int64_t size = t.kind == Kind::bf16 ? 2 : 1;
-    const uint8_t* at = t.data + place * size;
-    alignas(64) uint8_t last[32] = {0};
-    if (left < 16) {
-        __builtin_memcpy(last, at, static_cast<size_t>(left * size));
-        at = last;
-    }
-    if (t.kind == Kind::bf16) return load_bf16(reinterpret_cast<const uint16_t*>(at));
-    return to_float(load_signed_bytes(at)) * set1(t.scales[row]);
-}
-
 static void embed(const EmbedTask& t, int64_t begin, int64_t end) {
     for (int64_t row = begin; row < end; row++) {
         float* out = t.output.data + row * t.output.stride;
@@ -68,6 +53,28 @@ static void embed(const EmbedTask& t, int64_t begin, int64_t end) {
             if (t.positions.rows) v = v + table_at(t.positions, t.places[row] + t.first_position, k);
             if (t.types.rows) v = v + table_at(t.types, t.kinds ? t.kinds[row] : 0, k);
             store(out + k, v);
+        }
+    }
+}
+
+static void head_norm(const HeadNormTask& t, int64_t begin, int64_t end) {
+    const int64_t d = t.head_dim;
+    const V one = set1(t.kind == NormKind::rms_plus_one ? 1.0f : 0.0f);
+    for (int64_t row = begin; row < end; row++) {
+        for (int64_t head = t.first; head < t.first + t.heads; head++) {
+            float* x = t.input.data + row * t.input.stride + head * d;
+            V total = set1(0), squares = set1(0);
+            for (int64_t k = 0; k < d && t.kind == NormKind::layer; k += 16) total = total + load_n(x + k, d - k);
+            const V shift = set1(sum(total) / static_cast<float>(d));
+            for (int64_t k = 0; k < d; k += 16) {
+                const V off = keep_n(load_n(x + k, d - k) - shift, d - k);
+                squares = fma(off, off, squares);
+            }
+            const V factor = set1(1.0f / __builtin_sqrtf(sum(squares) / static_cast<float>(d) + t.eps));
+            for (int64_t k = 0; k < d; k += 16) {
+                const V y = (load_n(x + k, d - k) - shift) * factor * (load(t.weight + k) + one);
+                store_n(x + k, y, d - k);
+            }
         }
     }
 }

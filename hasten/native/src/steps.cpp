@@ -15,8 +15,8 @@ void check_within(const int32_t* values, int64_t count, int64_t most, const char
 }
 
 void check_length(const Batch& batch, int64_t most) {
-    if (batch.longest > most)
-        refuse("a sequence of " + text(batch.longest) + " tokens", "at most " + text(most), "cut longer inputs");
+    if (batch.last_place >= most)
+        refuse("a sequence of " + text(batch.last_place + 1) + " tokens", "at most " + text(most), "cut longer inputs");
 }
 
 }  // namespace
@@ -72,6 +72,55 @@ void AttentionStep::bind(const Arena& arena) {
 
 void AttentionStep::accept(const Batch& batch) {
     task_.starts = batch.starts.data(), task_.sequences = batch.sequences;
+    if (layer_ == NONE) return;
+    cache_ = cache_of(batch, layer_, task_.kv_heads, task_.head_dim);
+    task_.cache = &cache_;
+}
+
+Cache cache_of(const Batch& batch, int64_t layer, int64_t kv_heads, int64_t head_dim) {
+    const Caches& all = *batch.caches;
+    if (layer >= static_cast<int64_t>(all.layers.size()))
+        refuse("caches of " + text(int64_t(all.layers.size())) + " layers", "one of layer " + text(layer),
+               "give them all");
+    const CacheLayer& own = all.layers[size_t(layer)];
+    const int64_t rows = all.slots * kv_heads, size = all.kind == Kind::floats ? 4 : all.kind == Kind::bf16 ? 2 : 1;
+    const int64_t scales = all.kind == Kind::int8 ? rows * 4 : 0;
+    if (own.bytes != rows * head_dim * size || own.scale_bytes != scales)
+        refuse("a cache of " + text(own.bytes) + " and " + text(own.scale_bytes) + " bytes",
+               text(rows * head_dim * size) + " and " + text(scales), "give [slots, heads, width] for this layer");
+    Cache cache;
+    cache.kind = all.kind, cache.keys = own.keys, cache.values = own.values;
+    cache.key_scales = own.key_scales, cache.value_scales = own.value_scales;
+    cache.tables = all.tables, cache.table_width = all.table_width, cache.block_size = all.block_size;
+    cache.slots = all.slot_of, cache.places = batch.places.data();
+    return cache;
+}
+
+void TopStep::bind(const Arena& arena) {
+    task_.input = arena.buffers[size_t(input_)];
+    if (codes_ != NONE) task_.codes = arena.codes[size_t(codes_)];
+    found_ = arena.best[size_t(best_)];
+}
+
+void MergeStep::rows(const Kernels&, int64_t begin, int64_t end) const {
+    const int64_t count = found_.front().count;
+    for (int64_t row = begin; row < end; row++) {
+        float* to = to_.data + row * to_.stride;
+        int64_t taken[MAX_THREADS] = {0};
+        for (int64_t i = 0; i < count; i++) {
+            // Parts lie in the order of their outputs, so the first of equals is the lowest.
+            size_t from = 0;
+            const auto value = [&](size_t p) {
+                return taken[p] < count ? found_[p].values[row * count + taken[p]] : -__builtin_inff();
+            };
+            for (size_t p = 1; p < found_.size(); p++)
+                if (value(p) > value(from)) from = p;
+            to[i] = value(from);
+            to[count + i] = static_cast<float>(found_[from].numbers[row * count + taken[from]]);
+            taken[from]++;
+        }
+        for (int64_t k = 2 * count; k < up_to(2 * count, PANEL); k++) to[k] = 0;
+    }
 }
 
 void PoolStep::share(const Kernels&, int64_t part, int64_t parts) const {

@@ -63,26 +63,94 @@ public:
     // `codes`: the number of the input's codes, or NONE.
     LinearStep(int64_t input, int64_t output, int64_t residual, int64_t codes, RowKind kind, const Matrix& weight,
                const LinearTask& task)
-        : input_(input), output_(output), residual_(residual), codes_(codes), kind_(kind), weight_(weight),
-          task_(task) {
-        task_.weight = &weight_;
+        : input_(input), output_(output), residual_(residual), codes_(codes), kind_(kind), task_(task) {
+        task_.weight = &weight;
     }
     void bind(const Arena& arena) override;
     void accept(const Batch& batch) override { task_.rows = batch.rows(kind_); }
     bool by_rows() const override { return false; }
-    void share(const Kernels& k, int64_t part, int64_t parts) const override { k.linear(task_, part, parts); }
+    bool either_way() const override { return true; }
+    void rows(const Kernels& k, int64_t begin, int64_t end) const override { k.linear(task_, begin, end, 0, 1); }
+    void share(const Kernels& k, int64_t part, int64_t parts) const override {
+        k.linear(task_, 0, task_.rows, part, parts);
+    }
 
 private:
     int64_t input_, output_, residual_, codes_;
     RowKind kind_;
-    const Matrix weight_;
     LinearTask task_;
+};
+
+// A search: every part finds its best, `MergeStep` the best of those.
+class TopStep : public Step {
+public:
+    TopStep(int64_t input, int64_t codes, int64_t best, RowKind kind, const Matrix& weight, const LinearTask& task)
+        : input_(input), codes_(codes), best_(best), kind_(kind), task_(task) {
+        task_.weight = &weight;
+    }
+    void bind(const Arena& arena) override;
+    void accept(const Batch& batch) override { task_.rows = batch.rows(kind_); }
+    bool by_rows() const override { return false; }
+    void share(const Kernels& k, int64_t part, int64_t parts) const override {
+        k.top(task_, found_[size_t(part)], part, parts);
+    }
+
+private:
+    int64_t input_, codes_, best_;
+    RowKind kind_;
+    LinearTask task_;
+    std::vector<Best> found_;
+};
+
+class MergeStep : public Step {
+public:
+    MergeStep(int64_t output, int64_t best) : output_(output), best_(best) {}
+    void bind(const Arena& arena) override {
+        to_ = arena.buffers[size_t(output_)], found_ = arena.best[size_t(best_)];
+    }
+    void rows(const Kernels&, int64_t begin, int64_t end) const override;
+
+private:
+    int64_t output_, best_;
+    Rows to_;
+    std::vector<Best> found_;
+};
+
+class HeadNormStep : public Step {
+public:
+    HeadNormStep(int64_t input, const HeadNormTask& task) : input_(input), task_(task) {}
+    void bind(const Arena& arena) override { task_.input = arena.buffers[size_t(input_)]; }
+    void rows(const Kernels& k, int64_t begin, int64_t end) const override { k.head_norm(task_, begin, end); }
+
+private:
+    int64_t input_;
+    HeadNormTask task_;
+};
+
+// The caller's cache of one layer, as a kernel wants it. Throws Refusal for other sizes.
+Cache cache_of(const Batch& batch, int64_t layer, int64_t kv_heads, int64_t head_dim);
+
+// This step's keys and values into the cache.
+class KeepStep : public Step {
+public:
+    KeepStep(int64_t input, int64_t layer, const AttentionTask& task) : input_(input), layer_(layer), task_(task) {}
+    void bind(const Arena& arena) override { task_.input = arena.buffers[size_t(input_)]; }
+    void accept(const Batch& batch) override {
+        cache_ = cache_of(batch, layer_, task_.kv_heads, task_.head_dim), task_.cache = &cache_;
+    }
+    void rows(const Kernels& k, int64_t begin, int64_t end) const override { k.keep(task_, begin, end); }
+
+private:
+    int64_t input_, layer_;
+    AttentionTask task_;
+    Cache cache_;
 };
 
 class AttentionStep : public Step {
 public:
-    AttentionStep(int64_t input, int64_t output, const AttentionTask& task)
-        : input_(input), output_(output), task_(task) {}
+    // `layer`: of the caller's cache, or NONE.
+    AttentionStep(int64_t input, int64_t output, int64_t layer, const AttentionTask& task)
+        : input_(input), output_(output), layer_(layer), task_(task) {}
     void bind(const Arena& arena) override;
     void accept(const Batch& batch) override;
     bool by_rows() const override { return false; }
@@ -91,8 +159,9 @@ public:
     }
 
 private:
-    int64_t input_, output_;
+    int64_t input_, output_, layer_;
     AttentionTask task_;
+    Cache cache_;
     std::vector<float*> scratch_;
 };
 
