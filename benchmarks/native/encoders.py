@@ -159,7 +159,7 @@ def exported(wrapper: Any, feeds: Requests, scratch: Path) -> list[Side]:
     """All four, made of the same weights."""
     vnni = next((name for name in _VNNI if name in instruction_sets()), None)
     configs: dict[str, Config] = {
-        NATIVE: NativeConfig(),
+        NATIVE: NativeConfig(precision="int8-dynamic"),
         ORT: OnnxRuntimeConfig(precision="int8-dynamic", needs=vnni, reduce_range=vnni is None),
         OPENVINO: OpenVinoConfig(precision="int8"),
         EAGER: TorchConfig(),

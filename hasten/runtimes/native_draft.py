@@ -42,8 +42,10 @@ _ACTIVATIONS: dict[str, Activation] = {
 }  # fmt: skip
 
 
-def activation_of(name: str) -> Activation:
-    """The engine's name. Raises Rejected for a function that it does not have."""
+def activation_of(config: Any) -> Activation:
+    """The feed-forward block's, which DistilBERT has a name of its own for. Raises Rejected for a function that the
+    engine does not have."""
+    name = str(getattr(config, "hidden_act", None) or getattr(config, "activation", ""))
     if name not in _ACTIVATIONS:
         raise Rejected(
             "export", f"the native engine has no activation {name!r}; it has {', '.join(sorted(_ACTIVATIONS))}"
@@ -105,6 +107,11 @@ class Draft:
     def table(self, table: nn.Embedding, *, int8: bool = False) -> int:
         return self._place(("table", table), lambda: stored_table(table.weight, int8=int8))
 
+    def numbers(self, values: Any) -> int:
+        """What no module holds as it is needed."""
+        self._tensors.append(Floats(plain(values).numpy()))
+        return len(self._tensors) - 1
+
     def embed(self, output: int, words: int, **optional: Any) -> None:
         self.add(Embed(output, words, **optional))
 
@@ -116,14 +123,15 @@ class Draft:
         assert weight is not None
         self.add(Linear(input, output, weight, self.floats(linear.bias), activation))
 
-    def matrix(self, module: Any, *, input: int, output: int, activation: Activation = "none") -> None:
+    def matrix(
+        self, module: Any, *, input: int, output: int, activation: Activation = "none", residual: int | None = None
+    ) -> None:
         """A matrix of a layer, or its two factors."""
         if isinstance(module, LowRankLinear):
             between = self.buffer("factor", module.rank)
             self._product([module.first], input=input, output=between)
-            self._product([module.second], input=between, output=output, activation=activation)
-        else:
-            self._product([module], input=input, output=output, activation=activation)
+            input, module = between, module.second
+        self._product([module], input=input, output=output, activation=activation, residual=residual)
 
     def matrices(self, modules: Sequence[Any], *, input: int, output: int) -> None:
         """Matrices of the same inputs in one product, side by side. Factors are multiplied out: side by side they
@@ -137,13 +145,19 @@ class Draft:
         self.add(Norm(input, output, weight, bias, float(module.eps), residual=residual))
 
     def _product(
-        self, linears: Sequence[nn.Linear], *, input: int, output: int, activation: Activation = "none"
+        self,
+        linears: Sequence[nn.Linear],
+        *,
+        input: int,
+        output: int,
+        activation: Activation = "none",
+        residual: int | None = None,
     ) -> None:
         weight = self._place(("product", *linears), lambda: self._joined(linears))
         bias = None
         if any(linear.bias is not None for linear in linears):
             bias = self._place(("bias", *linears), lambda: Floats(_biases(linears)))
-        self.add(Linear(input, output, weight, bias, activation))
+        self.add(Linear(input, output, weight, bias, activation, residual))
 
     def _joined(self, linears: Sequence[nn.Linear]) -> Tensor:
         parts = [self._stored(linear) for linear in linears]

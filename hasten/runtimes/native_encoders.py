@@ -16,7 +16,7 @@ from typing import Any
 from torch import nn
 
 from hasten.models import adapter_for
-from hasten.models.adapter import Adapter
+from hasten.models.adapter import Adapter, AttentionParts
 from hasten.models.precision import kept_fp32
 from hasten.models.prefix import has_prefixes
 from hasten.native.program import Activation, Attention, Normalize, Pool, Program
@@ -71,15 +71,20 @@ def lowered(wrapper: Any, *, precision: Precision, group: int, embeddings: bool)
         raise Rejected("export", "learnt prefixes stand in front of the keys, and the native engine has no place there")
     if getattr(model.config, "position_embedding_type", "absolute") not in (None, "absolute"):
         raise Rejected("export", "positions between tokens (relative ones) are not known to the native engine")
-    keep = set(kept_fp32(model))
-    kept = [module for name, module in model.named_modules() if name in keep]
-    draft = Draft(precision=precision, group=group, kept=kept)
+    draft = begun(model, precision=precision, group=group)
     states, hidden = _embedded(draft, adapter, model, family, int8=embeddings)
-    activation = activation_of(_activation(model.config))
+    activation = activation_of(model.config)
     for layer in _layers(adapter, model):
         _layer(draft, adapter, layer, states=states, hidden=hidden, activation=activation)
     output = task(draft, wrapper, states, hidden)
     return Lowered(draft.program(output), per_token=bool(wrapper.per_token), notes=draft.notes)
+
+
+def begun(model: Any, *, precision: Precision, group: int) -> Draft:
+    """A draft that knows which modules a pass wants in fp32."""
+    keep = set(kept_fp32(model))
+    kept = [module for name, module in model.named_modules() if name in keep]
+    return Draft(precision=precision, group=group, kept=kept)
 
 
 def _embedded(draft: Draft, adapter: Adapter, model: Any, family: str, *, int8: bool) -> tuple[int, int]:
@@ -128,21 +133,24 @@ def _layer(
         raise Rejected("export", "the native engine has encoders whose norms stand behind two sublayers, without gates")
     check_matrices([*attention.inputs, attention.output, *ffn.inputs, ffn.down])
     said = draft.buffer("said", hidden)
-    context = draft.buffer("context", attention.heads * attention.head_dim)
-    if attention.heads:
-        mixed = draft.buffer("mixed", 3 * attention.heads * attention.head_dim)
-        draft.matrices([attention.query, attention.key, attention.value], input=states, output=mixed)
-        draft.add(
-            Attention(
-                mixed, context, attention.heads, attention.heads, attention.head_dim, attention.head_dim**-0.5
-            )
-        )  # fmt: skip
+    context = attended(draft, attention, states)
     draft.matrix(attention.output, input=context, output=said)
     draft.norm(norms[0], input=said, residual=states, output=states)
     inner = draft.buffer("inner", ffn.neurons)
     draft.matrix(ffn.up, input=states, output=inner, activation=activation)
     draft.matrix(ffn.down, input=inner, output=said)
     draft.norm(norms[1], input=said, residual=states, output=states)
+
+
+def attended(draft: Draft, attention: AttentionParts, states: int) -> int:
+    """The buffer [T, A D] of what the heads read; empty where there are none."""
+    context = draft.buffer("context", attention.heads * attention.head_dim)
+    if attention.heads:
+        mixed = draft.buffer("mixed", 3 * attention.heads * attention.head_dim)
+        draft.matrices([attention.query, attention.key, attention.value], input=states, output=mixed)
+        heads, width = attention.heads, attention.head_dim
+        draft.add(Attention(mixed, context, heads, heads, width, width**-0.5))
+    return context
 
 
 # --------------------------------------------------------------------------- heads
@@ -194,11 +202,6 @@ _TASKS: Mapping[type, Callable[[Draft, Any, int, int], int]] = {
     LogitsWrapper: _classified, ScoreWrapper: _classified, TokensWrapper: _tagged, SpanWrapper: _spans,
     PooledWrapper: _pooled,
 }  # fmt: skip
-
-
-def _activation(config: Any) -> str:
-    """The feed-forward block's: DistilBERT has a name of its own for it."""
-    return str(getattr(config, "hidden_act", None) or getattr(config, "activation", ""))
 
 
 def _found(model: Any, name: str) -> Any:

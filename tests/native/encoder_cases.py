@@ -15,6 +15,7 @@ from hasten.runtimes import get_runtime
 from hasten.runtimes.native import NativeConfig
 from hasten.tasks.wrappers import LogitsWrapper, PooledWrapper, ScoreWrapper, SpanWrapper, TokensWrapper, Wrapper
 
+INT8 = NativeConfig(precision="int8-dynamic")
 FAMILIES = (*TEXTS, "albert")
 HEADS = ("classes", "number", "tags", "span", "mean", "first", "mean, normalized")
 LENGTHS = (5, 1, 13, 40)

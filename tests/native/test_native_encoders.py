@@ -10,6 +10,7 @@ import pytest
 from encoder_cases import (
     FAMILIES,
     HEADS,
+    INT8,
     adapter_to,
     batch_of,
     eager,
@@ -50,7 +51,7 @@ def outputs(wrapper: Wrapper, folder: Path, config: NativeConfig, batch: dict[st
 @pytest.mark.parametrize("family", FAMILIES)
 def test_fp32_is_eager(family: str, head: str, tmp_path: Path) -> None:
     wrapper, batch = wrapped(family, head), batch_of(family)
-    found = outputs(wrapper, tmp_path, NativeConfig(precision="fp32"), batch)
+    found = outputs(wrapper, tmp_path, NativeConfig(), batch)
     assert found.dtype == np.float32
     assert np.allclose(found, eager(wrapper, batch), atol=FP32_BOUND)
 
@@ -60,7 +61,7 @@ def test_fp32_is_eager(family: str, head: str, tmp_path: Path) -> None:
 def test_integers_are_those_of_the_reference(family: str, head: str, tmp_path: Path) -> None:
     wrapper, batch = wrapped(family, head), batch_of(family)
     ids, lengths, types = ragged(batch)
-    for config in (NativeConfig(), NativeConfig(precision="int4"), NativeConfig(embeddings=True)):
+    for config in (INT8, NativeConfig(precision="int4"), NativeConfig(precision="int8-dynamic", embeddings=True)):
         program = lowered(wrapper, precision=config.precision, group=config.group, embeddings=config.embeddings).program
         wanted = computed(program, ids, lengths, types=types)
         found = outputs(wrapper, tmp_path / config.label, config, batch)
@@ -72,7 +73,7 @@ def test_int8_is_what_eager_gives_with_rounded_matrices(tmp_path: Path) -> None:
     wrapper, batch = wrapped("bert", "tags"), batch_of("bert")
     with fake_quantized([m.linear for m in encoder_matrices(wrapper, what="a test")], bits=8, per="token"):
         wanted = eager(wrapper, batch)
-    found = outputs(wrapper, tmp_path, NativeConfig(), batch)
+    found = outputs(wrapper, tmp_path, INT8, batch)
     assert np.abs(found - wanted).max() <= STEP
     assert np.median(np.abs(found - wanted)) < 0.2 * np.median(np.abs(eager(wrapper, batch) - wanted))
 
@@ -120,8 +121,8 @@ def test_a_row_among_others_gives_what_it_gives_alone(head: str, precision: Any,
 def test_padding_is_computed_nowhere_and_its_outputs_are_zeros(tmp_path: Path) -> None:
     wrapper, batch = wrapped("roberta", "tags"), batch_of("roberta")
     assert not typed("roberta")
-    exported(wrapper, tmp_path, NativeConfig(), batch)
-    session = opened(tmp_path, NativeConfig())
+    exported(wrapper, tmp_path, INT8, batch)
+    session = opened(tmp_path, INT8)
     found = session.run(batch)
     padding = batch["attention_mask"] == 0
     assert (found[padding] == 0).all()

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from encoder_cases import Array, batch_of, exported, opened, wrapped
+from encoder_cases import INT8, Array, batch_of, exported, opened, wrapped
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from native_here import native_only
@@ -26,7 +26,7 @@ Tensors = dict[str, Array]
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("native") / "model"
-    exported(wrapped("bert"), folder, NativeConfig(), batch_of("bert"))
+    exported(wrapped("bert"), folder, INT8, batch_of("bert"))
     return folder
 
 
@@ -41,7 +41,7 @@ def damaged(bundle: Path, folder: Path, change: Callable[[Tensors], Any]) -> Pat
 
 def said(folder: Path) -> str:
     with pytest.raises(Rejected) as refused:
-        opened(folder, NativeConfig())
+        opened(folder, INT8)
     return refused.value.reason
 
 
@@ -59,7 +59,7 @@ def test_a_bundle_is_plain_tensors_and_what_goes_in(bundle: Path) -> None:
 
 
 def test_the_same_model_gives_the_same_bytes(bundle: Path, tmp_path: Path) -> None:
-    exported(wrapped("bert"), tmp_path, NativeConfig(), batch_of("bert"))
+    exported(wrapped("bert"), tmp_path, INT8, batch_of("bert"))
     for name in (MODEL, FACTS):
         assert (tmp_path / name).read_bytes() == (bundle / name).read_bytes()
 
@@ -80,15 +80,15 @@ def test_inputs_that_it_does_not_know_are_refused(tmp_path: Path) -> None:
     batch = batch_of("bert")
     for other in ({**batch, "pixel_values": batch["input_ids"]}, {"input_ids": batch["input_ids"]}):
         with pytest.raises(Rejected, match="is given input_ids, attention_mask"):
-            exported(wrapped("bert"), tmp_path, NativeConfig(), other)
+            exported(wrapped("bert"), tmp_path, INT8, other)
 
 
 def test_bf16_is_offered_where_the_cpu_has_it() -> None:
     with_it = space(instructions=frozenset({"avx512_bf16"}), threads=2)
     without = space(instructions=frozenset({"avx2"}), threads=1)
     assert {c.precision for c in with_it} - {c.precision for c in without} == {"bf16"}  # type: ignore[attr-defined]
-    assert with_it[0] == NativeConfig()
-    assert NativeConfig(threads=1) in with_it
+    assert with_it[0] == INT8
+    assert NativeConfig(precision="int8-dynamic", threads=1) in with_it
     grids = {c.precision: c.grid for c in with_it}  # type: ignore[attr-defined]
     assert grids == {"int8-dynamic": (8, None), "int4": (4, 32), "fp32": None, "bf16": None}
 
@@ -154,7 +154,7 @@ def test_no_word_is_trusted(
 
     folder = damaged(bundle, tmp_path_factory.mktemp("words") / "model", change)
     try:
-        session = opened(folder, NativeConfig())
+        session = opened(folder, INT8)
         session.run(batch_of("bert"))
         session.close()
     except HastenError as error:
@@ -198,7 +198,7 @@ def test_facts_that_say_something_else(facts: str, bundle: Path, tmp_path: Path)
 
 @native_only
 def test_ids_outside_the_vocabulary_and_texts_beyond_the_positions_are_refused(bundle: Path) -> None:
-    session = opened(bundle, NativeConfig())
+    session = opened(bundle, INT8)
     batch = batch_of("bert", (3,))
     for wrong in (66, -1, 2**31 + 4, 2**32 + 4, 2**63 - 1):
         with pytest.raises(InputError):
@@ -212,7 +212,7 @@ def test_ids_outside_the_vocabulary_and_texts_beyond_the_positions_are_refused(b
 
 @native_only
 def test_an_empty_text_is_a_token_of_padding(bundle: Path) -> None:
-    session = opened(bundle, NativeConfig())
+    session = opened(bundle, INT8)
     batch = batch_of("bert", (4, 4))
     batch["attention_mask"][1] = 0
     found = session.run(batch)
@@ -222,7 +222,7 @@ def test_an_empty_text_is_a_token_of_padding(bundle: Path) -> None:
 
 @native_only
 def test_several_threads_share_a_session_and_several_sessions_a_process(bundle: Path) -> None:
-    sessions = [opened(bundle, NativeConfig(), threads=count) for count in (1, 2)]
+    sessions = [opened(bundle, INT8, threads=count) for count in (1, 2)]
     batches = [batch_of("bert", (length, 3), seed=length) for length in range(1, 30, 4)]
     wanted = [sessions[0].run(batch) for batch in batches]
     wrong: list[int] = []
@@ -241,7 +241,7 @@ def test_several_threads_share_a_session_and_several_sessions_a_process(bundle: 
 
 @native_only
 def test_a_closed_session_says_so(bundle: Path) -> None:
-    session = opened(bundle, NativeConfig())
+    session = opened(bundle, INT8)
     session.close()
     session.close()
     with pytest.raises(InputError, match="closed"):

@@ -95,12 +95,12 @@ def test_targets_teach(task: str, benches: dict[str, Workbench]) -> None:
     assert any(p.grad is not None and float(p.grad.abs().sum()) > 0 for p in model.hf.base_model.parameters())
 
 
-# Its encoders are of texts.
-UNKNOWN_TO_NATIVE = ("image-classification", "language-modeling", "multiple-choice", *GENERATIVE)
+# It runs encoders.
+UNKNOWN_TO_NATIVE = ("language-modeling", "multiple-choice", *GENERATIVE)
 # Few buckets: OpenVINO compiles anew for each, and they are looked at in tests/runtimes/test_contract.py.
 RUN = (
     TorchConfig(), OnnxRuntimeConfig(), OpenVinoConfig(buckets=(16, 64)),
-    pytest.param(NativeConfig(precision="fp32"), marks=native_only),
+    pytest.param(NativeConfig(), marks=native_only),
 )  # fmt: skip
 
 
@@ -142,12 +142,18 @@ def test_every_runtime_gives_the_same_outputs(
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("short_duels")
-@pytest.mark.parametrize("task", ["question-answering", "image-classification", "language-modeling"])
-def test_the_same_command_makes_a_bundle(task: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("task", "runtime"),
+    [
+        ("question-answering", "onnxruntime"), ("image-classification", "onnxruntime"),
+        ("language-modeling", "onnxruntime"), pytest.param("token-classification", "native", marks=native_only),
+    ],
+)  # fmt: skip
+def test_the_same_command_makes_a_bundle(task: str, runtime: str, tmp_path: Path) -> None:
     model, rows = save_task_model(tmp_path / "model", task), save_task_rows(tmp_path, task)
     result = hasten.optimize(
         model, task=task, data=rows, budget="quality_drop<=60%", time="150s", out=tmp_path / "out", cores=own_core(),
-        runtimes=("onnxruntime",), techniques=("fp32",), max_length=48,
+        runtimes=(runtime,), techniques=("fp32",), max_length=48,
     )  # fmt: skip
     assert result.outcome == "met", result
     assert result.bundle is not None
