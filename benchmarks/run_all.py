@@ -12,6 +12,7 @@ from pathlib import Path
 
 QUESTIONS = (
     "startup", "demo_classifier", "bert_base_shape", "null_duel", "kill_resume", "sizing/this_host", "sizing/queues",
+    "native/encoders",
 )  # fmt: skip
 # These take hours, and need checkpoints and data that lie beside the checkout or in packages of their own.
 FOLDERS = {

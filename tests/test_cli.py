@@ -124,7 +124,7 @@ def test_doctor_reports_every_runtime_as_json() -> None:
     done = hasten("doctor", "--json")
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
-    assert set(found["runtimes"]) == {"torch", "onnxruntime", "openvino", "executorch"}
+    assert set(found["runtimes"]) == {"torch", "onnxruntime", "openvino", "native", "executorch"}
     assert all(probe["available"] or probe["remedy"] for probe in found["runtimes"].values())
     assert found["host"]["cores"] >= 1
 

@@ -53,11 +53,11 @@ def save(path: Path, rows: list[dict[str, str]]) -> Path:
 class Lesson:
     """The checkpoint and its rows on a workbench, with accuracies as plain numbers."""
 
-    def __init__(self, seed: int = 0) -> None:
+    def __init__(self, seed: int = 0, model: Path = MODEL) -> None:
         with tempfile.TemporaryDirectory() as folder:
             files = {name: str(save(Path(folder) / f"{name}.csv", rows)) for name, rows in split_rows().items()}
             self.bench = hasten.workbench(
-                MODEL, task="text-classification", calibration_data=files["calibration"],
+                model, task="text-classification", calibration_data=files["calibration"],
                 selection_data=files["selection"], test_data=files["test"], seed=seed,
             )  # fmt: skip
 

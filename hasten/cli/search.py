@@ -26,7 +26,7 @@ from hasten.tasks import TASKS
 )
 @click.option("--time", default="10m", show_default=True, help="How long to search; always ends with a verdict.")
 @click.option("--out", default="out", show_default=True, help="Folder for bundle, report, trials and verdict.")
-@click.option("--runtimes", help="Only these, comma-separated: torch, onnxruntime, openvino, executorch.")
+@click.option("--runtimes", help="Only these, comma-separated: torch, onnxruntime, openvino, native, executorch.")
 @click.option("--techniques", help="Only these, comma-separated, such as int8-dynamic or layers,distill.")
 @click.option("--recipe", help="A JSON file with one recipe: build and measure it, and search for nothing.")
 @click.option("--batch", type=int, default=1, show_default=True, help="Rows in a request.")

@@ -35,7 +35,7 @@ from hasten.pipeline.timing import TIMINGS, Timing
 from hasten.pipeline.workspace import Workspace
 from hasten.plan.cost import training_bytes
 from hasten.records import Figures, HastenError, Interval, Prediction, Recipe, Rejected, Stage, Trial
-from hasten.runtimes.parity import judged_as, parity
+from hasten.runtimes.parity import judged, judged_as, parity
 
 _SCREEN_ROWS = 300
 _FEWEST_ROWS = 50
@@ -267,9 +267,9 @@ class TrialRunner(AbstractContextManager["TrialRunner"]):
         return replace(times.put_into(figures), throughput_per_s=per_s, tokens_per_s=tokens)
 
     def _check_parity(self, worker: Worker, recipe: Recipe, wanted: Sequence[np.ndarray[Any, Any]]) -> None:
-        precision = judged_as(recipe.to_dict()["runtime"])
-        same = self.prepared.task.comparable
-        reason = parity([same(o) for o in wanted], [same(o) for o in compared(worker, self._parity)], precision)
+        task, precision = self.prepared.task, judged_as(recipe.to_dict()["runtime"])
+        a, b = (judged(side, self._parity, task=task) for side in (wanted, compared(worker, self._parity)))
+        reason = parity(a, b, precision)
         if reason:
             raise Rejected("parity", reason)
 

@@ -18,6 +18,7 @@ RUNTIMES: Mapping[str, tuple[str, str]] = {
     "torch": ("hasten.runtimes.torch", "TorchConfig"),
     "onnxruntime": ("hasten.runtimes.onnxruntime", "OnnxRuntimeConfig"),
     "openvino": ("hasten.runtimes.openvino", "OpenVinoConfig"),
+    "native": ("hasten.runtimes.native", "NativeConfig"),
     "executorch": ("hasten.runtimes.executorch", "ExecuTorchConfig"),
 }
 # Tried only where --runtimes names them: what they make is meant for another machine than this one.

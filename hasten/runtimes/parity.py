@@ -2,7 +2,8 @@
 
 Takes outputs of eager and of a session on the same inputs, gives ``None`` or the
 reason with numbers. Quality is judged elsewhere: this only catches wrong exports, so
-the bounds of low precisions are wide.
+the bounds of low precisions are wide. What stands in the place of padding is nobody's
+output, and is not compared.
 """
 
 from __future__ import annotations
@@ -13,7 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from hasten.runtimes.runtime import Array
+from hasten.runtimes.runtime import Array, Arrays
+from hasten.tasks.task import Task
+
+_MASK = "attention_mask"
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,10 +44,27 @@ def judged_as(runtime: Mapping[str, Any]) -> str:
     return "int8" if runtime.get("kv_cache") and precision in ("fp32", "bf16") else precision
 
 
+def judged(outputs: Sequence[Array], batches: Sequence[Arrays], *, task: Task) -> list[Array]:
+    """What :func:`parity` is to look at, of outputs of a task's model on these batches: of outputs of every token the
+    real tokens'. A runtime that computes without padding has nothing to say there, and what others say is never read.
+    """
+    own = map(of_real_tokens, outputs, batches) if task.per_token else outputs
+    return [task.comparable(o) for o in own]
+
+
+def of_real_tokens(outputs: Array, batch: Arrays) -> Array:
+    """[B, L, C] -> [T, C] by the batch's mask; shapes that do not fit it stay as they are, for parity to name."""
+    mask = batch.get(_MASK)
+    if mask is None or outputs.shape[:2] != mask.shape:
+        return outputs
+    return np.asarray(outputs[mask.astype(bool)])
+
+
 def parity(reference: Sequence[Array], got: Sequence[Array], precision: str) -> str | None:
     """``None`` when ``got`` is within the tolerance of ``precision``, else a sentence with the numbers.
 
-    Both are sequences of [B, C] or [B, L, C]; ``precision`` may be finer named (``"int8-dynamic"``).
+    Both are sequences of [B, C], [B, L, C] or, as :func:`judged` gives them, [T, C]; ``precision`` may be finer named
+    (``"int8-dynamic"``).
     """
     tolerance = TOLERANCE[precision.split("-")[0]]
     for number, (a, b) in enumerate(zip(reference, got, strict=True)):

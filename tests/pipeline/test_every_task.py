@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from native_here import native_only
 from own_core import own_core
 from task_models import GENERATIVE, save_task_model, save_task_rows
 from tiny_models import SIZES, SPECIAL, WORDS, save_tokenizer
@@ -20,8 +21,9 @@ from hasten.pipeline.lessons import used
 from hasten.pipeline.material import outputs_of
 from hasten.pipeline.prepare import unadapted
 from hasten.pipeline.workbench import Workbench
-from hasten.records import ModelRef
+from hasten.records import ModelRef, Rejected
 from hasten.runtimes import get_runtime
+from hasten.runtimes.native import NativeConfig
 from hasten.runtimes.onnxruntime import OnnxRuntimeConfig
 from hasten.runtimes.openvino import OpenVinoConfig
 from hasten.runtimes.parity import parity
@@ -93,8 +95,13 @@ def test_targets_teach(task: str, benches: dict[str, Workbench]) -> None:
     assert any(p.grad is not None and float(p.grad.abs().sum()) > 0 for p in model.hf.base_model.parameters())
 
 
+# It runs encoders.
+UNKNOWN_TO_NATIVE = ("language-modeling", "multiple-choice", *GENERATIVE)
 # Few buckets: OpenVINO compiles anew for each, and they are looked at in tests/runtimes/test_contract.py.
-RUN = (TorchConfig(), OnnxRuntimeConfig(), OpenVinoConfig(buckets=(16, 64)))
+RUN = (
+    TorchConfig(), OnnxRuntimeConfig(), OpenVinoConfig(buckets=(16, 64)),
+    pytest.param(NativeConfig(), marks=native_only),
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("config", RUN, ids=lambda c: c.kind)
@@ -107,6 +114,13 @@ def test_every_runtime_gives_the_same_outputs(
     for name in ("model", "cache"):
         (tmp_path / name).mkdir()
     runtime, wrapper = get_runtime(kind), bench.model()
+    if kind == "native" and task in UNKNOWN_TO_NATIVE:
+        with pytest.raises(Rejected, match="export"):
+            runtime.export(
+                used(prepared.task, wrapper) if task in GENERATIVE else wrapper, config,
+                calibration=prepared.calibration_feeds(), folder=tmp_path, cache=tmp_path,
+            )  # fmt: skip
+        return
     if task in GENERATIVE:
         wrapper = used(prepared.task, wrapper)
         config = replace(config, fusion=False) if isinstance(config, OnnxRuntimeConfig) else config
@@ -128,12 +142,18 @@ def test_every_runtime_gives_the_same_outputs(
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("short_duels")
-@pytest.mark.parametrize("task", ["question-answering", "image-classification", "language-modeling"])
-def test_the_same_command_makes_a_bundle(task: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("task", "runtime"),
+    [
+        ("question-answering", "onnxruntime"), ("image-classification", "onnxruntime"),
+        ("language-modeling", "onnxruntime"), pytest.param("token-classification", "native", marks=native_only),
+    ],
+)  # fmt: skip
+def test_the_same_command_makes_a_bundle(task: str, runtime: str, tmp_path: Path) -> None:
     model, rows = save_task_model(tmp_path / "model", task), save_task_rows(tmp_path, task)
     result = hasten.optimize(
         model, task=task, data=rows, budget="quality_drop<=60%", time="150s", out=tmp_path / "out", cores=own_core(),
-        runtimes=("onnxruntime",), techniques=("fp32",), max_length=48,
+        runtimes=(runtime,), techniques=("fp32",), max_length=48,
     )  # fmt: skip
     assert result.outcome == "met", result
     assert result.bundle is not None

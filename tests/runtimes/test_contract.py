@@ -14,12 +14,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from native_here import native_only
 from tiny_models import TEXTS
 
 from hasten.measure.host import instruction_sets
 from hasten.models import adapter_for
 from hasten.models.load import load_checkpoint
 from hasten.models.surgery import keep_layers
+from hasten.native import library, missing
 from hasten.records import Config, InputError, MissingDependency, ModelRef, Recipe, Rejected
 from hasten.runtimes import RUNTIMES, get_runtime, read_recipe
 from hasten.runtimes.parity import parity
@@ -34,12 +36,13 @@ CASES = [(name, config) for name, found in SPACES.items() for config in found]
 SLOW_TO_MAKE = {"executorch"}
 
 
-def marked(case: tuple[str, Config]) -> Any:
-    return pytest.param(case, marks=pytest.mark.slow) if case[0] in SLOW_TO_MAKE else case
+def marked(case: Any, name: str) -> Any:
+    marks = [pytest.mark.slow] if name in SLOW_TO_MAKE else [native_only] if name == "native" else []
+    return pytest.param(case, marks=marks)
 
 
-QUICK = [marked((n, c)) for n, c in CASES if not getattr(c, "compile", False)]
-NAMES = [pytest.param(n, marks=pytest.mark.slow) if n in SLOW_TO_MAKE else n for n in RUNTIMES]
+QUICK = [marked((n, c), n) for n, c in CASES if not getattr(c, "compile", False)]
+NAMES = [marked(name, name) for name in RUNTIMES]
 
 
 def ids(case: tuple[str, Config]) -> str:
@@ -131,7 +134,7 @@ def test_every_config_on_bert(case: tuple[str, Any], benches: Callable[..., Benc
 
 @pytest.mark.slow
 @pytest.mark.parametrize("family", [family for family in TEXTS if family != "bert"])
-@pytest.mark.parametrize("name", RUNTIMES)
+@pytest.mark.parametrize("name", NAMES)
 def test_every_family_in_fp32_and_int8(name: str, family: str, benches: Callable[..., Bench]) -> None:
     bench = benches(family, name)
     known = {c.precision: c for c in reversed(SPACES[name]) if not getattr(c, "compile", False)}
@@ -196,7 +199,7 @@ def test_sessions_serve_several_threads(name: str, benches: Callable[..., Bench]
     assert not wrong
 
 
-@pytest.mark.parametrize("name", ["onnxruntime", "openvino"])
+@pytest.mark.parametrize("name", ["onnxruntime", "openvino", marked("native", "native")])
 def test_opening_needs_no_torch(name: str, benches: Callable[..., Bench]) -> None:
     config = SPACES[name][0]
     folder, _ = benches("bert").export(name, config)
@@ -211,7 +214,7 @@ def test_opening_needs_no_torch(name: str, benches: Callable[..., Bench]) -> Non
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("name", RUNTIMES)
+@pytest.mark.parametrize("name", [name for name in RUNTIMES if name != "native"])
 def test_absence_is_a_finding_with_a_remedy(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     module = sys.modules[RUNTIMES[name][0]]
 
@@ -229,9 +232,28 @@ def test_absence_is_a_finding_with_a_remedy(name: str, monkeypatch: pytest.Monke
             get_runtime(name).open(tmp_path, SPACES[name][0], threads=1, cores=(0,))
 
 
-@pytest.mark.parametrize("name", ["onnxruntime", "openvino", "executorch"])
+def test_a_native_library_that_was_not_built_is_a_finding_with_a_remedy(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """It comes with hasten itself: what is missing is a compiler."""
+    monkeypatch.setenv("HASTEN_NATIVE_LIBRARY", str(tmp_path / "absent.so"))
+    for cached in (library, missing):
+        cached.cache_clear()
+    try:
+        probe = get_runtime("native").probe()
+        assert not probe.available
+        assert "no native library" in str(probe.reason)
+        assert "compiler" in str(probe.remedy)
+        with pytest.raises(Rejected, match="compiler"):
+            get_runtime("native").open(tmp_path, SPACES["native"][0], threads=1, cores=(0,))
+    finally:
+        for cached in (library, missing):
+            cached.cache_clear()
+
+
+@pytest.mark.parametrize("name", ["onnxruntime", "openvino", "executorch", marked("native", "native")])
 def test_damaged_files_are_rejected(name: str, tmp_path: Path) -> None:
-    for file in ("model.onnx", "model.xml", "model.bin", "model.pte", "model.json"):
+    for file in ("model.onnx", "model.xml", "model.bin", "model.pte", "model.json", "model.safetensors"):
         (tmp_path / file).write_bytes(b"not a model")
     with pytest.raises(Rejected, match="open"):
         get_runtime(name).open(tmp_path, SPACES[name][0], threads=1, cores=(0,))

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from native_here import native_only
 from tiny_models import tiny_config
 
 from hasten.measure.host import instruction_sets
@@ -35,14 +36,16 @@ ONE_EACH = {(c.kind, c.precision): c for c in reversed(OFFERED) if (c.kind, c.pr
 
 
 def marked(config: Any, *before: str) -> Any:
-    return pytest.param(*before, config, marks=[pytest.mark.slow] if config.kind == "executorch" else [])
+    marks = {"executorch": [pytest.mark.slow], "native": [native_only]}
+    return pytest.param(*before, config, marks=marks.get(config.kind, []))
 
 
 def depth(config: Any) -> int:
     return 2 if config.kind == "executorch" else 3
 
 
-CONFIGS = [marked(c) for c in ONE_EACH]
+# It says so: its keys are those of the row's own tokens.
+PREFIXED = [marked(c) for c in ONE_EACH if c.kind != "native"]
 CASES = [marked(c, "bert") for c in ONE_EACH] + [marked(c, "distilbert") for c in ONE_EACH if c.kind == "onnxruntime"]
 
 
@@ -94,7 +97,7 @@ def test_unequal_layers(family: str, config: Any, tmp_path: Path) -> None:
     check_parity(cut(family, layers=depth(config)), config, tmp_path, names=NAMES[: 3 if family == "bert" else 2])
 
 
-@pytest.mark.parametrize("config", CONFIGS, ids=lambda c: f"{c.kind} {c.label}")
+@pytest.mark.parametrize("config", PREFIXED, ids=lambda c: f"{c.kind} {c.label}")
 def test_prefixes(config: Any, tmp_path: Path) -> None:
     check_parity(prefixed(layers=depth(config)), config, tmp_path, names=NAMES)
 

@@ -1,0 +1,55 @@
+"""Keys and values of earlier tokens, which the caller of `Engine.forward` owns.
+
+Takes counts of heads and blocks, gives arrays in slots; knows neither sequences nor who holds which block. Token j of a
+sequence lies in slot ``table[j // block_size] * block_size + j % block_size``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+CacheKind = Literal["fp32", "bf16", "int8"]
+_TYPES: dict[CacheKind, Any] = {"fp32": np.float32, "bf16": np.uint16, "int8": np.int8}
+
+
+@dataclass(frozen=True, eq=False)
+class Cache:
+    """For each layer keys and values [slots, kv_heads, head_dim] (bf16 as its bits); for int8 also fp32 scales
+    [slots, kv_heads] of each, otherwise empty arrays."""
+
+    kind: CacheKind
+    block_size: int
+    keys: tuple[NDArray[Any], ...]
+    values: tuple[NDArray[Any], ...]
+    key_scales: tuple[NDArray[np.float32], ...]
+    value_scales: tuple[NDArray[np.float32], ...]
+
+    @property
+    def slots(self) -> int:
+        return len(self.keys[0]) if self.keys else 0
+
+    @property
+    def nbytes(self) -> int:
+        parts = (*self.keys, *self.values, *self.key_scales, *self.value_scales)
+        return sum(part.nbytes for part in parts)
+
+    @staticmethod
+    def empty(
+        layers: Sequence[tuple[int, int]], *, blocks: int, block_size: int = 16, kind: CacheKind = "bf16"
+    ) -> Cache:
+        """``layers``: key heads and their width of each layer."""
+        slots = blocks * block_size
+        scaled = slots if kind == "int8" else 0
+
+        def numbers() -> tuple[NDArray[Any], ...]:
+            return tuple(np.zeros((slots, heads, width), _TYPES[kind]) for heads, width in layers)
+
+        def scales() -> tuple[NDArray[np.float32], ...]:
+            return tuple(np.zeros((scaled, heads), np.float32) for heads, _ in layers)
+
+        return Cache(kind, block_size, numbers(), numbers(), scales(), scales())

@@ -1,0 +1,86 @@
+"""A program in the form that C++ reads and that a file can hold: 64-bit words and arrays.
+
+Takes a `Program`, gives `Serialized`. Checks nothing: whoever opens one checks every word.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hasten.native.program import Activation, Bf16, Floats, Int8, NormKind, PoolKind, Program, Rows, Tensor
+
+MAGIC, VERSION = 0x48415354454E, 1
+
+
+@dataclass(frozen=True, eq=False)
+class Serialized:
+    """``words`` int64 [W] describe the program, ``arrays`` hold its weights. Files hold them as they are."""
+
+    words: NDArray[np.int64]
+    arrays: tuple[NDArray[Any], ...]
+
+    def named(self) -> dict[str, NDArray[Any]]:
+        """For a file of named arrays."""
+        return {"words": self.words} | {f"data.{n:05d}": array for n, array in enumerate(self.arrays)}
+
+    @staticmethod
+    def of(named: Mapping[str, NDArray[Any]]) -> Serialized:
+        """Back from a file; what is missing or wrong shows when an engine opens it."""
+        words = named.get("words", np.zeros(0, np.int64))
+        arrays = [named[name] for name in sorted(named) if name.startswith("data.")]
+        return Serialized(np.ascontiguousarray(words, np.int64), tuple(np.ascontiguousarray(a) for a in arrays))
+
+
+def serialize(program: Program) -> Serialized:
+    """Words: magic, version, counts, output; then buffers, tensors [kind, d0, d1, group, zeros?], operators."""
+    words = [MAGIC, VERSION, len(program.buffers), len(program.tensors), len(program.ops), program.output]
+    for buffer in program.buffers:
+        words += [buffer.width, get_args(Rows).index(buffer.rows)]
+    arrays: list[NDArray[Any]] = []
+    for tensor in program.tensors:
+        words += _tensor(tensor, arrays)
+    for op in program.ops:
+        fields = [_word(getattr(op, f.name), f.type) for f in dataclasses.fields(op)]
+        words += [op.code, len(fields), *fields]
+    return Serialized(np.array(words, np.int64), tuple(arrays))
+
+
+def _tensor(tensor: Tensor, arrays: list[NDArray[Any]]) -> list[int]:
+    if isinstance(tensor, Floats | Bf16):
+        kind = np.float32 if isinstance(tensor, Floats) else np.uint16
+        values = np.ascontiguousarray(tensor.values, kind)
+        rows, columns = values.shape if values.ndim == 2 else (1, values.size)
+        arrays.append(values)
+        return [tensor.code, rows, columns, 0, 0]
+    if isinstance(tensor, Int8):
+        arrays += [np.ascontiguousarray(tensor.codes, np.int8), np.ascontiguousarray(tensor.scales, np.float32)]
+        return [tensor.code, *tensor.codes.shape, 0, 0]
+    arrays += [np.ascontiguousarray(tensor.codes, np.uint8), np.ascontiguousarray(tensor.scales, np.float16)]
+    if tensor.zeros is not None:
+        arrays.append(np.ascontiguousarray(tensor.zeros, np.uint8))
+    return [tensor.code, len(tensor.codes), tensor.columns, tensor.group, int(tensor.zeros is not None)]
+
+
+_CHOICES: dict[str, tuple[str, ...]] = {
+    "Activation": get_args(Activation),
+    "NormKind": get_args(NormKind),
+    "PoolKind": get_args(PoolKind),
+}
+
+
+def _word(value: int | float | str | None, kind: Any) -> int:
+    """None is -1, a choice its place, a float the bits of an fp64."""
+    if value is None:
+        return -1
+    if isinstance(value, str):
+        return _CHOICES[kind].index(value)
+    if kind == "float":
+        return int(struct.unpack("<q", struct.pack("<d", float(value)))[0])
+    return int(value)

@@ -1,0 +1,135 @@
+#include "engine.h"
+
+#include <cstring>
+#include <utility>
+
+#ifdef __unix__
+#include <unistd.h>
+#endif
+
+namespace hasten {
+namespace {
+
+// Rows that go through a chain of steps together: they stay in the first cache.
+constexpr int64_t TOGETHER = 8;
+// With so many rows a thread, each takes its own through products too: reading all weights costs less than waiting.
+constexpr int64_t MANY_ROWS = 32;
+constexpr int64_t CACHED_BYTES = 384 << 10;
+
+// A stride at which rows do not all fall into the same few lines of a cache.
+int64_t stride_of(int64_t bytes) {
+    const int64_t lines = up_to(bytes < 64 ? 64 : bytes, 64);
+    return lines % 512 ? lines : lines + 64;
+}
+
+int64_t most_memory() {
+#ifdef _SC_PHYS_PAGES
+    const int64_t pages = sysconf(_SC_PHYS_PAGES), page = sysconf(_SC_PAGESIZE);
+    if (pages > 0 && page > 0) return pages * page / 4 * 3;
+#endif
+    return int64_t{1} << 40;
+}
+
+}  // namespace
+
+Engine::Engine(const ProgramSpec& program, const Kernels& kernels, int64_t threads, std::vector<int> cores)
+    : kernels_(kernels), plan_(make_plan(program, kernels)), pool_(threads, std::move(cores)) {
+    make_room(128, 8);
+}
+
+void Engine::make_room(int64_t tokens, int64_t sequences) {
+    if (tokens <= tokens_ && sequences <= sequences_) return;
+    tokens = up_to(tokens > tokens_ ? tokens : tokens_, 64);
+    sequences = up_to(sequences > sequences_ ? sequences : sequences_, 8);
+    const int64_t most = most_memory();
+    double bytes = 0;
+    for (const BufferSpec& b : plan_->buffers)
+        bytes += static_cast<double>(stride_of(b.width * 4) * (b.rows == RowKind::token ? tokens : sequences));
+    if (bytes * 1.5 > static_cast<double>(most))
+        refuse(std::to_string(tokens) + " tokens, which would take " + std::to_string(bytes / 1e6) + " MB",
+               "what this host's memory holds", "run smaller batches");
+    Store scratch;
+    Arena arena;
+    for (const BufferSpec& b : plan_->buffers) {
+        const int64_t stride = stride_of(b.width * 4), count = b.rows == RowKind::token ? tokens : sequences;
+        arena.buffers.push_back({static_cast<float*>(scratch.take(stride * count)), stride / 4, b.width});
+    }
+    for (const CodesSpec& spec : plan_->codes) {
+        const BufferSpec& b = plan_->buffers[size_t(spec.buffer)];
+        const int64_t count = b.rows == RowKind::token ? tokens : sequences, whole = spec.groups * spec.group;
+        const int64_t columns = up_to(b.width > whole ? b.width : whole, PANEL);
+        Codes codes;
+        codes.form = spec.form, codes.group = spec.group, codes.groups = spec.groups;
+        codes.stride = stride_of(columns * (spec.form == Form::bf16 ? 2 : 1));
+        codes.data = scratch.take_of<uint8_t>(codes.stride * count);
+        codes.scales = scratch.take_of<float>(count);
+        codes.zeros = scratch.take_of<int32_t>(count);
+        codes.sums = scratch.take_of<int32_t>(count * spec.groups);
+        arena.codes.push_back(codes);
+    }
+    for (const BestSpec& spec : plan_->best) {
+        const int64_t count = (spec.rows == RowKind::token ? tokens : sequences) * spec.count;
+        std::vector<Best> own;
+        for (int64_t t = 0; t < pool_.threads(); t++)
+            own.push_back({scratch.take_of<float>(count), scratch.take_of<int32_t>(count), spec.count});
+        arena.best.push_back(own);
+    }
+    for (int64_t t = 0; t < pool_.threads(); t++)
+        arena.attention.push_back(scratch.take_of<float>(plan_->attention_floats));
+    scratch_ = std::move(scratch);
+    arena_ = std::move(arena);
+    tokens_ = tokens, sequences_ = sequences;
+    for (auto& step : plan_->steps) step->bind(arena_);
+}
+
+// Rows through all steps of a stage, as many at a time as leave what is between the steps in the second cache.
+void Engine::compute_rows(const Stage& stage, int64_t begin, int64_t end) const {
+    const int64_t fit = CACHED_BYTES / (4 * plan_->widest + 1), most = fit < 12 ? 12 : fit > 96 ? 96 : fit / 12 * 12;
+    const int64_t chunks = (end - begin + most - 1) / most;
+    for (int64_t chunk = 0; chunk < chunks; chunk++) {
+        const int64_t first = begin + (end - begin) * chunk / chunks;
+        const int64_t last = begin + (end - begin) * (chunk + 1) / chunks;
+        for (size_t i = stage.begin; i < stage.end; i++)
+            for (const Step* step : plan_->sections[i].steps) step->rows(kernels_, first, last);
+    }
+}
+
+void Engine::compute(int64_t thread) {
+    const int64_t threads = pool_.threads();
+    for (const Stage& stage : plan_->stages) {
+        const int64_t rows = batch_.rows(stage.kind);
+        const int64_t begin = rows * thread / threads, end = rows * (thread + 1) / threads;
+        const bool many = stage.by_rows && rows >= MANY_ROWS * threads;
+        if (many) compute_rows(stage, begin, end);
+        for (size_t i = stage.begin; i < stage.end && !many; i++) {
+            const Section& section = plan_->sections[i];
+            if (i > stage.begin) pool_.barrier();
+            if (!section.steps.front()->by_rows()) {
+                section.steps.front()->share(kernels_, thread, threads);
+                continue;
+            }
+            for (int64_t row = begin; row < end; row += TOGETHER)
+                for (const Step* step : section.steps)
+                    step->rows(kernels_, row, row + TOGETHER < end ? row + TOGETHER : end);
+        }
+        if (&stage != &plan_->stages.back()) pool_.barrier();
+    }
+}
+
+void Engine::run(float* result, int64_t room) {
+    const Batch& batch = batch_;
+    if (plan_->wants_ids && !batch.ids) refuse("no token ids", "some", "give the ids of all sequences");
+    if (plan_->wants_caches && !batch.caches) refuse("no caches", "those of earlier tokens", "call forward");
+    if (plan_->wants_features && !batch.features) refuse("no features", "a row a token", "give fp32 rows");
+    const Rows& from = arena_.buffers[size_t(plan_->output)];
+    const int64_t rows = by_token() ? batch.tokens : batch.sequences;
+    if (room < rows * from.width) refuse("too little room", std::to_string(rows * from.width) + " numbers");
+    make_room(batch.tokens, batch.sequences);
+    for (auto& step : plan_->steps) step->accept(batch);
+    pool_.run([](void* engine, int64_t thread) { static_cast<Engine*>(engine)->compute(thread); }, this);
+    const Rows& answer = arena_.buffers[size_t(plan_->output)];
+    for (int64_t row = 0; row < rows && answer.width; row++)
+        std::memcpy(result + row * answer.width, answer.data + row * answer.stride, size_t(answer.width) * 4);
+}
+
+}  // namespace hasten

@@ -1,0 +1,172 @@
+// What a set of kernels takes and gives: plain structures, and one table of functions for each instruction set.
+//
+// Rows of activations lie `stride` elements apart; the columns between a width and the next multiple of 16 exist and
+// hold zeros. Weights lie in panels of 16 outputs (see pack.h). Everything here was checked before: kernels trust it.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace hasten {
+
+constexpr int64_t PANEL = 16;
+constexpr int64_t MAX_THREADS = 256;
+
+enum class Kind : int64_t { floats = 1, bf16 = 2, int8 = 3, int4 = 4 };
+enum class Act : int64_t { none, gelu_erf, gelu_tanh, relu, silu, tanh, count };
+enum class NormKind : int64_t { layer, rms, rms_plus_one, count };
+enum class PoolKind : int64_t { first, mean, last, max, count };
+// How a product wants its input: as it is, 8 bits without or with sign, or bf16.
+enum class Form : int64_t { plain, u8, s8, bf16, count };
+
+// Weights [n, k] in panels of 16 outputs; `panels` counts them; one of zeros
+// follows an odd number. With `gated`, gate and up panels alternate.
+struct Matrix {
+    Kind kind = Kind::floats;
+    int64_t n = 0, k = 0, panels = 0, panel_bytes = 0;
+    const uint8_t* data = nullptr;
+    const float* scales = nullptr;      // int8: [panels * 16]
+    const int32_t* sums = nullptr;      // int8: [panels * 16], sums of codes over k
+    int64_t group = 0, groups = 0;      // int4
+    const uint16_t* halves = nullptr;   // int4: fp16 scales [panels, groups, 16]
+    const uint8_t* zeros = nullptr;     // int4: [panels, groups, 16] or null for 8
+};
+
+struct Rows {
+    float* data = nullptr;
+    int64_t stride = 0, width = 0;
+};
+
+// Rows in the form that a product wants.
+struct Codes {
+    uint8_t* data = nullptr;      // u8, s8, or bf16 (two bytes each)
+    int64_t stride = 0;           // bytes
+    float* scales = nullptr;      // [rows]
+    int32_t* zeros = nullptr;     // [rows], u8
+    int32_t* sums = nullptr;      // [rows, groups], s8
+    int64_t group = 0, groups = 0;
+    Form form = Form::plain;
+};
+
+struct LinearTask {
+    const Matrix* weight = nullptr;
+    const float* bias = nullptr;  // [panels * 16] or null
+    Rows input, output;
+    const float* residual = nullptr;  // stride of its own
+    int64_t residual_stride = 0;
+    Codes codes;
+    Act act = Act::none;
+    bool gated = false;
+    int64_t rows = 0;
+};
+
+struct NormTask {
+    Rows input, output;
+    const float* residual = nullptr;
+    int64_t residual_stride = 0;
+    float* total = nullptr;
+    int64_t total_stride = 0;
+    const float* weight = nullptr;  // [width rounded up to 16], or null
+    const float* bias = nullptr;
+    float eps = 0;
+    NormKind kind = NormKind::layer;
+};
+
+// A table of V rows: plain, bf16 or int8, row after row; or the panels of a product's weights.
+struct Table {
+    Kind kind = Kind::floats;
+    const uint8_t* data = nullptr;
+    const float* scales = nullptr;
+    int64_t rows = 0, width = 0;
+    const Matrix* panels = nullptr;
+};
+
+struct EmbedTask {
+    Rows output;
+    Table words, positions, types;  // the last two may have no rows
+    const int32_t* ids = nullptr;
+    const int32_t* places = nullptr;
+    const int32_t* kinds = nullptr;  // or null for zeros
+    int64_t first_position = 0;
+    float scale = 1;
+};
+
+// Keys and values of earlier tokens, which the caller owns: slot after slot, [slots, kv_heads, head_dim] each. Token j
+// of a sequence lies in slot table[j / block_size] block_size + j % block_size.
+struct Cache {
+    Kind kind = Kind::floats;  // floats, bf16, or int8 with an fp32 scale [slots, kv_heads]
+    uint8_t *keys = nullptr, *values = nullptr;
+    float *key_scales = nullptr, *value_scales = nullptr;
+    const int32_t* tables = nullptr;  // [sequences, table_width]
+    int64_t table_width = 0, block_size = 1;
+    const int32_t* slots = nullptr;   // [tokens], where this step's go; -1: nowhere
+    const int32_t* places = nullptr;  // [tokens], the last key that a row sees
+};
+
+struct AttentionTask {
+    Rows input, output;
+    int64_t heads = 0, kv_heads = 0, head_dim = 0;
+    float scale = 1;
+    bool causal = false;
+    int64_t window = 0;
+    const int32_t* starts = nullptr;  // [sequences + 1]
+    int64_t sequences = 0;
+    const Cache* cache = nullptr;     // null: keys and values are the input's own
+};
+
+// Norms of single heads, in place.
+struct HeadNormTask {
+    Rows input;
+    int64_t first = 0, heads = 0, head_dim = 0;
+    const float* weight = nullptr;  // [head_dim rounded up]
+    float eps = 0;
+    NormKind kind = NormKind::rms;
+};
+
+// The largest outputs of a product, in falling order; of equal ones the first.
+struct Best {
+    float* values = nullptr;  // [rows, count]
+    int32_t* numbers = nullptr;
+    int64_t count = 0;
+};
+
+struct RotaryTask {
+    Rows input;
+    int64_t heads = 0, head_dim = 0;
+    const float* cosines = nullptr;  // [places, head_dim / 2]
+    const float* sines = nullptr;
+    const int32_t* places = nullptr;
+};
+
+// Keys of a block of attention, and queries that are computed at once, at most.
+constexpr int64_t KEYS = 512, MOST_QUERIES = 6;
+// Queries of an item of work.
+constexpr int64_t QUERIES = 48;
+// `scratch` of attention, in floats, for one thread; `wide` is head_dim rounded up to 16.
+constexpr int64_t attention_scratch(int64_t wide) {
+    return 2 * wide * KEYS + MOST_QUERIES * KEYS + 2 * QUERIES * wide + KEYS + wide;
+}
+
+// Functions over rows work on [begin, end); those with `part, parts` take their share of that, or of the whole.
+struct Kernels {
+    const char* name;
+    bool wants_bf16;  // bf16 products read bf16 inputs
+    void (*linear)(const LinearTask&, int64_t begin, int64_t end, int64_t part, int64_t parts);
+    void (*norm)(const NormTask&, int64_t begin, int64_t end);
+    void (*encode)(const Rows&, const Codes&, int64_t begin, int64_t end);
+    void (*embed)(const EmbedTask&, int64_t begin, int64_t end);
+    void (*attention)(const AttentionTask&, float* scratch, int64_t part, int64_t parts);
+    void (*activate)(const Rows& input, const Rows& output, Act act, int64_t begin, int64_t end);
+    void (*add)(const Rows& input, const Rows& other, const Rows& output, int64_t begin, int64_t end);
+    void (*normalize)(const Rows& input, const Rows& output, float eps, int64_t begin, int64_t end);
+    void (*rotary)(const RotaryTask&, int64_t begin, int64_t end);
+    void (*head_norm)(const HeadNormTask&, int64_t begin, int64_t end);
+    void (*keep)(const AttentionTask&, int64_t begin, int64_t end);  // keys and values into the cache
+    void (*top)(const LinearTask&, const Best&, int64_t part, int64_t parts);  // `Best` of this part
+};
+
+// By name; null where this host or this build has no such instructions. The empty name is the best one.
+const Kernels* kernels_named(const char* name);
+const char* isas_here();  // best first, separated by spaces
+
+}  // namespace hasten

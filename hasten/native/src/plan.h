@@ -1,0 +1,108 @@
+// A program made ready to run: packed weights, steps in their order, and where each step finds its rows.
+//
+// Steps know numbers of buffers; `bind` gives them pointers whenever the scratch memory has grown.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "kernels.h"
+#include "memory.h"
+#include "program.h"
+
+namespace hasten {
+
+// What the caller keeps of earlier tokens: for each layer keys, values and, for int8, their scales.
+struct CacheLayer {
+    uint8_t *keys = nullptr, *values = nullptr;
+    float *key_scales = nullptr, *value_scales = nullptr;
+    int64_t bytes = 0, scale_bytes = 0;  // of keys, as many of values
+};
+
+struct Caches {
+    Kind kind = Kind::floats;
+    int64_t slots = 0, block_size = 1, table_width = 0;
+    const int32_t *tables = nullptr, *slot_of = nullptr;
+    std::vector<CacheLayer> layers;
+};
+
+// One call's inputs.
+struct Batch {
+    const int32_t *ids = nullptr, *types = nullptr;
+    const float* features = nullptr;
+    int64_t feature_width = 0;
+    std::vector<int32_t> starts, places;  // [sequences + 1], [tokens]
+    int64_t tokens = 0, sequences = 0, last_place = 0;
+    const Caches* caches = nullptr;
+
+    int64_t rows(RowKind kind) const { return kind == RowKind::token ? tokens : sequences; }
+};
+
+// Scratch memory: buffers, their forms for products, attention's own.
+struct Arena {
+    std::vector<Rows> buffers;
+    std::vector<Codes> codes;
+    std::vector<float*> attention;  // one a thread
+    std::vector<std::vector<Best>> best;  // for each search one a thread
+};
+
+// Rows of a buffer in the form for some products. `group` and `groups` only for s8.
+struct CodesSpec {
+    int64_t buffer = 0;
+    Form form = Form::plain;
+    int64_t group = 0, groups = 0;
+};
+
+// The largest `count` of a product's outputs, a row of a kind each.
+struct BestSpec {
+    RowKind rows = RowKind::sequence;
+    int64_t count = 0;
+};
+
+class Step {
+public:
+    virtual ~Step() = default;
+    virtual void bind(const Arena& arena) = 0;
+    // Before a batch runs: throws Refusal if its numbers do not fit, and takes its pointers.
+    virtual void accept(const Batch&) {}
+    // Row by row: a thread that has done some rows may go on with the next such step on them.
+    virtual bool by_rows() const { return true; }
+    // Steps that need `share` with few rows, and can do `rows` as well.
+    virtual bool either_way() const { return by_rows(); }
+    virtual void rows(const Kernels&, int64_t, int64_t) const {}
+    virtual void share(const Kernels&, int64_t, int64_t) const {}
+};
+
+// Steps between two barriers: one that is shared out its own way, or several that go row by row.
+struct Section {
+    RowKind kind = RowKind::token;
+    std::vector<Step*> steps;
+};
+
+// Sections one after the other that go row by row with many rows: each thread takes some through all of them, and what
+// is between two products stays in its cache.
+struct Stage {
+    RowKind kind = RowKind::token;
+    size_t begin = 0, end = 0;
+    bool by_rows = false;
+};
+
+struct Plan {
+    std::vector<BufferSpec> buffers;
+    std::vector<CodesSpec> codes;
+    std::vector<BestSpec> best;
+    std::vector<std::unique_ptr<Matrix>> matrices;
+    std::vector<std::unique_ptr<Step>> steps;
+    std::vector<Section> sections;
+    std::vector<Stage> stages;
+    int64_t widest = 0;  // of all buffers
+    Store weights;
+    int64_t output = 0, attention_floats = 0;
+    bool wants_ids = false, wants_features = false, wants_caches = false;
+};
+
+// Throws Refusal for operators that do not fit their buffers and tensors.
+std::unique_ptr<Plan> make_plan(const ProgramSpec& program, const Kernels& kernels);
+
+}  // namespace hasten

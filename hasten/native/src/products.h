@@ -1,0 +1,217 @@
+// The inner loops: a few rows times one or two panels of 16 outputs, over all inputs. Every accumulator is a register.
+//
+// Integer sums are exact. A row's fp32 sums are added in the same order however many rows are computed beside it.
+#pragma once
+
+static inline const uint8_t* panel_at(const Matrix& w, int64_t panel) { return w.data + panel * w.panel_bytes; }
+static inline int32_t word_at(const uint8_t* p) {
+    int32_t word;
+    __builtin_memcpy(&word, p, sizeof word);
+    return word;
+}
+// Where the weights of the next tiles lie: a line of each is asked for with every line of these.
+struct Ahead {
+    const uint8_t *one, *other;
+
+    void ask(int64_t line) const {
+        __builtin_prefetch(one + line * 64, 0, 3);
+        __builtin_prefetch(other + line * 64, 0, 3);
+    }
+};
+template <int R, int P>
+static inline float* place_in(float* values, Number<R>, Number<P>) {
+    return values + R * 2 * PANEL + P * PANEL;
+}
+
+// Panels of int8 [k / 4, 16, 4] and rows of u8.
+struct Int8Product {
+    static constexpr int64_t MOST_ROWS = MAX_ROWS;
+
+    // With few rows, several sums at once: one would wait for itself.
+    template <int ROWS, int PANELS>
+    HASTEN_INLINE static inline void tile(const LinearTask& task, int64_t row, int64_t panel, const Ahead& ahead,
+                                          float* values) {
+        constexpr int SUMS = ROWS * PANELS >= 8 ? 1 : ROWS * PANELS >= 4 ? 2 : MAX_ROWS >= 8 ? 4 : 2;
+        const Matrix& w = *task.weight;
+        const uint8_t* a = task.codes.data + row * task.codes.stride;
+        const uint8_t* b = panel_at(w, panel);
+        const int64_t steps = (w.k + 3) / 4, stride = task.codes.stride, next = w.panel_bytes;
+        I acc[SUMS][ROWS][PANELS];
+        each<SUMS>([&](auto s) HASTEN_INLINE {
+            each_of<ROWS, PANELS>([&](auto r, auto p) HASTEN_INLINE { acc[s.value][r.value][p.value] = set1_i(0); });
+        });
+        const auto step = [&](auto s, int64_t k) HASTEN_INLINE {
+            ahead.ask(k);
+            I weights[PANELS];
+            each<PANELS>([&](auto p) HASTEN_INLINE { weights[p.value] = load_i(b + p.value * next + k * 64); });
+            each<ROWS>([&](auto r) HASTEN_INLINE {
+                const I four = set1_i(word_at(a + r.value * stride + k * 4));
+                each<PANELS>([&](auto p) HASTEN_INLINE {
+                    I& sum = acc[s.value][r.value][p.value];
+                    sum = dot(sum, four, weights[p.value]);
+                });
+            });
+        };
+        int64_t k = 0;
+        for (; k + SUMS <= steps; k += SUMS) each<SUMS>([&](auto s) HASTEN_INLINE { step(s, k + s.value); });
+        for (; k < steps; k++) step(Number<0>{}, k);
+        each<ROWS>([&](auto r) HASTEN_INLINE {
+            const I zero = set1_i(task.codes.zeros[row + r.value]);
+            const V scale = set1(task.codes.scales[row + r.value]);
+            each<PANELS>([&](auto p) HASTEN_INLINE {
+                I total = acc[0][r.value][p.value];
+                each<SUMS - 1>([&](auto s) HASTEN_INLINE { total = total + acc[s.value + 1][r.value][p.value]; });
+                const int64_t column = (panel + p.value) * PANEL;
+                total = total - zero * load_i(w.sums + column);
+                store(place_in(values, r, p), to_float(total) * (scale * load(w.scales + column)));
+            });
+        });
+    }
+};
+
+// Panels of 4-bit codes [k / 8, 16, 4], the first four inputs of eight in the lower halves, and rows of s8.
+struct Int4Product {
+    static constexpr int64_t MOST_ROWS = MAX_ROWS / 2;
+
+    template <int ROWS, int PANELS>
+    HASTEN_INLINE static inline void tile(const LinearTask& task, int64_t row, int64_t panel, const Ahead& ahead,
+                                          float* values) {
+        const Matrix& w = *task.weight;
+        V total[ROWS][PANELS];
+        each_of<ROWS, PANELS>([&](auto r, auto p) HASTEN_INLINE { total[r.value][p.value] = set1(0); });
+        for (int64_t g = 0; g < w.groups; g++) {
+            I acc[ROWS][PANELS];
+            add_group<ROWS, PANELS>(acc, task, row, panel, g, ahead);
+            each<PANELS>([&](auto p) HASTEN_INLINE {
+                const V scale = load_half(w.halves + ((panel + p.value) * w.groups + g) * PANEL);
+                each<ROWS>([&](auto r) HASTEN_INLINE {
+                    V& sum = total[r.value][p.value];
+                    sum = fma(to_float(acc[r.value][p.value]), scale, sum);
+                });
+            });
+        }
+        each_of<ROWS, PANELS>([&](auto r, auto p) HASTEN_INLINE {
+            store(place_in(values, r, p), total[r.value][p.value] * set1(task.codes.scales[row + r.value]));
+        });
+    }
+
+    // Sums begin at what the zero points take away.
+    template <int ROWS, int PANELS>
+    HASTEN_INLINE static inline void add_group(I (&acc)[ROWS][PANELS], const LinearTask& task, int64_t row,
+                                               int64_t panel, int64_t g, const Ahead& ahead) {
+        const Matrix& w = *task.weight;
+        const int64_t stride = task.codes.stride, next = w.panel_bytes, steps = w.group / 8;
+        const uint8_t* a = task.codes.data + row * stride + g * w.group;
+        const uint8_t* b = panel_at(w, panel) + g * steps * 64;
+        each<PANELS>([&](auto p) HASTEN_INLINE {
+            I zeros = set1_i(8);
+            if (w.zeros) zeros = load_bytes(w.zeros + ((panel + p.value) * w.groups + g) * PANEL);
+            each<ROWS>([&](auto r) HASTEN_INLINE {
+                acc[r.value][p.value] = zeros * set1_i(-task.codes.sums[(row + r.value) * w.groups + g]);
+            });
+        });
+        for (int64_t k = 0; k < steps; k++) {
+            ahead.ask(g * steps + k);
+            I low[PANELS], high[PANELS];
+            each<PANELS>([&](auto p) HASTEN_INLINE {
+                const I codes = load_i(b + p.value * next + k * 64);
+                low[p.value] = low_nibbles(codes), high[p.value] = high_nibbles(codes);
+            });
+            each<ROWS>([&](auto r) HASTEN_INLINE {
+                const uint8_t* x = a + r.value * stride + k * 8;
+                const I first = set1_i(word_at(x)), second = set1_i(word_at(x + 4));
+                each<PANELS>([&](auto p) HASTEN_INLINE {
+                    I& sum = acc[r.value][p.value];
+                    sum = dot(dot(sum, low[p.value], first), high[p.value], second);
+                });
+            });
+        }
+    }
+};
+
+// What fp32 and bf16 products share: one accumulator a row and panel, `Step::INPUTS` inputs at a time.
+template <class Step>
+struct FloatTiles {
+    static constexpr int64_t MOST_ROWS = MAX_ROWS;
+
+    template <int ROWS, int PANELS>
+    HASTEN_INLINE static inline void tile(const LinearTask& task, int64_t row, int64_t panel, const Ahead& ahead,
+                                          float* values) {
+        const Matrix& w = *task.weight;
+        V acc[ROWS][PANELS];
+        each_of<ROWS, PANELS>([&](auto r, auto p) HASTEN_INLINE { acc[r.value][p.value] = set1(0); });
+        const auto* a = Step::row(task, row);
+        const uint8_t* b = panel_at(w, panel);
+        const int64_t stride = Step::stride(task), next = w.panel_bytes;
+        for (int64_t k = 0; k < w.k; k += Step::INPUTS) {
+            ahead.ask(k / Step::INPUTS);
+            typename Step::Weights weights[PANELS];
+            each<PANELS>([&](auto p) HASTEN_INLINE { weights[p.value] = Step::weights(b + p.value * next, k); });
+            each<ROWS>([&](auto r) HASTEN_INLINE {
+                const auto x = Step::inputs(a + r.value * stride, k);
+                each<PANELS>([&](auto p) HASTEN_INLINE {
+                    V& sum = acc[r.value][p.value];
+                    sum = Step::add(sum, x, weights[p.value]);
+                });
+            });
+        }
+        each_of<ROWS, PANELS>([&](auto r, auto p) HASTEN_INLINE {
+            store(place_in(values, r, p), acc[r.value][p.value]);
+        });
+    }
+};
+
+struct PlainRows {
+    static inline const float* row(const LinearTask& task, int64_t row) {
+        return task.input.data + row * task.input.stride;
+    }
+    static inline int64_t stride(const LinearTask& task) { return task.input.stride; }
+};
+
+struct Two {
+    V first, second;
+};
+
+// Panels of fp32 [k, 16].
+struct FloatStep : PlainRows {
+    using Weights = V;
+    static constexpr int64_t INPUTS = 1;
+    static inline V weights(const uint8_t* b, int64_t k) { return load(reinterpret_cast<const float*>(b) + k * PANEL); }
+    static inline V inputs(const float* a, int64_t k) { return set1(a[k]); }
+    static inline V add(V sum, V x, V w) { return fma(x, w, sum); }
+};
+
+// Panels of bf16 [k / 2, 16, 2] and rows of fp32.
+struct WideStep : PlainRows {
+    using Weights = Two;
+    static constexpr int64_t INPUTS = 2;
+    static inline Two weights(const uint8_t* b, int64_t k) {
+        const I pairs = load_i(b + k * 32);
+        return {first_bf16(pairs), second_bf16(pairs)};
+    }
+    static inline Two inputs(const float* a, int64_t k) { return {set1(a[k]), set1(a[k + 1])}; }
+    static inline V add(V sum, const Two& x, const Two& w) {
+        return fma(x.second, w.second, fma(x.first, w.first, sum));
+    }
+};
+
+using FloatProduct = FloatTiles<FloatStep>;
+using WideProduct = FloatTiles<WideStep>;
+
+#ifdef __AVX512BF16__
+// The same panels and rows of bf16.
+struct Bf16Step {
+    using Weights = I;
+    static constexpr int64_t INPUTS = 2;
+    static inline const uint8_t* row(const LinearTask& task, int64_t row) {
+        return task.codes.data + row * task.codes.stride;
+    }
+    static inline int64_t stride(const LinearTask& task) { return task.codes.stride; }
+    static inline I weights(const uint8_t* b, int64_t k) { return load_i(b + k * 32); }
+    static inline I inputs(const uint8_t* a, int64_t k) { return set1_i(word_at(a + k * 2)); }
+    static inline V add(V sum, I x, I w) { return dot_bf16(sum, x, w); }
+};
+using Bf16Product = FloatTiles<Bf16Step>;
+#else
+using Bf16Product = WideProduct;
+#endif

@@ -1,0 +1,98 @@
+// 16 floats or 16 integers in one register of AVX-512.
+#pragma once
+
+struct V {
+    __m512 v;
+};
+struct I {
+    __m512i v;
+};
+
+static inline __mmask16 low_mask(int64_t n) { return n >= 16 ? 0xffff : static_cast<__mmask16>((1u << n) - 1); }
+
+static inline V load(const float* p) { return {_mm512_loadu_ps(p)}; }
+static inline void store(float* p, V a) { _mm512_storeu_ps(p, a.v); }
+static inline V load_n(const float* p, int64_t n) { return {_mm512_maskz_loadu_ps(low_mask(n), p)}; }
+static inline void store_n(float* p, V a, int64_t n) { _mm512_mask_storeu_ps(p, low_mask(n), a.v); }
+static inline V set1(float x) { return {_mm512_set1_ps(x)}; }
+static inline V operator+(V a, V b) { return {_mm512_add_ps(a.v, b.v)}; }
+static inline V operator-(V a, V b) { return {_mm512_sub_ps(a.v, b.v)}; }
+static inline V operator*(V a, V b) { return {_mm512_mul_ps(a.v, b.v)}; }
+static inline V operator/(V a, V b) { return {_mm512_div_ps(a.v, b.v)}; }
+static inline V fma(V a, V b, V c) { return {_mm512_fmadd_ps(a.v, b.v, c.v)}; }
+// b where either is NaN, on every path.
+static inline V vmax(V a, V b) { return {_mm512_max_ps(a.v, b.v)}; }
+static inline V vmin(V a, V b) { return {_mm512_min_ps(a.v, b.v)}; }
+static inline V vabs(V a) { return {_mm512_abs_ps(a.v)}; }
+// The size of a with the sign of b.
+static inline V with_sign(V a, V b) {
+    const __m512i sign = _mm512_and_si512(_mm512_castps_si512(b.v), _mm512_set1_epi32(static_cast<int>(0x80000000u)));
+    return {_mm512_castsi512_ps(_mm512_or_si512(_mm512_castps_si512(a.v), sign))};
+}
+static inline V keep_n(V a, int64_t n) { return {_mm512_maskz_mov_ps(low_mask(n), a.v)}; }
+static inline V fill_from(V a, int64_t n, V b) { return {_mm512_mask_mov_ps(b.v, low_mask(n), a.v)}; }
+static inline V nearest(V a) { return {_mm512_roundscale_ps(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)}; }
+// p 2^n for whole n from -126 to 127.
+static inline V times_power(V p, V n) { return {_mm512_scalef_ps(p.v, n.v)}; }
+static inline float sum(V a) { return _mm512_reduce_add_ps(a.v); }
+static inline float largest(V a) { return _mm512_reduce_max_ps(a.v); }
+static inline float smallest(V a) { return _mm512_reduce_min_ps(a.v); }
+
+static inline I load_i(const void* p) { return {_mm512_loadu_si512(p)}; }
+static inline void store_i(void* p, I a) { _mm512_storeu_si512(p, a.v); }
+static inline I set1_i(int32_t x) { return {_mm512_set1_epi32(x)}; }
+static inline I operator+(I a, I b) { return {_mm512_add_epi32(a.v, b.v)}; }
+static inline I operator-(I a, I b) { return {_mm512_sub_epi32(a.v, b.v)}; }
+static inline I operator*(I a, I b) { return {_mm512_mullo_epi32(a.v, b.v)}; }
+static inline V to_float(I a) { return {_mm512_cvtepi32_ps(a.v)}; }
+static inline I to_int(V a) { return {_mm512_cvtps_epi32(a.v)}; }
+static inline int32_t sum_i(I a) { return _mm512_reduce_add_epi32(a.v); }
+// Lowest bytes of 16 integers.
+static inline void store_bytes(uint8_t* p, I a) {
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(a.v));
+}
+static inline I load_bytes(const uint8_t* p) {
+    return {_mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)))};
+}
+static inline I load_signed_bytes(const uint8_t* p) {
+    return {_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)))};
+}
+static inline I low_nibbles(I a) { return {_mm512_and_si512(a.v, _mm512_set1_epi8(15))}; }
+static inline I high_nibbles(I a) { return {_mm512_and_si512(_mm512_srli_epi32(a.v, 4), _mm512_set1_epi8(15))}; }
+static inline V load_half(const uint16_t* p) {
+    return {_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)))};
+}
+static inline V load_bf16(const uint16_t* p) {
+    const __m256i half = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+    return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16))};
+}
+static inline void store_bf16(uint16_t* p, V a) {
+    const __m512i bits = _mm512_castps_si512(a.v);
+    const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
+    __m512i even = _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
+    const __mmask16 nan = _mm512_cmp_ps_mask(a.v, a.v, _CMP_UNORD_Q);
+    even = _mm512_mask_mov_epi32(even, nan, _mm512_set1_epi32(0x7fc00000));
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtepi32_epi16(_mm512_srli_epi32(even, 16)));
+}
+// Of pairs of bf16: the first ones, the second ones.
+static inline V first_bf16(I a) { return {_mm512_castsi512_ps(_mm512_slli_epi32(a.v, 16))}; }
+static inline V second_bf16(I a) {
+    return {_mm512_castsi512_ps(_mm512_and_si512(a.v, _mm512_set1_epi32(static_cast<int>(0xffff0000u))))};
+}
+
+// acc + sums of four products of bytes: the first operand without sign, the second with.
+static inline I dot(I acc, I u, I s) {
+#ifdef __AVX512VNNI__
+    // Not the intrinsic: GCC 12 copies the accumulator before and after it.
+    __asm__("vpdpbusd %2, %1, %0" : "+v"(acc.v) : "v"(u.v), "v"(s.v));
+    return acc;
+#else
+    const __m512i low = _mm512_set1_epi16(255);
+    const __m512i even = _mm512_madd_epi16(_mm512_and_si512(u.v, low), _mm512_srai_epi16(_mm512_slli_epi16(s.v, 8), 8));
+    const __m512i odd = _mm512_madd_epi16(_mm512_srli_epi16(u.v, 8), _mm512_srai_epi16(s.v, 8));
+    return {_mm512_add_epi32(acc.v, _mm512_add_epi32(even, odd))};
+#endif
+}
+#ifdef __AVX512BF16__
+static inline V dot_bf16(V acc, I a, I b) { return {_mm512_dpbf16_ps(acc.v, (__m512bh)a.v, (__m512bh)b.v)}; }
+#endif

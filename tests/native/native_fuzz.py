@@ -1,0 +1,166 @@
+"""Runs random programs on random batches: shapes, kinds of weights, values, threads, instruction sets, broken words.
+
+``python native_fuzz.py SEED COUNT``: a process of its own, because a library made for finding faults is loaded before
+everything else. What it holds against what: any number of threads gives the same, rows with NaN or infinity stay where
+they are, words that were changed are refused or run.
+"""
+
+from __future__ import annotations
+
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+from native_programs import weights, with_words
+
+from hasten.errors import InputError
+from hasten.native import library
+from hasten.native.cache import Cache
+from hasten.native.engine import Engine
+from hasten.native.program import (
+    Activate,
+    Add,
+    Attention,
+    Buffer,
+    CachedAttention,
+    Embed,
+    Features,
+    Floats,
+    HeadNorm,
+    Linear,
+    Norm,
+    Normalize,
+    Pool,
+    Program,
+    Rotary,
+    Tensor,
+    Top,
+)
+from hasten.native.serialized import serialize
+
+F = np.float32
+ODD = [np.nan, np.inf, -np.inf, 0.0, -0.0, 1e-40, -1e-42, 3e38, -3e38, 1e-30, 1.0, 65504.0]
+KINDS = ["fp32", "bf16", "int8", "int4"]
+ACTS = ["none", "gelu_erf", "gelu_tanh", "relu", "silu", "tanh"]
+WORDS, PLACES = 37, 400
+
+
+def random_program(random: np.random.Generator, *, cached: bool) -> Program:
+    """One or two layers of any shape."""
+    d, kv = int(random.integers(1, 20)) * 2, int(random.integers(1, 4))
+    heads, width, inner = kv * int(random.integers(1, 4)), int(random.integers(1, 90)), int(random.integers(0, 130))
+    qkv, window = (heads + 2 * kv) * d, int(random.integers(0, 12))
+    tensors: list[Tensor] = [
+        weights(random, str(random.choice(KINDS)), WORDS, width), weights(random, "fp32", PLACES, width),
+        Floats(random.uniform(-1, 1, (PLACES, d // 2)).astype(F)), Floats(random.standard_normal(width).astype(F)),
+        Floats(random.standard_normal(d).astype(F)),
+    ]  # fmt: skip
+    ops: list[Any] = [Embed(0, 0, 1), Features(1), Add(0, 1, 0)] if not cached else [Embed(0, 0, 1)]
+    for layer in range(int(random.integers(1, 3))):
+        first, gated, act = len(tensors), bool(random.integers(0, 2)), str(random.choice(ACTS))
+        shapes = ((qkv, width), (width, heads * d), (inner * (1 + gated), width), (width, inner))
+        group = int(random.choice([16, 32, 64]))
+        tensors += [
+            weights(random, str(random.choice(KINDS)), *shape, group=group, zeros=bool(random.integers(0, 2)))
+            for shape in shapes
+        ]
+        kind = str(random.choice(["layer", "rms", "rms_plus_one"]))
+        attention = (
+            CachedAttention(2, 3, layer, heads, kv, d, 0.2, window)
+            if cached
+            else Attention(2, 3, heads, kv, d, 0.2, bool(random.integers(0, 2)), window)
+        )
+        ops += [
+            Norm(0, 1, 3, 3, 1e-5, kind), Linear(1, 2, first), HeadNorm(2, 0, heads, d, 4, 1e-6),
+            Rotary(2, heads, kv, d, 2, 2), attention, Linear(3, 1, first + 1, 3), Norm(1, 0, 3, None, 1e-5, residual=0),
+            Linear(0, 4, first + 2, None, act, gated=gated), Linear(4, 1, first + 3),
+            Norm(1, 0, 3, None, 1e-5, kind, residual=0, total=5), Activate(5, 5, act),
+        ]  # fmt: skip
+    ops += [Pool(0, 6, str(random.choice(["first", "mean", "last", "max"]))), Normalize(6, 6)]
+    ops += [Top(6, 7, 0, count=3)] if random.integers(0, 2) else [Linear(6, 7, 0)]
+    out = 6 if isinstance(ops[-1], Top) else WORDS
+    widths = (width, width, qkv, heads * d, inner, width)
+    return Program(
+        (*map(Buffer, widths), Buffer(width, "sequence"), Buffer(out, "sequence")), tuple(tensors), tuple(ops), 7
+    )
+
+
+def odd_rows(random: np.random.Generator, rows: int, width: int) -> Any:
+    x = random.standard_normal((rows, width)).astype(F)
+    for row in range(rows):
+        way = random.integers(0, 8)
+        if way == 0:
+            x[row] = random.choice(ODD)
+        elif way == 1:
+            x[row, random.integers(0, width)] = random.choice(ODD)
+        elif way == 2:
+            x[row] *= F(10.0) ** random.integers(-30, 30)
+    return x
+
+
+def encoder_once(random: np.random.Generator) -> None:
+    program = random_program(random, cached=False)
+    lengths = [int(n) for n in random.integers(1, 90, random.integers(1, 5))]
+    ids = random.integers(0, WORDS, sum(lengths), dtype=np.int32)
+    x = odd_rows(random, sum(lengths), program.buffers[1].width)
+    isa = str(random.choice(library().isas))
+    answers = []
+    for threads in (1, int(random.integers(2, 6))):
+        with Engine(program, threads=threads, isa=isa) as engine, ThreadPoolExecutor(2) as callers:
+            together = callers.map(lambda _, e=engine: e.run(ids, lengths=lengths, features=x), range(3))
+            answers += list(together)
+    for answer in answers[1:]:
+        np.testing.assert_array_equal(answer, answers[0])
+    start = 0
+    with Engine(program, isa=isa) as engine:
+        for n, row in zip(lengths, answers[0], strict=True):
+            alone = engine.run(ids[start : start + n], lengths=[n], features=x[start : start + n])
+            np.testing.assert_array_equal(alone[0], row)
+            start += n
+
+
+def decoder_once(random: np.random.Generator) -> None:
+    program = random_program(random, cached=True)
+    own = [(op.kv_heads, op.head_dim) for op in program.ops if isinstance(op, CachedAttention)]
+    cache = Cache.empty(own, blocks=12, block_size=8, kind=random.choice(["fp32", "bf16", "int8"]))
+    table = random.permutation(12).astype(np.int32)[None]
+    with Engine(program, threads=int(random.integers(1, 4)), isa=str(random.choice(library().isas))) as engine:
+        place = 0
+        while place < 80:
+            rows = min(int(random.choice([1, 1, 2, 3, 7, 40])), 96 - place)
+            at = np.arange(place, place + rows)
+            engine.forward(
+                random.integers(0, WORDS, rows), positions=at, slots=table[0][at // 8] * 8 + at % 8, tables=table,
+                lengths=[rows], cache=cache,
+            )  # fmt: skip
+            place += rows
+
+
+def broken_once(random: np.random.Generator) -> None:
+    stored = serialize(random_program(random, cached=bool(random.integers(0, 2))))
+    values = [-(2**63), -1, 0, 1, 2, 7, 64, 2**20, 2**31, 2**62, 2**63 - 1, int(random.integers(0, 300))]
+    places = random.integers(0, len(stored.words), int(random.integers(1, 4)))
+    try:
+        with Engine(with_words(stored, {int(p): int(values[random.integers(0, 12)]) for p in places})) as engine:
+            engine.run([1, 2, 3], lengths=[2, 1], features=np.ones((3, stored.words[8]), F))
+    except InputError:
+        return
+
+
+def main(seed: int, count: int) -> None:
+    for number in range(seed, seed + count):
+        random = np.random.default_rng(number)
+        try:
+            encoder_once(random)
+            decoder_once(random)
+            for _ in range(20):
+                broken_once(random)
+        except BaseException:
+            print(f"with seed {number}", file=sys.stderr)
+            raise
+    print(f"{count} rounds on {', '.join(library().isas)}")
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), int(sys.argv[2]))

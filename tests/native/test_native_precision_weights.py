@@ -1,0 +1,145 @@
+"""What passes leave in matrices lies in the program as it is, where a form can hold it; the rest is rounded once."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from encoder_cases import wrapped
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hasten.native.program import Bf16, Floats, Int4, Int8
+from hasten.native.program import Linear as Product
+from hasten.passes.calibration import Calibration
+from hasten.passes.fake_quant import round_weight
+from hasten.passes.grid import GridSpec, fitted
+from hasten.passes.half import rounded as in_16_bits
+from hasten.passes.llm_int8 import in_int8 as with_outliers
+from hasten.passes.matrices import encoder_matrices
+from hasten.passes.rtn import RtnConfig, quantize_rtn
+from hasten.runtimes.native_encoders import lowered
+from hasten.runtimes.native_weights import in_int4, in_int8, on_grid, rounded, side_by_side, stored_table, values
+
+
+def matrix(rows: int = 24, columns: int = 200, *, seed: int = 0) -> torch.Tensor:
+    return torch.randn(rows, columns, generator=torch.Generator().manual_seed(seed))
+
+
+def on(spec: GridSpec, weight: torch.Tensor) -> torch.Tensor:
+    return fitted(weight, spec).nearest(weight)
+
+
+HELD = [
+    *(GridSpec(bits, None) for bits in (2, 4, 5, 8)),
+    *(GridSpec(bits, group) for bits in (2, 3, 4) for group in (32, 64, 128)),
+    *(GridSpec(4, group, symmetric=False) for group in (32, 128, None)),
+]
+NOT_HELD = [GridSpec(8, 64), GridSpec(5, 32), GridSpec(8, None, symmetric=False), GridSpec(6, 64, symmetric=False)]
+
+
+@pytest.mark.parametrize("spec", HELD, ids=lambda s: s.label)
+def test_a_grid_that_a_form_holds_keeps_every_number(spec: GridSpec) -> None:
+    weight = on(spec, matrix())
+    found = on_grid(weight)
+    assert isinstance(found, Int8 if spec.group is None and spec.symmetric else Int4)
+    assert np.array_equal(values(found), weight.numpy())
+    if isinstance(found, Int4):
+        assert found.group == (spec.group or 128)
+        assert (found.zeros is None) == spec.symmetric
+
+
+@pytest.mark.parametrize("spec", NOT_HELD, ids=lambda s: s.label)
+def test_a_grid_that_none_holds_is_rounded_as_any_matrix(spec: GridSpec) -> None:
+    weight = on(spec, matrix())
+    assert on_grid(weight) is None
+    found = values(rounded(weight, precision="int8-dynamic", group=32))
+    assert np.array_equal(found, values(in_int8(weight)))
+    assert np.abs(found - weight.numpy()).max() <= float(weight.abs().max()) / 254 * 1.001
+
+
+def test_outlier_columns_and_offsets_are_on_no_grid_here() -> None:
+    outliers = torch.zeros(200, dtype=torch.bool)
+    outliers[[3, 77]] = True
+    assert on_grid(with_outliers(matrix(), outliers)) is None
+    shifted = on(GridSpec(4, 64, symmetric=False), matrix()) + 0.01171875
+    assert on_grid(shifted) is None
+    assert on_grid(matrix()) is None
+    assert on_grid(torch.zeros(4, 64)) is None
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    rows=st.integers(1, 9), columns=st.integers(1, 300), group=st.sampled_from([32, 64, 128]), seed=st.integers(0, 99)
+)
+def test_rounding_is_that_of_training_on_the_grid(rows: int, columns: int, group: int, seed: int) -> None:
+    """Int4's steps are rounded to fp16, which moves a weight by no more than 7 halves of a step's last digit, and what
+    lies between two codes to either of them."""
+    weight = matrix(rows, columns, seed=seed)
+    assert np.array_equal(values(in_int8(weight)), round_weight(weight, bits=8).numpy())
+    found, wanted = values(in_int4(weight, group=group)), round_weight(weight, bits=4, group=group).numpy()
+    step = float(weight.abs().max()) / 7
+    assert np.abs(found - wanted).max() <= 1.01 * step
+    assert np.mean(np.abs(found - wanted) > 8 * step * 2**-11) <= 0.02 + 1 / found.size
+    assert np.abs(found - weight.numpy()).max() <= 0.51 * step
+
+
+def test_what_was_trained_on_the_grid_is_not_moved_again() -> None:
+    for bits, group in ((8, None), (4, 32)):
+        weight = round_weight(matrix(), bits=bits, group=group)
+        found = in_int8(weight) if bits == 8 else in_int4(weight, group=32)
+        assert np.allclose(values(found), weight.numpy(), rtol=2**-11)
+
+
+def test_side_by_side_says_what_its_parts_say() -> None:
+    weight = matrix()
+    forms: list[list[Any]] = [
+        [in_int8(weight), in_int8(weight * 3)],
+        [in_int4(weight, group=32), on_grid(on(GridSpec(4, 128, symmetric=False), weight))],
+        [in_int4(weight, group=64), in_int4(weight, group=128)],
+        [rounded(weight, precision="bf16", group=32)] * 2,
+        [rounded(weight, precision="fp32", group=32), in_int8(weight)],
+        [in_int4(weight, group=64), in_int8(weight)],
+    ]
+    for parts, form in zip(forms, (Int8, Int4, Int4, Bf16, Floats, Floats), strict=True):
+        found = side_by_side(parts)
+        assert type(found) is form
+        assert np.array_equal(values(found), np.concatenate([values(part) for part in parts]))
+
+
+def test_tables_take_the_room_that_their_numbers_need() -> None:
+    weight = matrix(66, 32)
+    assert isinstance(stored_table(weight, int8=False), Floats)
+    short = stored_table(in_16_bits(weight, torch.bfloat16), int8=False)
+    assert isinstance(short, Bf16)
+    assert np.array_equal(values(short), in_16_bits(weight, torch.bfloat16).numpy())
+    assert isinstance(stored_table(on(GridSpec(8), weight), int8=False), Int8)
+    assert np.array_equal(values(stored_table(weight, int8=True)), values(in_int8(weight)))
+
+
+@pytest.mark.parametrize(
+    ("config", "precision", "forms"),
+    [
+        (RtnConfig(bits=4, group=32), "int8-dynamic", [Int8, Int8, Int8, Int4]),  # a row of 32 is one group
+        (RtnConfig(bits=4, group=32, symmetric=False), "int8-dynamic", [Int4] * 4),
+        (RtnConfig(bits=8, group=None), "int4", [Int8] * 4),
+    ],
+    ids=lambda x: x.label if isinstance(x, RtnConfig) else "",
+)
+def test_a_model_on_a_grid_runs_on_it_in_every_integer_precision(
+    config: RtnConfig, precision: Any, forms: list[type]
+) -> None:
+    wrapper = quantize_rtn(wrapped("bert"), config, Calibration(rows=()))
+    made = lowered(wrapper, precision=precision, group=32, embeddings=False)
+    assert made.notes[1] == "24 of them keep the integers that a pass gave them"
+    products = [made.program.tensors[op.weight] for op in made.program.ops if isinstance(op, Product)]
+    own = [matrix.linear.weight.detach().numpy() for matrix in encoder_matrices(wrapper, what="a test")]
+    for layer in range(4):
+        wanted = own[6 * layer :][:6]
+        for held, weight, form in zip(
+            products[4 * layer :], [np.concatenate(wanted[:3]), *wanted[3:]], forms, strict=False
+        ):
+            assert type(held) is form
+            assert np.array_equal(values(held), weight)
