@@ -8,10 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+
+from hasten.errors import InputError
 
 CacheKind = Literal["fp32", "bf16", "int8"]
 _TYPES: dict[CacheKind, Any] = {"fp32": np.float32, "bf16": np.uint16, "int8": np.int8}
@@ -32,6 +35,17 @@ class Cache:
     @property
     def slots(self) -> int:
         return len(self.keys[0]) if self.keys else 0
+
+    @cached_property
+    def places(self) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
+        """Where keys, values and their scales of each layer lie, and their bytes. Raises InputError for arrays that
+        nothing can be written to in one piece."""
+        layers = zip(self.keys, self.values, self.key_scales, self.value_scales, strict=True)
+        parts = [part for layer in layers for part in layer]
+        if any(not part.flags.c_contiguous or not part.flags.writeable for part in parts):
+            raise InputError("a cache of strided or frozen arrays", expected="plain ones", remedy="use Cache.empty")
+        addresses = np.array([part.ctypes.data for part in parts], np.uint64)
+        return addresses, np.array([part.nbytes for part in parts], np.int64)
 
     @property
     def nbytes(self) -> int:

@@ -27,10 +27,10 @@ class Engine:
     """One program with its packed weights, threads and scratch memory. ``close`` (or ``with``) gives them back.
 
     ``threads``: how many threads compute, the caller's among them. ``cores``: the processors that they are pinned to,
-    one each (the caller's thread stays where it is); none: wherever the system likes. ``isa``: a lower instruction
-    set than the host's best, for tests; ``HASTEN_NATIVE_ISA`` says the same.
+    one each (the caller's thread is not, but leaves those of the others); none: wherever the system likes. ``isa``: a
+    lower instruction set than the host's best, for tests; ``HASTEN_NATIVE_ISA`` says the same.
 
-    Raises InputError for a program that does not hold together and MissingDependency without the library.
+    Raises InputError for a program that does not hold together, and without the library.
     """
 
     def __init__(

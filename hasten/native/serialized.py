@@ -35,7 +35,8 @@ class Serialized:
         """Back from a file; what is missing or wrong shows when an engine opens it."""
         words = named.get("words", np.zeros(0, np.int64))
         arrays = [named[name] for name in sorted(named) if name.startswith("data.")]
-        return Serialized(np.ascontiguousarray(words, np.int64), tuple(np.ascontiguousarray(a) for a in arrays))
+        flat = np.ascontiguousarray(words, np.int64).reshape(-1)
+        return Serialized(flat, tuple(np.ascontiguousarray(a) for a in arrays))
 
 
 def serialize(program: Program) -> Serialized:

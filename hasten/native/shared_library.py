@@ -159,15 +159,7 @@ class Library:
 
     def forward(self, handle: int, ids: NDArray[np.int32], step: Step, cache: Cache, *, result: Numbers) -> None:
         """Fills ``result``. Raises InputError when something does not fit the program or the cache."""
-        parts = [
-            part
-            for layer in zip(cache.keys, cache.values, cache.key_scales, cache.value_scales, strict=True)
-            for part in layer
-        ]
-        if any(not part.flags.c_contiguous or not part.flags.writeable for part in parts):
-            raise InputError("a cache of strided or frozen arrays", expected="plain ones", remedy="use Cache.empty")
-        places = np.array([part.ctypes.data for part in parts], np.uint64)
-        sizes = np.array([part.nbytes for part in parts], np.int64)
+        places, sizes = cache.places
         kind = {"fp32": 1, "bf16": 2, "int8": 3}[cache.kind]
         shape = np.array([kind, cache.slots, cache.block_size, step.tables.shape[1], len(cache.keys)], np.int64)
         message = ctypes.create_string_buffer(_MESSAGE_BYTES)

@@ -82,9 +82,12 @@ def lowered(wrapper: Any, *, precision: Precision, group: int, embeddings: bool)
 
 def begun(model: Any, *, precision: Precision, group: int) -> Draft:
     """A draft that knows which modules a pass wants in fp32."""
-    keep = set(kept_fp32(model))
-    kept = [module for name, module in model.named_modules() if name in keep]
-    return Draft(precision=precision, group=group, kept=kept)
+    modules = dict(model.named_modules())
+    keep = kept_fp32(model)
+    lost = [name for name in keep if name not in modules]
+    if lost:
+        raise Rejected("export", f"{lost[0]} is to stay in fp32, and the model has no such module")
+    return Draft(precision=precision, group=group, kept=[modules[name] for name in keep])
 
 
 def _embedded(draft: Draft, adapter: Adapter, model: Any, family: str, *, int8: bool) -> tuple[int, int]:
@@ -144,12 +147,14 @@ def _layer(
 
 def attended(draft: Draft, attention: AttentionParts, states: int) -> int:
     """The buffer [T, A D] of what the heads read; empty where there are none."""
-    context = draft.buffer("context", attention.heads * attention.head_dim)
-    if attention.heads:
-        mixed = draft.buffer("mixed", 3 * attention.heads * attention.head_dim)
+    heads, width = attention.heads, attention.head_dim
+    context = draft.buffer("context", heads * width)
+    if heads:
+        mixed = draft.buffer("mixed", 3 * heads * width)
         draft.matrices([attention.query, attention.key, attention.value], input=states, output=mixed)
-        heads, width = attention.heads, attention.head_dim
         draft.add(Attention(mixed, context, heads, heads, width, width**-0.5))
+    else:  # what is read has been written, if it is nothing
+        draft.head(attention.query, input=states, output=context)
     return context
 
 

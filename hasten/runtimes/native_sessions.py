@@ -66,7 +66,8 @@ def _is_picture(sizes: list[Any]) -> bool:
     if len(sizes) != 6 or not all(type(size) is int and 0 < size <= _MOST_PIXELS for size in sizes):
         return False
     channels, height, width, high, wide, own = sizes
-    return channels * height * width <= _MOST_PIXELS and height % high == width % wide == 0 and own <= _MOST_OWN
+    small = channels * height * width <= _MOST_PIXELS and own <= _MOST_OWN
+    return bool(small and height % high == width % wide == 0)
 
 
 class NativeSession:

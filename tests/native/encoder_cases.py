@@ -92,8 +92,8 @@ def run(session: Any, wrapper: Wrapper, batch: Arrays) -> Array:
     return found[batch["attention_mask"] != 0] if wrapper.per_token else found
 
 
-def ragged(batch: Arrays) -> tuple[list[int], list[int], list[int]]:
+def ragged(batch: Arrays) -> tuple[list[int], list[int], list[int] | None]:
     """ids, lengths and types of the real tokens."""
     real = batch["attention_mask"] != 0
-    types = batch["token_type_ids"][real].tolist() if "token_type_ids" in batch else []
+    types = batch["token_type_ids"][real].tolist() if "token_type_ids" in batch else None
     return batch["input_ids"][real].tolist(), real.sum(axis=1).tolist(), types

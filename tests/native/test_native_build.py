@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,7 @@ from native_here import native_only
 
 from hasten.errors import InputError
 from hasten.native import build as building
-from hasten.native import library
+from hasten.native import library, missing
 from hasten.native.build import BuildError, build, instruction_sets
 from hasten.native.shared_library import Library
 
@@ -47,6 +48,14 @@ def test_a_library_of_other_sources(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("hasten.native.shared_library.stamp", lambda: "0123456789abcdef")
     with pytest.raises(InputError, match="build it again"):
         Library(path)
+
+
+def test_where_there_is_a_compiler_there_is_the_library() -> None:
+    """Tests that need it are skipped without it; this one is not."""
+    if shutil.which("c++") or shutil.which("g++") or shutil.which("clang++"):
+        assert missing() is None, "build it: python -m hasten.native"
+    else:
+        assert "compiler" in (missing() or "")
 
 
 @native_only

@@ -22,7 +22,7 @@ from encoder_cases import (
     wrapped,
 )
 from native_here import native_only
-from plain_engine import computed
+from native_reference import expected
 
 from hasten.models.surgery import keep_heads, keep_layers, keep_neurons
 from hasten.passes.fake_quant import fake_quantized
@@ -63,7 +63,7 @@ def test_integers_are_those_of_the_reference(family: str, head: str, tmp_path: P
     ids, lengths, types = ragged(batch)
     for config in (INT8, NativeConfig(precision="int4"), NativeConfig(precision="int8-dynamic", embeddings=True)):
         program = lowered(wrapper, precision=config.precision, group=config.group, embeddings=config.embeddings).program
-        wanted = computed(program, ids, lengths, types=types)
+        wanted = expected(program, ids, lengths=lengths, types=types)
         found = outputs(wrapper, tmp_path / config.label, config, batch)
         assert np.abs(found - wanted).max() <= STEP
         assert np.median(np.abs(found - wanted)) <= FP32_BOUND
@@ -96,9 +96,8 @@ def test_cut_layers(family: str, precision: Any, tmp_path: Path) -> None:
         keep_neurons(adapter.ffn(layer), list(range(neurons)))
     config = NativeConfig(precision=precision)
     ids, lengths, types = ragged(batch)
-    wanted = computed(
-        lowered(wrapper, precision=precision, group=32, embeddings=False).program, ids, lengths, types=types
-    )
+    program = lowered(wrapper, precision=precision, group=32, embeddings=False).program
+    wanted = expected(program, ids, lengths=lengths, types=types)
     assert np.abs(outputs(wrapper, tmp_path, config, batch) - wanted).max() <= STEP
 
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from encoder_cases import INT8, Array, adapter_to, exported, opened
 from native_here import native_only
-from plain_engine import computed
+from native_reference import expected
 from tiny_models import PATCH, SIDE, image_config, shaken
 
 from hasten.models.surgery import keep_heads, keep_layers, keep_neurons
@@ -67,7 +67,7 @@ def test_the_program_is_eager(family: str, cut: bool) -> None:
     tokens = own + (SIDE // PATCH) ** 2
     ids = [*range(own), *[own] * (tokens - own)] * 3
     assert np.allclose(
-        computed(made.program, ids, [tokens] * 3, features=features), eager(wrapper, batch), atol=2e-5
+        expected(made.program, ids, lengths=[tokens] * 3, features=features), eager(wrapper, batch), atol=2e-5
     )  # fmt: skip
 
 

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from encoder_cases import FAMILIES, HEADS, adapter_to, batch_of, eager, ragged, wrapped
-from plain_engine import Array, computed
+from encoder_cases import FAMILIES, HEADS, Array, adapter_to, batch_of, eager, ragged, wrapped
+from native_reference import expected
 from torch import nn
 
 from hasten.models.precision import keep_fp32
@@ -29,7 +29,7 @@ def made(wrapper: Wrapper, precision: Any = "fp32", **settings: Any) -> Lowered:
 
 def plain(wrapper: Wrapper, batch: dict[str, Any], precision: Any = "fp32", **settings: Any) -> Array:
     ids, lengths, types = ragged(batch)
-    return computed(made(wrapper, precision, **settings).program, ids, lengths, types=types)
+    return expected(made(wrapper, precision, **settings).program, ids, lengths=lengths, types=types)
 
 
 @pytest.mark.parametrize("head", HEADS)
@@ -166,6 +166,10 @@ def test_what_has_no_place_is_refused_with_the_reason() -> None:
     replace_module(strange.hf, "bert.encoder.layer.0.output.dense", nn.Identity())
     with pytest.raises(Rejected, match="Identity"):
         made(strange)
+    forgetful = wrapped("bert")
+    keep_fp32(forgetful.hf, ["bert.encoder.layer.7.output.dense"])
+    with pytest.raises(Rejected, match="is to stay in fp32"):
+        made(forgetful, "int8-dynamic")
     headless = LogitsWrapper(wrapped("bert").hf.bert)
     with pytest.raises(Rejected, match="no matrix"):
         made(headless)

@@ -46,7 +46,7 @@ static inline void give_output(const AttentionTask& t, const Scratch& s, int64_t
 template <int ROWS>
 static void attend(const AttentionTask& t, const Scratch& s, int64_t sequence, int64_t row, int64_t from, int64_t count,
                    float* top, float* total) {
-    const int64_t padded = round_up(count, TURN);
+    const int64_t padded = round_up(count, PANEL);
     float shrink[ROWS];
     score<ROWS>(s, t.head_dim, padded);
     for (int r = 0; r < ROWS; r++) {
@@ -107,7 +107,7 @@ static void read_block(const AttentionTask& t, const Scratch& s, int64_t kv_head
     }
     float shrink[HEADS];
     for (int h = 0; h < HEADS; h++)
-        shrink[h] = soften(s.scores + h * KEYS, sight.low, sight.high, round_up(count, TURN), top[h], total[h]);
+        shrink[h] = soften(s.scores + h * KEYS, sight.low, sight.high, round_up(count, PANEL), top[h], total[h]);
     for (int64_t i = 0; i < s.wide; i += PANEL) {
         V acc[HEADS];
         each<HEADS>([&](auto h) HASTEN_INLINE {

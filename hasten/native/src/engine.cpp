@@ -14,7 +14,7 @@ namespace {
 constexpr int64_t TOGETHER = 8;
 // With so many rows a thread, each takes its own through products too: reading all weights costs less than waiting.
 constexpr int64_t MANY_ROWS = 32;
-constexpr int64_t CACHED_BYTES = 384 << 10;
+constexpr int64_t CACHED_BYTES = 768 << 10;
 
 // A stride at which rows do not all fall into the same few lines of a cache.
 int64_t stride_of(int64_t bytes) {

@@ -1,6 +1,7 @@
 // Memory that kernels read: aligned, zeroed, in large pages where the system has them.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <vector>
@@ -19,11 +20,17 @@ public:
     }
 
 private:
+    // Mapped memory knows its size, other memory has 0.
     struct Free {
+        size_t mapped = 0;
         void operator()(uint8_t* p) const;
     };
-    std::vector<std::unique_ptr<uint8_t, Free>> chunks_;
-    int64_t used_ = 0, size_ = 0;
+    using Chunk = std::unique_ptr<uint8_t, Free>;
+    static Chunk chunk_of(int64_t bytes);
+
+    std::vector<Chunk> chunks_;
+    uint8_t* next_ = nullptr;
+    int64_t left_ = 0;
 };
 
 constexpr int64_t up_to(int64_t n, int64_t multiple) { return (n + multiple - 1) / multiple * multiple; }

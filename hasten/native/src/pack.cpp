@@ -28,23 +28,51 @@ void each_row(const Order& order, Write write) {
             if (const int64_t row = order.row(panel, column); row >= 0) write(panel, column, row);
 }
 
-void pack_int8(const TensorSpec& t, const Order& order, Matrix& m, Store& store) {
-    m.panel_bytes = up_to(m.k, 4) * PANEL;
+// fp32, bf16 and int8 lie alike: of each output four bytes (1, 2 or 4 inputs), then those of the next.
+uint8_t* pack_bytes(const TensorSpec& t, const Order& order, int64_t size, Matrix& m, Store& store) {
+    const int64_t bytes = m.k * size, words = bytes / 4, left = bytes % 4;
+    m.panel_bytes = up_to(bytes, 4) * PANEL;
     auto* data = store.take_of<uint8_t>(order.filled() * m.panel_bytes);
+    each_row(order, [&](int64_t panel, int64_t column, int64_t row) {
+        const uint8_t* from = t.values + row * bytes;
+        uint8_t* to = data + panel * m.panel_bytes + column * 4;
+        for (int64_t w = 0; w < words; w++) std::memcpy(to + w * 64, from + w * 4, 4);
+        if (left) std::memcpy(to + words * 64, from + words * 4, static_cast<size_t>(left));
+    });
+    return data;
+}
+
+void pack_int8(const TensorSpec& t, const Order& order, Matrix& m, Store& store) {
+    m.data = pack_bytes(t, order, 1, m, store);
     auto* scales = store.take_of<float>(order.filled() * PANEL);
     auto* sums = store.take_of<int32_t>(order.filled() * PANEL);
     each_row(order, [&](int64_t panel, int64_t column, int64_t row) {
         const auto* codes = reinterpret_cast<const int8_t*>(t.values) + row * m.k;
-        uint8_t* to = data + panel * m.panel_bytes + column * 4;
         int32_t sum = 0;
-        for (int64_t k = 0; k < m.k; k++) {
-            to[k / 4 * 64 + k % 4] = static_cast<uint8_t>(codes[k]);
-            sum += codes[k];
-        }
+        for (int64_t k = 0; k < m.k; k++) sum += codes[k];
         std::memcpy(scales + panel * PANEL + column, t.scales + row * 4, 4);
         sums[panel * PANEL + column] = sum;
     });
-    m.data = data, m.scales = scales, m.sums = sums;
+    m.scales = scales, m.sums = sums;
+}
+
+// Four nibbles to four bytes.
+uint32_t spread(uint32_t nibbles) {
+    nibbles = (nibbles | nibbles << 8) & 0x00ff00ffu;
+    return (nibbles | nibbles << 4) & 0x0f0f0f0fu;
+}
+
+void pack_codes(const uint8_t* from, int64_t bytes, int64_t columns, uint8_t* to) {
+    for (int64_t eight = 0; eight * 4 < bytes; eight++) {
+        uint8_t four[4] = {0};
+        const int64_t left = bytes - eight * 4;
+        std::memcpy(four, from + eight * 4, static_cast<size_t>(left < 4 ? left : 4));
+        // Half a byte behind the last column is nobody's.
+        if (left <= 4 && columns % 2) four[left - 1] &= 15;
+        const uint32_t first = four[0] | uint32_t{four[1]} << 8, last = four[2] | uint32_t{four[3]} << 8;
+        const uint32_t both = spread(first) | spread(last) << 4;
+        for (int byte = 0; byte < 4; byte++) to[eight * 64 + byte] = static_cast<uint8_t>(both >> (8 * byte));
+    }
 }
 
 void pack_int4(const TensorSpec& t, const Order& order, Matrix& m, Store& store) {
@@ -53,13 +81,9 @@ void pack_int4(const TensorSpec& t, const Order& order, Matrix& m, Store& store)
     auto* data = store.take_of<uint8_t>(order.filled() * m.panel_bytes);
     auto* halves = store.take_of<uint16_t>(order.filled() * m.groups * PANEL);
     auto* zeros = t.zeros ? store.take_of<uint8_t>(order.filled() * m.groups * PANEL) : nullptr;
+    const int64_t bytes = (m.k + 1) / 2;
     each_row(order, [&](int64_t panel, int64_t column, int64_t row) {
-        const uint8_t* codes = t.values + row * ((m.k + 1) / 2);
-        uint8_t* to = data + panel * m.panel_bytes + column * 4;
-        for (int64_t k = 0; k < m.k; k++) {
-            const int code = (codes[k / 2] >> (k % 2 * 4)) & 15;
-            to[k / 8 * 64 + k % 4] |= static_cast<uint8_t>(code << (k % 8 / 4 * 4));
-        }
+        pack_codes(t.values + row * bytes, bytes, m.k, data + panel * m.panel_bytes + column * 4);
         for (int64_t g = 0; g < m.groups; g++) {
             const int64_t place = (panel * m.groups + g) * PANEL + column;
             std::memcpy(halves + place, t.scales + (row * m.groups + g) * 2, 2);
@@ -67,20 +91,6 @@ void pack_int4(const TensorSpec& t, const Order& order, Matrix& m, Store& store)
         }
     });
     m.data = data, m.halves = halves, m.zeros = zeros;
-}
-
-// Elements of `size` bytes, `together` inputs of an output side by side.
-void pack_floats(const TensorSpec& t, const Order& order, int64_t size, int64_t together, Matrix& m, Store& store) {
-    m.panel_bytes = up_to(m.k, together) * PANEL * size;
-    auto* data = store.take_of<uint8_t>(order.filled() * m.panel_bytes);
-    each_row(order, [&](int64_t panel, int64_t column, int64_t row) {
-        uint8_t* to = data + panel * m.panel_bytes;
-        for (int64_t k = 0; k < m.k; k++) {
-            const int64_t place = (k / together * PANEL + column) * together + k % together;
-            std::memcpy(to + place * size, t.values + (row * m.k + k) * size, static_cast<size_t>(size));
-        }
-    });
-    m.data = data;
 }
 
 }  // namespace
@@ -92,8 +102,8 @@ Matrix pack(const TensorSpec& tensor, bool gated, Store& store) {
     switch (tensor.kind) {
         case Kind::int8: pack_int8(tensor, order, m, store); break;
         case Kind::int4: pack_int4(tensor, order, m, store); break;
-        case Kind::bf16: pack_floats(tensor, order, 2, 2, m, store); break;
-        default: pack_floats(tensor, order, 4, 1, m, store);
+        case Kind::bf16: m.data = pack_bytes(tensor, order, 2, m, store); break;
+        default: m.data = pack_bytes(tensor, order, 4, m, store);
     }
     return m;
 }

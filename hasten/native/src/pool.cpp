@@ -38,6 +38,25 @@ void pin(int core) {
 #endif
 }
 
+// The caller's thread away from a core that another thread is pinned to: both would get half of it. Where it may run
+// stays as it was.
+void step_aside(const std::vector<int>& cores, int64_t threads) {
+#ifdef __linux__
+    const int here = sched_getcpu();
+    bool taken = false;
+    for (size_t t = 1; t < cores.size() && t < static_cast<size_t>(threads); t++) taken = taken || cores[t] == here;
+    cpu_set_t before, own;
+    if (!taken || here == cores[0] || cores[0] < 0 || cores[0] >= CPU_SETSIZE) return;
+    if (pthread_getaffinity_np(pthread_self(), sizeof before, &before) || !CPU_ISSET(cores[0], &before)) return;
+    CPU_ZERO(&own);
+    CPU_SET(cores[0], &own);
+    if (!pthread_setaffinity_np(pthread_self(), sizeof own, &own))
+        pthread_setaffinity_np(pthread_self(), sizeof before, &before);
+#else
+    static_cast<void>(cores), static_cast<void>(threads);
+#endif
+}
+
 }  // namespace
 
 Pool::Pool(int64_t threads, std::vector<int> cores) : threads_(threads), cores_(std::move(cores)) {
@@ -61,6 +80,7 @@ Pool::~Pool() {
 }
 
 void Pool::run(Work work, void* what) {
+    if (!cores_.empty()) step_aside(cores_, threads_);
     work_ = work;
     what_ = what;
     calls_.fetch_add(1);

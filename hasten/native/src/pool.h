@@ -17,7 +17,8 @@ class Pool {
 public:
     using Work = void (*)(void* what, int64_t thread);
 
-    // `cores`: thread i is pinned to cores[i % size]; the caller's thread stays where it is. Empty: nobody is pinned.
+    // `cores`: thread i is pinned to cores[i % size]; the caller's thread is not, but leaves the cores of the others.
+    // Empty: nobody is pinned.
     Pool(int64_t threads, std::vector<int> cores);
     ~Pool();
     Pool(const Pool&) = delete;

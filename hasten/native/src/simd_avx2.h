@@ -136,9 +136,18 @@ static inline void store_bf16(uint16_t* p, V x) {
     auto* q = reinterpret_cast<__m128i*>(p);
     _mm_storeu_si128(q, bf16_of(x.a)), _mm_storeu_si128(q + 1, bf16_of(x.b));
 }
+// Rows become columns.
+static inline void transpose(V (&r)[16]) {
+    alignas(64) float from[16][16], to[16][16];
+    for (int i = 0; i < 16; i++) store(from[i], r[i]);
+    for (int i = 0; i < 16; i++)
+        for (int j = 0; j < 16; j++) to[j][i] = from[i][j];
+    for (int i = 0; i < 16; i++) r[i] = load(to[i]);
+}
 static inline __m256i dot8(__m256i acc, __m256i u, __m256i s) {
 #ifdef __AVXVNNI__
-    return _mm256_dpbusd_avx_epi32(acc, u, s);
+    __asm__("%{vex%} vpdpbusd %2, %1, %0" : "+x"(acc) : "x"(u), "x"(s));
+    return acc;
 #else
     const __m256i low = _mm256_set1_epi16(255);
     const __m256i even = _mm256_madd_epi16(_mm256_and_si256(u, low), _mm256_srai_epi16(_mm256_slli_epi16(s, 8), 8));

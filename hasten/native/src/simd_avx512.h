@@ -80,6 +80,32 @@ static inline V second_bf16(I a) {
     return {_mm512_castsi512_ps(_mm512_and_si512(a.v, _mm512_set1_epi32(static_cast<int>(0xffff0000u))))};
 }
 
+// Rows become columns.
+static inline void transpose(V (&r)[16]) {
+    __m512 t[16], u[16];
+    for (int i = 0; i < 16; i += 2) {
+        t[i] = _mm512_unpacklo_ps(r[i].v, r[i + 1].v), t[i + 1] = _mm512_unpackhi_ps(r[i].v, r[i + 1].v);
+    }
+    const auto low = [](__m512 a, __m512 b) {
+        return _mm512_castpd_ps(_mm512_unpacklo_pd(_mm512_castps_pd(a), _mm512_castps_pd(b)));
+    };
+    const auto high = [](__m512 a, __m512 b) {
+        return _mm512_castpd_ps(_mm512_unpackhi_pd(_mm512_castps_pd(a), _mm512_castps_pd(b)));
+    };
+    for (int i = 0; i < 16; i += 4) {
+        u[i] = low(t[i], t[i + 2]), u[i + 1] = high(t[i], t[i + 2]);
+        u[i + 2] = low(t[i + 1], t[i + 3]), u[i + 3] = high(t[i + 1], t[i + 3]);
+    }
+    for (int c = 0; c < 4; c++) {
+        const __m512 even = _mm512_shuffle_f32x4(u[c], u[4 + c], 0x88);
+        const __m512 odd = _mm512_shuffle_f32x4(u[c], u[4 + c], 0xdd);
+        const __m512 even8 = _mm512_shuffle_f32x4(u[8 + c], u[12 + c], 0x88);
+        const __m512 odd8 = _mm512_shuffle_f32x4(u[8 + c], u[12 + c], 0xdd);
+        r[c].v = _mm512_shuffle_f32x4(even, even8, 0x88), r[8 + c].v = _mm512_shuffle_f32x4(even, even8, 0xdd);
+        r[4 + c].v = _mm512_shuffle_f32x4(odd, odd8, 0x88), r[12 + c].v = _mm512_shuffle_f32x4(odd, odd8, 0xdd);
+    }
+}
+
 // acc + sums of four products of bytes: the first operand without sign, the second with.
 static inline I dot(I acc, I u, I s) {
 #ifdef __AVX512VNNI__

@@ -131,6 +131,14 @@ static inline V load_half(const uint16_t* p) {
     for (int i = 0; i < 16; i++) a.v[i] = half_to_float(p[i]);
     return a;
 }
+// Rows become columns.
+static inline void transpose(V (&r)[16]) {
+    alignas(64) float from[16][16], to[16][16];
+    for (int i = 0; i < 16; i++) store(from[i], r[i]);
+    for (int i = 0; i < 16; i++)
+        for (int j = 0; j < 16; j++) to[j][i] = from[i][j];
+    for (int i = 0; i < 16; i++) r[i] = load(to[i]);
+}
 static inline I dot(I acc, I u, I s) {
 #ifdef HASTEN_ISA_NEON
     // Bytes without sign become bytes with sign less 128, which 128 times the sum of the others gives back.

@@ -2,7 +2,6 @@
 // time), scores, the online softmax over blocks of keys, sums of values.
 #pragma once
 
-constexpr int64_t TURN = 32;     // blocks of keys are filled up to a multiple of it
 
 struct Scratch {
     float *keys, *values, *scores, *queries, *outputs, *row;
@@ -41,60 +40,77 @@ static inline int64_t keys_of(const AttentionTask& t, int64_t sequence) {
     return t.cache ? place_of(t, sequence, rows - 1) + 1 : rows;
 }
 
-static inline void turn_key(const Scratch& s, const float* k, int64_t d, int64_t padded, int64_t j) {
-    for (int64_t i = 0; i < d; i++) s.keys[i * padded + j] = k[i];
-}
-
-static void pack_cached(const AttentionTask& t, const Scratch& s, int64_t sequence, int64_t kv_head, int64_t from,
-                        int64_t count, int64_t padded) {
-    const Cache& c = *t.cache;
-    const int64_t d = t.head_dim;
-    for (int64_t j = 0; j < count; j++) {
-        const int64_t row = slot_of(c, sequence, from + j) * t.kv_heads + kv_head;
-        const V key_scale = set1(scale_of(c, c.key_scales, row)), value_scale = set1(scale_of(c, c.value_scales, row));
-        for (int64_t i = 0; i < s.wide; i += PANEL) {
-            store(s.row + i, numbers_at(c.kind, c.keys, row * d + i, d - i) * key_scale);
-            store(s.values + j * s.wide + i, numbers_at(c.kind, c.values, row * d + i, d - i) * value_scale);
+// Keys [count, head_dim] to [head_dim, padded], values to [count, wide]; what fills up is zero. `key(j, i)` and
+// `value(j, i)` give 16 numbers of token j from column i on.
+template <class Key, class Value>
+HASTEN_INLINE static inline void pack_tokens(const Scratch& s, int64_t d, int64_t count, Key key, Value value) {
+    const int64_t padded = round_up(count, PANEL);
+    for (int64_t first = 0; first < count; first += PANEL) {
+        const int64_t some = least_of(count - first, PANEL);
+        for (int64_t i = 0; i < d; i += PANEL) {
+            V tokens[PANEL];
+            each<PANEL>([&](auto j) HASTEN_INLINE {
+                tokens[j.value] = j.value < some ? key(first + j.value, i) : set1(0);
+            });
+            transpose(tokens);
+            const int64_t columns = least_of(d - i, PANEL);
+            each<PANEL>([&](auto c) HASTEN_INLINE {
+                if (c.value < columns) store(s.keys + (i + c.value) * padded + first, tokens[c.value]);
+            });
         }
-        turn_key(s, s.row, d, padded, j);
     }
+    for (int64_t j = 0; j < count; j++)
+        for (int64_t i = 0; i < s.wide; i += PANEL) store(s.values + j * s.wide + i, value(j, i));
 }
 
-// Keys [count, head_dim] to [head_dim, padded], values to [count, wide]; what fills up is zero.
 static void pack_keys(const AttentionTask& t, const Scratch& s, int64_t sequence, int64_t kv_head, int64_t from,
                       int64_t count) {
-    const int64_t padded = round_up(count, TURN), d = t.head_dim;
-    if (t.cache) {
-        pack_cached(t, s, sequence, kv_head, from, count, padded);
-    } else {
+    const int64_t d = t.head_dim;
+    if (!t.cache) {
         const float* k = t.input.data + (t.starts[sequence] + from) * t.input.stride + (t.heads + kv_head) * d;
         const float* v = k + t.kv_heads * d;
-        for (int64_t j = 0; j < count; j++, k += t.input.stride, v += t.input.stride) {
-            turn_key(s, k, d, padded, j);
-            for (int64_t i = 0; i < s.wide; i += PANEL) store(s.values + j * s.wide + i, load_n(v + i, d - i));
-        }
+        const int64_t stride = t.input.stride;
+        pack_tokens(s, d, count, [&](int64_t j, int64_t i) HASTEN_INLINE { return load_n(k + j * stride + i, d - i); },
+                    [&](int64_t j, int64_t i) HASTEN_INLINE { return load_n(v + j * stride + i, d - i); });
+        return;
     }
-    for (int64_t j = count; j < padded; j++)
-        for (int64_t i = 0; i < d; i++) s.keys[i * padded + j] = 0;
+    const Cache& c = *t.cache;
+    for (int64_t j = 0; j < count; j++)
+        s.slots[j] = static_cast<int32_t>(slot_of(c, sequence, from + j));
+    const auto read = [&](const uint8_t* data, const float* scales, int64_t j, int64_t i) HASTEN_INLINE {
+        const int64_t row = s.slots[j] * t.kv_heads + kv_head;
+        return numbers_at(c.kind, data, row * d + i, d - i) * set1(scale_of(c, scales, row));
+    };
+    pack_tokens(s, d, count, [&](int64_t j, int64_t i) { return read(c.keys, c.key_scales, j, i); },
+                [&](int64_t j, int64_t i) { return read(c.values, c.value_scales, j, i); });
+}
+
+template <int ROWS, int PANELS>
+HASTEN_INLINE static inline void score_at(const Scratch& s, int64_t head_dim, int64_t padded, int64_t j) {
+    V acc[ROWS][PANELS];
+    each_of<ROWS, PANELS>([&](auto r, auto p) HASTEN_INLINE { acc[r.value][p.value] = set1(0); });
+    const float* keys = s.keys + j;
+    for (int64_t i = 0; i < head_dim; i++, keys += padded) {
+        V k[PANELS];
+        each<PANELS>([&](auto p) HASTEN_INLINE { k[p.value] = load(keys + p.value * PANEL); });
+        each<ROWS>([&](auto r) HASTEN_INLINE {
+            const V q = set1(s.queries[r.value * s.wide + i]);
+            each<PANELS>([&](auto p) HASTEN_INLINE {
+                V& sum = acc[r.value][p.value];
+                sum = fma(q, k[p.value], sum);
+            });
+        });
+    }
+    each_of<ROWS, PANELS>([&](auto r, auto p) HASTEN_INLINE {
+        store(s.scores + r.value * KEYS + j + p.value * PANEL, acc[r.value][p.value]);
+    });
 }
 
 template <int ROWS>
 static void score(const Scratch& s, int64_t head_dim, int64_t padded) {
-    for (int64_t j = 0; j < padded; j += TURN) {
-        V acc[ROWS][2];
-        each_of<ROWS, 2>([&](auto r, auto p) HASTEN_INLINE { acc[r.value][p.value] = set1(0); });
-        const float* keys = s.keys + j;
-        for (int64_t i = 0; i < head_dim; i++, keys += padded) {
-            const V k0 = load(keys), k1 = load(keys + PANEL);
-            each<ROWS>([&](auto r) HASTEN_INLINE {
-                const V q = set1(s.queries[r.value * s.wide + i]);
-                acc[r.value][0] = fma(q, k0, acc[r.value][0]), acc[r.value][1] = fma(q, k1, acc[r.value][1]);
-            });
-        }
-        each_of<ROWS, 2>([&](auto r, auto p) HASTEN_INLINE {
-            store(s.scores + r.value * KEYS + j + p.value * PANEL, acc[r.value][p.value]);
-        });
-    }
+    int64_t j = 0;
+    for (; j + 2 * PANEL <= padded; j += 2 * PANEL) score_at<ROWS, 2>(s, head_dim, padded, j);
+    if (j < padded) score_at<ROWS, 1>(s, head_dim, padded, j);
 }
 
 // outputs [r] = outputs[r] shrink[r] + weights values, for columns from i on.
@@ -135,20 +151,22 @@ static float soften(float* scores, int64_t low, int64_t high, int64_t padded, fl
         return 1;
     }
     const V nothing = set1(-LARGEST);
-    for (int64_t j = 0; j < low; j++) scores[j] = -LARGEST;
-    for (int64_t j = high; j < padded; j++) scores[j] = -LARGEST;
+    const int64_t begin = low / PANEL * PANEL;
+    // Scores that are not seen count for nothing: before `low` and from `high` on.
+    const auto seen = [&](int64_t j, V x, V other) HASTEN_INLINE {
+        if (j < low) x = fill_from(other, low - j, x);
+        return j + PANEL > high ? fill_from(x, high - j, other) : x;
+    };
     V most = nothing;
-    for (int64_t j = 0; j < padded; j += PANEL) most = vmax(most, load(scores + j));
+    for (int64_t j = begin; j < high; j += PANEL) most = vmax(most, seen(j, load(scores + j), nothing));
     const float above = largest(most), now = above > top ? above : top;
     V sums = set1(0);
-    for (int64_t j = low / PANEL * PANEL; j < high; j += PANEL) {
-        V p = exponential(load(scores + j) - set1(now));
-        if (j < low) p = fill_from(set1(0), low - j, p);
-        if (j + PANEL > high) p = keep_n(p, high - j);
+    for (int64_t j = begin; j < high; j += PANEL) {
+        const V p = seen(j, exponential(load(scores + j) - set1(now)), set1(0));
         store(scores + j, p);
         sums = sums + p;
     }
-    for (int64_t j = 0; j < low / PANEL * PANEL; j += PANEL) store(scores + j, set1(0));
+    for (int64_t j = 0; j < begin; j += PANEL) store(scores + j, set1(0));
     for (int64_t j = round_up(high, PANEL); j < padded; j += PANEL) store(scores + j, set1(0));
     float shrunk[PANEL];
     store(shrunk, exponential(set1(top - now)));
