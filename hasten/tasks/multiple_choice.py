@@ -22,7 +22,9 @@ from hasten.tasks.rows import Rows, content_hash
 from hasten.tasks.tables import Table, read_table
 from hasten.tasks.task import Array, Item, few_rows_warning
 
-_QUESTION = ("goal", "question", "prompt", "ctx", "context", "text", "sentence")
+_QUESTION = ("goal", "question", "question_stem", "prompt", "ctx", "context", "text", "sentence")
+# What questions of some collections (COPA's, RACE's) cannot be answered without.
+_READ_FIRST = ("premise", "article", "passage", "context", "support")
 _CHOICES = ("choices", "endings", "options")
 _NUMBERED = (
     ("sol1", "sol2"), ("choice1", "choice2"), ("option1", "option2"), ("ending0", "ending1", "ending2", "ending3"),
@@ -49,6 +51,13 @@ class MultipleChoice:
     def read(self, source: str | Path, *, columns: Columns, labels_wanted: bool = True) -> Rows:
         table = read_table(source)
         question = _named(table, columns.text, _QUESTION, what="the question", flag="--text-column", source=source)
+        beside = [name for name in _READ_FIRST if name in table.names and name != question]
+        if columns.text is None and question == "question" and beside:
+            raise InputError(
+                f"{source} has a question and, to be read before it, {', '.join(beside)}",
+                expected="one column with all that stands before the choices",
+                remedy="put both into one column, or name the one that is enough with --text-column",
+            )  # fmt: skip
         label = columns.label or next((n for n in _LABEL if n in table.names), None)
         if labels_wanted and (label is None or label not in table.names):
             raise InputError(
@@ -57,11 +66,11 @@ class MultipleChoice:
             )  # fmt: skip
         texts, pairs, labels = [], [], []
         for number, row in enumerate(table.rows, start=1):
-            choices = _choices(row, columns.text_pair, at=f"row {number} of {source}")
+            choices, called = _choices(row, columns.text_pair, at=f"row {number} of {source}")
             texts.append(str(row.get(question) or ""))
             pairs.append(json.dumps(choices, ensure_ascii=False))
             if labels_wanted and label is not None:
-                labels.append(_right(row.get(label), choices, at=f"row {number} of {source}"))
+                labels.append(_right(row.get(label), choices, called, at=f"row {number} of {source}"))
         return Rows(
             texts=tuple(texts), pairs=tuple(pairs), labels=tuple(labels) if labels else None, source=str(source),
             sha256=content_hash(texts, pairs, labels), column_names=table.names,
@@ -157,20 +166,23 @@ def _led(question: str, choice: str) -> str:
     return choice if not question or question[-1].isspace() or choice[:1].isspace() else f" {choice}"
 
 
-def _choices(row: Mapping[str, Any], column: str | None, *, at: str) -> list[str]:
+def _choices(row: Mapping[str, Any], column: str | None, *, at: str) -> tuple[list[str], list[str]]:
+    """The texts, and what the row itself calls each of them (ARC numbers its choices from A in some rows and from 1 in
+    others); no names where it gives none."""
     names = next((n for n in _NUMBERED if all(name in row for name in n)), ())
     listed = next((n for n in ((column,) if column else _CHOICES) if n in row), None)
     found = row[listed] if listed is not None else [row[name] for name in names]
     if isinstance(found, str):
         found = _parsed(found, at=at)
+    names_of = []
     if isinstance(found, Mapping):  # ARC's form: {"text": [...], "label": [...]}
-        found = found.get("text", [])
+        names_of, found = [str(name) for name in found.get("label") or ()], found.get("text", [])
     if not isinstance(found, list) or len(found) < 2 or not all(isinstance(c, str) and c.strip() for c in found):
         raise InputError(
             f"{at} has the choices {str(found)[:60]}", expected="two texts or more, in a list or as sol1 and sol2",
             remedy="correct the row, or name their column with --text-pair-column",
         )  # fmt: skip
-    return list(found)
+    return list(found), names_of
 
 
 def _parsed(text: str, *, at: str) -> Any:
@@ -182,9 +194,11 @@ def _parsed(text: str, *, at: str) -> Any:
         ) from error
 
 
-def _right(value: Any, choices: Sequence[str], *, at: str) -> int:
-    """A number from 0, a letter (A, B, ...), or the choice's own text."""
+def _right(value: Any, choices: Sequence[str], called: Sequence[str], *, at: str) -> int:
+    """What the row calls the choice, the choice's own text, a number from 0, or a letter (A, B, ...)."""
     text = str(value).strip()
+    if text in called[: len(choices)]:
+        return list(called).index(text)
     if text in choices:
         return list(choices).index(text)
     number = int(text) if text.isdigit() else ord(text.upper()) - ord("A") if len(text) == 1 and text.isalpha() else -1
