@@ -11,6 +11,7 @@ WORDS = [f"w{i}" for i in range(60)]
 TEXTS = ("bert", "roberta", "xlm-roberta", "distilbert", "electra")
 IMAGES = ("vit", "deit", "dinov2")
 SIDE, PATCH = 16, 4
+FRAMES, BANDS = 24, 8
 SIZES = {"hidden_size": 32, "num_attention_heads": 4, "num_hidden_layers": 4, "intermediate_size": 64}
 
 
@@ -151,6 +152,20 @@ def language_model(family: str, *, seed: int = 0, **changes: Any) -> Any:
     config = (seq2seq_config if seq2seq else language_config)(family, **changes)
     model = (AutoModelForSeq2SeqLM if seq2seq else AutoModelForCausalLM).from_config(config).eval()
     return prepared(shaken(model))
+
+
+def whisper() -> Any:
+    """One of speech, which hears so many frames."""
+    import torch
+    import transformers as t
+
+    torch.manual_seed(0)
+    layers = {"encoder_layers": 2, "decoder_layers": 3, "encoder_attention_heads": 4, "decoder_attention_heads": 2}
+    sizes = {"encoder_ffn_dim": 48, "decoder_ffn_dim": 48, "d_model": 32, "vocab_size": 66, "num_mel_bins": BANDS}
+    places = {"max_source_positions": FRAMES // 2, "max_target_positions": 40}
+    ids = {"pad_token_id": 1, "bos_token_id": 4, "eos_token_id": 5, "decoder_start_token_id": 4}
+    config = t.WhisperConfig(**layers, **sizes, **places, **ids, suppress_tokens=None, begin_suppress_tokens=None)
+    return shaken(t.WhisperForConditionalGeneration(config).eval())
 
 
 def shaken(model: Any, *, size: float = 0.1) -> Any:

@@ -27,6 +27,13 @@ MARK, COMPACT = "hasten_reshaped", "hasten_compact"
 _ADAPTER = "adapter_config.json"
 _PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
 _HUB_FILES = ["*.json", "*.txt", "*.safetensors", "*.model", "README.md", "LICENSE*", "1_Pooling/*", "*.jinja"]
+# Beside the weights: sizes and settings, and whatever a processor may be made of.
+_MATTERS = (
+    "config.json", INDEX, "modules.json", "generation_config.json", "preprocessor_config.json", "processor_config.json",
+    "chat_template.jinja", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "tokenizer.json",
+    "vocab.txt", "vocab.json", "merges.txt", "sentencepiece.bpe.model", "spiece.model", "tokenizer.model",
+    "source.spm", "target.spm",
+)  # fmt: skip
 # What each head of transformers is for; the name is the end of the class.
 _HEADS = {
     "ForSequenceClassification": "text-classification (text-regression for a single output)",
@@ -57,13 +64,9 @@ class CheckpointFiles:
         return sum(p.stat().st_size for p in self.weights)
 
     def source_hash(self) -> str:
-        """SHA-256 over names and contents of weights, config and tokenizer files."""
+        """SHA-256 over names and contents of the weights and of all files that say what becomes of an input."""
         digest = hashlib.sha256()
-        names = {
-            "config.json", "tokenizer.json", "tokenizer_config.json", "vocab.txt", "modules.json",
-            "preprocessor_config.json", "generation_config.json", "chat_template.jinja", INDEX,
-        }  # fmt: skip
-        wanted = {*self.weights, *(self.folder / n for n in names if (self.folder / n).is_file())}
+        wanted = {*self.weights, *(self.folder / n for n in _MATTERS if (self.folder / n).is_file())}
         for path in sorted(wanted):
             with path.open("rb") as stream:
                 digest.update(path.name.encode() + b"\0" + hashlib.file_digest(stream, "sha256").digest())

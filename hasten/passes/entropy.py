@@ -22,11 +22,12 @@ from torch import Tensor
 
 from hasten.models import KINDS
 from hasten.passes.calibration import Batch, Calibration, real
-from hasten.passes.family import check_in_turn
+from hasten.passes.family import check_in_turn, kinds_of
 from hasten.passes.hooks import catching, hooked
 from hasten.passes.settings import as_declared
 from hasten.passes.unit_budget import cut_evenly
 from hasten.passes.units import PerUnit, Units, batches_of, check_settings, real_tokens, share
+from hasten.records import Rejected
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +55,10 @@ def prune_entropy(model: Any, config: EntropyConfig, calibration: Calibration) -
     """
     units = Units(model, kind=config.kind, what="entropy pruning")
     check_in_turn(model, what="entropy pruning")
+    if kinds := kinds_of(model):
+        raise Rejected(
+            "family", f"entropy pruning weighs heads by what they see, and layers differ in that ({', '.join(kinds)})"
+        )
     scores = sharpness(units, batches_of(calibration, rows=config.rows))
     cut_evenly(units, scores, calibration, keep=config.keep, round_to=config.round_to, kind=config.kind)
     return model

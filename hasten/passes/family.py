@@ -6,6 +6,7 @@ from typing import Any
 
 from hasten.models import FAMILIES, adapter_for
 from hasten.models.adapter import Adapter
+from hasten.passes.calibration import Calibration, Progress
 from hasten.records import Rejected
 
 
@@ -21,21 +22,33 @@ def adapter_of(model: Any, *, what: str) -> Adapter:
     return found
 
 
-def check_in_turn(model: Any, *, what: str) -> None:
-    """Raises Rejected when a layer cannot be looked at by itself, in its one place, called as the first one is.
+def tell_stacks(model: Any, calibration: Calibration, *, what: str) -> None:
+    """Note, of a model of two stacks, that a pass which takes layer after layer is one over the first of them."""
+    treated, *others = (stack.name for stack in adapter_of(model, what=what).stacks(model.hf))
+    if others:
+        said = f"{what}: the {treated}'s matrices alone; those of the {' and '.join(others)} are as they were"
+        calibration.listen(Progress(said, 1, 1, note=True))
 
-    Where layers share weights (ALBERT), or add what the first has looked up (T5), or see different tokens or positions
-    (Gemma), the call of the first layer says too little about the others.
-    """
+
+def check_in_turn(model: Any, *, what: str) -> None:
+    """Raises Rejected where a layer runs in several places (ALBERT): it cannot be looked at in one of them alone."""
     adapter = adapter_of(model, what=what)
     stack = adapter.stacks(model.hf)[0]
-    kinds = getattr(model.hf.config.get_text_config(), "layer_types", None) or ()
     if stack.shared and stack.depth != len(stack.layers):
-        why = "a layer runs more than once"
-    elif any(adapter.attention(layer).fixed is not None for layer in stack.layers):
-        why = "layers use what the first has looked up"
-    elif len(set(kinds)) > 1:
-        why = f"layers differ in what they see ({', '.join(sorted(set(kinds)))})"
-    else:
-        return
-    raise Rejected("family", f"{what} takes one layer after the other, and in this {adapter.family} {why}")
+        raise Rejected(
+            "family",
+            f"{what} takes one layer after the other, and in this {adapter.family} a layer runs more than once",
+        )
+
+
+def called_alike(model: Any) -> bool:
+    """Are all layers of the first stack called as the first one is? Not where they see different tokens or positions
+    (Gemma), or add what the first has looked up (T5)."""
+    adapter = adapter_of(model, what="a pass over layers")
+    return not kinds_of(model) and all(adapter.attention(layer).fixed is None for layer in adapter.layers(model.hf))
+
+
+def kinds_of(model: Any) -> tuple[str, ...]:
+    """The names of what layers see, where that is not the same for all of them."""
+    found = sorted(set(getattr(model.hf.config.get_text_config(), "layer_types", None) or ()))
+    return tuple(found) if len(found) > 1 else ()

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from hasten.passes.calibration import Calibration, Progress, real
 from hasten.passes.fake_quant import round_weight, rounding_inputs, straight_through
-from hasten.passes.family import adapter_of
+from hasten.passes.family import adapter_of, tell_stacks
 from hasten.passes.matrices import Matrix, encoder_matrices
 from hasten.passes.reconstruction import Walk
 from hasten.passes.settings import as_declared
@@ -74,6 +74,7 @@ def quantize_groupwise(model: Any, config: ZeroQuantConfig, calibration: Calibra
     matrices = encoder_matrices(model, what="ZeroQuant")
     batches = batches_of(calibration, rows=config.rows)
     dense_walk, walk = Walk(model, layers, batches), Walk(model, layers, batches)
+    tell_stacks(model, calibration, what="ZeroQuant")
     spent_s = 0.0
     for number, layer in enumerate(layers):
         calibration.listen(Progress("zeroquant: layer by layer", number, len(layers)))
@@ -88,7 +89,7 @@ def quantize_groupwise(model: Any, config: ZeroQuantConfig, calibration: Calibra
                 lesson.learn(config, np.random.default_rng([calibration.seed, number]))
             rounded.settle()
             walk.advance(rounded)
-        dense_walk.states = goals
+        dense_walk.arrive(goals)
     if calibration.rehearse is not None:
         calibration.rehearse(spent_s)
     return model

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from hasten.models.adapter import Adapter
 from hasten.models.surgery import LowRankLinear, replace_module
 from hasten.passes.calibration import Calibration
-from hasten.passes.family import adapter_of
+from hasten.passes.family import adapter_of, tell_stacks
 from hasten.passes.hooks import catching, hooked
 from hasten.passes.reconstruction import Walk
 from hasten.passes.settings import as_declared
@@ -71,6 +71,7 @@ def factorise(model: Any, config: LowRankConfig, calibration: Calibration) -> An
             f"{largest.out_features} x {largest.in_features} cheaper at keep={config.keep}",
         )  # fmt: skip
     walk = Walk(model, layers, batches_of(calibration, rows=config.rows))
+    tell_stacks(model, calibration, what="low-rank factorisation")
     for layer in layers:
         groups = _groups(adapter, layer, config.which)
         seen = input_moments(walk, layer, [group[0] for group in groups])

@@ -14,7 +14,7 @@ Legend: T real tokens, H hidden size, I inputs of the map, U units (U = I / widt
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -23,11 +23,15 @@ import torch
 from torch import Tensor, nn
 
 from hasten.models.adapter import Adapter
+from hasten.models.settling import say
 from hasten.passes.calibration import Batch
-from hasten.passes.family import check_in_turn
+from hasten.passes.family import called_alike, check_in_turn
 from hasten.passes.hooks import hooked
 from hasten.passes.units import real_tokens
 from hasten.records import Rejected
+
+
+_Call = tuple[tuple[Any, ...], dict[str, Any]]  # what a layer is given beside the states
 
 
 @dataclass(slots=True)
@@ -58,35 +62,54 @@ class Moments:
 
 
 class Walk:
-    """Rows on their way through an encoder: the hidden states in front of the next layer."""
+    """Rows on their way through an encoder or a decoder: the hidden states in front of the next layer.
+
+    A layer is called as the model calls it: with its own mask and positions where layers see different tokens (Gemma),
+    and with the biases of the first one where all add them (T5). None of these depend on the states.
+    """
 
     def __init__(self, model: Any, layers: nn.ModuleList, batches: Sequence[Batch]) -> None:
         check_in_turn(model, what="a pass over layers")
         self.batches = batches
         self.states: list[Tensor] = []
-        self._calls: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
-        first = layers[0].register_forward_pre_hook(self._catch, with_kwargs=True)
-        with hooked([first]), torch.no_grad(), _without_cache(model.hf):
+        self._place = 0
+        # [layer][batch]; where all are called alike, the first one's calls serve all.
+        self._calls: list[list[tuple[tuple[Any, ...], dict[str, Any]]]] = []
+        watched = list(layers)[:1] if called_alike(model) else list(layers)
+        handles = (own.register_forward_pre_hook(self._catcher(i, watched), with_kwargs=True)
+                   for i, own in enumerate(watched))  # fmt: skip
+        with hooked(handles), torch.no_grad(), _without_cache(model.hf):
             for batch in batches:
                 with suppress(_Caught):
                     model(**batch)
 
-    def _catch(self, _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        self.states.append(args[0])
-        self._calls.append((args[1:], kwargs))
-        raise _Caught
+    def _catcher(self, place: int, watched: Sequence[nn.Module]) -> Any:
+        self._calls.append([])
+
+        def hook(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            self._calls[place].append((args[1:], kwargs))
+            if place == 0:
+                self.states.append(args[0])
+            if place == len(watched) - 1:
+                raise _Caught
+
+        return hook
 
     @torch.no_grad()
     def through(self, layer: nn.Module, number: int) -> Tensor:
-        """The layer's output for batch ``number``."""
-        rest, kwargs = self._calls[number]
+        """The output for batch ``number`` of ``layer``, which stands in the place that the walk has come to."""
+        rest, kwargs = self._calls[min(self._place, len(self._calls) - 1)][number]
         output = layer(self.states[number], *rest, **kwargs)
         found: Tensor = output[0] if isinstance(output, tuple) else output
         return found
 
     def advance(self, layer: nn.Module) -> None:
         """Carry all rows through ``layer``."""
-        self.states = [self.through(layer, number) for number in range(len(self.batches))]
+        self.arrive([self.through(layer, number) for number in range(len(self.batches))])
+
+    def arrive(self, states: list[Tensor]) -> None:
+        """Go on from what a layer gave."""
+        self.states, self._place = states, self._place + 1
 
 
 class _Caught(Exception):
@@ -96,14 +119,14 @@ class _Caught(Exception):
 @contextmanager
 def _without_cache(hf: Any) -> Iterator[None]:
     """Within, a decoder keeps no keys and values: a layer that is called again would see its own from before."""
-    before = getattr(hf.config, "use_cache", None)
-    if before is not None:
-        hf.config.use_cache = False
+    both = {id(config): config for config in (hf.config, hf.config.get_text_config())}.values()
+    before = [(config, config.use_cache) for config in both if getattr(config, "use_cache", None) is not None]
+    say((config for config, _ in before), use_cache=False)
     try:
         yield
     finally:
-        if before is not None:
-            hf.config.use_cache = before
+        for config, used in before:
+            config.use_cache = used
 
 
 @dataclass(slots=True)

@@ -15,7 +15,8 @@ Which foldings are exact, and hence done here:
 * first -> second factor of a factorised matrix.
 
 Not done, because they would change the function: the norms of a post-norm layer (their output is also the residual, and
-the next norm takes the sum of all channels), and up -> down for GELU without a gate.
+the next norm takes the sum of all channels), up -> down for GELU without a gate, and the norm in front of a mixture of
+experts, which routers read as well.
 
 Legend: I inputs of a matrix.
 """
@@ -96,17 +97,18 @@ def folds(model: Any) -> list[Fold]:
     found: list[Fold] = []
     relu = _activation(model.hf.config) == "relu"
     for layer in adapter.layers(model.hf):
-        attention, ffn = adapter.attention(layer), adapter.ffn(layer)
-        norms = adapter.norms(layer)
+        attention, ffns, norms = adapter.attention(layer), adapter.ffns(layer), adapter.norms(layer)
         if adapter.norm_first and len(norms) == 2 and all(isinstance(n, nn.LayerNorm) or is_rms(n) for n in norms):
-            readers = zip(norms, (attention.inputs, ffn.inputs), strict=True)
-            found += [Fold(norm, tuple(map(_first, linears))) for norm, linears in readers]
-        parts = (*attention.inputs, attention.output, *ffn.inputs, ffn.down)
+            alone = len(ffns) == 1 and not adapter.routers(layer)
+            readers = [attention.inputs, ffns[0].inputs] if alone else [attention.inputs]
+            found += [Fold(norm, tuple(map(_first, own))) for norm, own in zip(norms, readers, strict=False)]
+        inner = [linear for ffn in ffns for linear in (*ffn.inputs, ffn.down)]
+        parts = (*attention.inputs, attention.output, *inner)
         found += [Fold(part.first, (part.second,)) for part in parts if isinstance(part, LowRankLinear)]
         if not attention.fused and attention.groups == attention.heads:  # a channel of the value is one of the output
             found.append(Fold(_last(attention.value), (_first(attention.output),)))
-        if (relu or ffn.gate is not None) and not ffn.fused:
-            found.append(Fold(_last(ffn.up), (_first(ffn.down),)))
+        gated = [ffn for ffn in ffns if (relu or ffn.gate is not None) and not ffn.fused]
+        found += [Fold(_last(ffn.up), (_first(ffn.down),)) for ffn in gated]
     return found
 
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from hasten.passes.calibration import Batch, Calibration, Progress, real
-from hasten.passes.family import adapter_of
+from hasten.passes.family import adapter_of, tell_stacks
 from hasten.passes.hooks import hooked
 from hasten.passes.matrices import Matrix, by_source, encoder_matrices
 from hasten.passes.reconstruction import Walk
@@ -160,6 +160,7 @@ def layer_by_layer(model: Any, calibration: Calibration, *, rows: int, full: boo
     layers = adapter_of(model, what=kind).layers(model.hf)
     matrices = encoder_matrices(model, what=kind)
     walk = Walk(model, layers, batches_of(calibration, rows=rows))
+    tell_stacks(model, calibration, what=kind)
     for number, layer in enumerate(layers):
         calibration.listen(Progress(f"{kind}: layer by layer", number, len(layers)))
         groups = by_source([matrix for matrix in matrices if matrix.layer == number])

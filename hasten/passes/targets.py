@@ -84,8 +84,10 @@ class Targets:
             return torch.zeros(0, len(first), first.shape[1], 1)
         first = self.teachers[0]
         # Not the model's own list of them: its last one may have gone through the final norm.
+        # Of an encoder-decoder the encoder's layers are looked at, which need no decoder.
+        body = first.hf.get_encoder() if getattr(first.hf.config, "is_encoder_decoder", False) else first.hf.base_model
         with watched(adapter_of_teacher(first, what="hidden states").layers(first.hf)) as caught:
-            found = first.hf.base_model(**seen_by(first, batch), output_hidden_states=0 in self.depths)
+            found = body(**seen_by(first, batch), output_hidden_states=0 in self.depths)
         return torch.stack([caught[d - 1] if d else found.hidden_states[0] for d in self.depths])
 
     def _fits(self, answers: dict[int, tuple[Tensor, Tensor]]) -> bool:

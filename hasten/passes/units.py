@@ -213,10 +213,12 @@ def share(keep: float) -> str:
 def real_tokens(states: Tensor, batch: Batch) -> Tensor:
     """[B, L, X] -> [T, X]: the tokens that are not padding.
 
-    A mixture's blocks take tokens in a row, [B L, X]. An expert's are fewer, and padding is not among them
+    What a decoder beside an encoder takes are its own tokens, of which none is padding: the mask is the encoder's. A
+    mixture's blocks take tokens in a row, [B L, X]. An expert's are fewer, and padding is not among them
     (:func:`hasten.passes.routing.unpadded`).
     """
-    if states.ndim > 2:
-        return states[real(batch, states)]
     mask = batch.get("attention_mask")
+    if states.ndim > 2:
+        own = mask is not None and mask.shape != states.shape[:2]
+        return states.flatten(0, 1) if own else states[real(batch, states)]
     return states if mask is None or len(states) != mask.numel() else states[mask.bool().flatten()]

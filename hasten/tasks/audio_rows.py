@@ -7,13 +7,13 @@ names and whose labels what is said. Recordings stay encoded as they are.
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from hasten.records import Columns, InputError
-from hasten.tasks.columns import one_column
+from hasten.tasks.columns import first_usual, one_column
+from hasten.tasks.file_rows import File, Forms, Found, contents_of, read_files, rows_of
 from hasten.tasks.reference_rows import references_of
 from hasten.tasks.rows import Rows
 from hasten.tasks.speech import SUFFIXES, content_of
@@ -24,7 +24,8 @@ _SAID = ("text", "transcription", "transcript", "sentence", "normalized_text", "
 _METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
 _FORMS = "a folder of recordings, or a table with an audio column (CSV, JSONL, Parquet)"
 
-Recording = tuple[str, bytes, tuple[str, ...] | None]  # name, content, what is said
+# Other ways to keep sound: skipped in a folder, they would be rows that are lost.
+_UNREAD = (".mp3", ".m4a", ".aac", ".opus", ".wma", ".aif", ".aiff", ".amr", ".webm", ".mp4")
 
 
 def read_recordings(source: str | Path, *, columns: Columns, labels_wanted: bool = True) -> Rows:
@@ -32,43 +33,30 @@ def read_recordings(source: str | Path, *, columns: Columns, labels_wanted: bool
 
     Raises InputError for a form that is none of these, and for files that are missing.
     """
-    if columns.text_pair is not None:
-        raise InputError(
-            f"--text-pair-column {columns.text_pair}", expected="one recording a row", remedy="leave the flag out"
-        )
-    path = Path(source).expanduser()
-    if path.is_dir():
-        found, names = _folder(path, columns, labels_wanted)
-    elif path.suffix.lower() in SUFFIXES:
-        raise InputError(f"{source} is one recording", expected=_FORMS, remedy="give the folder")
-    else:
-        found, names = _table(source, columns, labels_wanted)
-    if not found:
-        raise InputError(f"{source} holds no recordings", expected=_FORMS, remedy="give another one")
-    said = [text for _, _, text in found if text is not None]
-    return Rows(
-        texts=tuple(name for name, _, _ in found), pairs=None, labels=tuple(said) if said else None,
-        source=str(source), sha256=_hash(found), column_names=tuple(names),
-        sounds=tuple(content for _, content, _ in found),
+    forms = Forms(
+        what="recording", suffixes=SUFFIXES, expected=_FORMS,
+        folder=lambda path: _folder(path, columns, labels_wanted),
+        table=lambda given: _table(given, columns, labels_wanted),
     )  # fmt: skip
+    found = read_files(source, forms, columns=columns)
+    return rows_of(found, source=source, sounds=contents_of(found))
 
 
-def _hash(found: Sequence[Recording]) -> str:
-    """Of recordings and texts in their order; names are not content."""
-    whole = hashlib.sha256()
-    for _, content, said in found:
-        whole.update(hashlib.sha256(content).digest())
-        whole.update(f"\x1f{said}\x1e".encode("utf-8", "replace"))
-    return whole.hexdigest()
-
-
-def _folder(folder: Path, columns: Columns, labels_wanted: bool) -> tuple[list[Recording], Sequence[str]]:
+def _folder(folder: Path, columns: Columns, labels_wanted: bool) -> Found:
     """With a metadata table that, else every recording with its text in a ``.txt`` of the same name."""
     table = next((folder / name for name in _METADATA if (folder / name).is_file()), None)
     if table is not None:
         return _table(table, columns, labels_wanted)
-    files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))
-    found: list[Recording] = []
+    seen = sorted(path for path in folder.rglob("*") if not path.name.startswith("."))
+    unread = [path for path in seen if path.suffix.lower() in _UNREAD]
+    if unread:
+        raise InputError(
+            f"{len(unread)} recordings of {folder}, such as {unread[0].name}, are in a form that is not read here",
+            expected=f"files that end in {', '.join(SUFFIXES)}",
+            remedy="convert them, for example: ffmpeg -i IN -ar 16000 -ac 1 OUT.flac",
+        )  # fmt: skip
+    files = [path for path in seen if path.suffix.lower() in SUFFIXES]
+    found: list[File] = []
     for file in files:
         said = None
         if labels_wanted:
@@ -80,32 +68,32 @@ def _folder(folder: Path, columns: Columns, labels_wanted: bool) -> tuple[list[R
                     remedy="write a metadata.csv with file_name and text, or a .txt beside each",
                 )
             said = (read_utf8(beside).strip(),)
-        found.append((file.relative_to(folder).as_posix(), file.read_bytes(), said))
+        found.append(File(file.relative_to(folder).as_posix(), file.read_bytes(), said))
     return found, ("audio", "text")
 
 
-def _table(source: str | Path, columns: Columns, labels_wanted: bool) -> tuple[list[Recording], Sequence[str]]:
+def _table(source: str | Path, columns: Columns, labels_wanted: bool) -> Found:
     table = read_table(source)
     audio = _column(table, columns.text, source=source)
     others = [name for name in table.names if name != audio]
-    said = columns.label if columns.label is not None else next((n for n in _SAID if n in others), None)
+    said = columns.label if columns.label is not None else first_usual(others, _SAID)
     if said is not None:
         one_column(others, said, usual=(), flag="--label-column", source=str(source))
-    base, found = Path(source).expanduser().parent, []
+    base = Path(source).expanduser().parent
+    found: list[File] = []
     for number, row in enumerate(table.rows, start=1):
         where = f"row {number} of {source}"
         name, content = _recording(row.get(audio), base, number, where=f"{where}: column {audio!r}")
         wanted = labels_wanted and said is not None
         text = references_of(row.get(said or ""), where=f"{where}: column {said!r}") if wanted else None
-        found.append((name, content, text))
+        found.append(File(name, content, text))
     return found, table.names
 
 
 def _column(table: Table, given: str | None, *, source: str | Path) -> str:
     if given is not None:
         return str(one_column(table.names, given, usual=(), flag="--text-column", source=str(source)))
-    plain = {name.strip().casefold(): name for name in table.names}
-    found = next((plain[name] for name in _AUDIO if name in plain), None)
+    found = first_usual(table.names, _AUDIO)
     if found is None:
         raise InputError(
             f"{source} has the columns {', '.join(table.names)}; none has a usual name for recordings",

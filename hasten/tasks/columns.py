@@ -59,6 +59,12 @@ def one_column(names: Sequence[str], given: str | None, *, usual: Sequence[str],
     return _given(names, given, flag, source) or _one_of(names, usual, flag, source)
 
 
+def first_usual(names: Sequence[str], usual: Sequence[str]) -> str | None:
+    """The column whose name stands first in ``usual``, but for case and outer spaces; ``None`` without any."""
+    plain = {_plain(name): name for name in names}
+    return next((plain[_plain(name)] for name in usual if _plain(name) in plain), None)
+
+
 def _text(names: Sequence[str], source: str) -> str:
     questions = any(_plain(name) == _QUESTION for name in names)
     usual = [name for name in _TEXT if not (questions and name == _BESIDE_QUESTION)]

@@ -7,14 +7,13 @@ Images stay encoded as they are: only their headers are looked at.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from hasten.records import Columns, InputError
 from hasten.tasks.columns import LABEL_NAMES, one_column
+from hasten.tasks.file_rows import File, Forms, Found, contents_of, read_files, rows_of
 from hasten.tasks.idx import idx_files, is_idx, read_idx
 from hasten.tasks.picture import SUFFIXES, as_opened, as_png, read_file
 from hasten.tasks.rows import Rows, label_texts
@@ -27,61 +26,26 @@ _LITTER = {"readme.md", "readme.txt", "readme", "license", "license.txt", "thumb
 _FORMS = "a folder with a sub-folder for each class, a table with an image column (CSV, JSONL, Parquet), or IDX files"
 
 
-@dataclass(frozen=True, slots=True)
-class _Picture:
-    """A row on its way; ``label`` is ``None`` where none are wanted."""
-
-    name: str
-    content: bytes
-    label: str | None
-
-
 def read_image_rows(source: str | Path, *, columns: Columns, labels_wanted: bool = True) -> Rows:
     """Rows of any of the forms, in a fixed order; without ``labels_wanted`` no labels are looked for.
 
     Raises InputError for a form that is none of these, files that are missing or no images, and classes without any;
     MissingDependency without Pillow.
     """
-    if columns.text_pair is not None:
-        raise InputError(
-            f"--text-pair-column {columns.text_pair}", expected="one image a row", remedy="leave the flag out"
-        )
-    path = Path(source).expanduser()
-    if path.is_dir():
-        pictures, names = _folder(path, columns, labels_wanted)
-    elif is_idx(path):
-        pictures, names = _idx(path, labels_wanted), ("image", "label")
-    elif path.suffix.lower() in SUFFIXES:
-        raise InputError(f"{source} is one image", expected=_FORMS, remedy="give the folder")
-    else:
-        pictures, names = _table(source, columns, labels_wanted)
-    if not pictures:
-        raise InputError(f"{source} holds no rows", expected="at least one image", remedy="give another one")
-    labels = [picture.label for picture in pictures if picture.label is not None]
-    return Rows(
-        texts=tuple(picture.name for picture in pictures),
-        pairs=None,
-        labels=tuple(labels) if labels else None,
-        source=str(source),
-        sha256=_hash(pictures),
-        column_names=tuple(names),
-        images=tuple(picture.content for picture in pictures),
-    )
-
-
-def _hash(pictures: Sequence[_Picture]) -> str:
-    """Of images and labels in their order; names are not content."""
-    whole = hashlib.sha256()
-    for picture in pictures:
-        whole.update(hashlib.sha256(picture.content).digest())
-        whole.update(f"\x1f{picture.label}\x1e".encode("utf-8", "replace"))
-    return whole.hexdigest()
+    forms = Forms(
+        what="image", suffixes=SUFFIXES, expected=_FORMS,
+        folder=lambda path: _folder(path, columns, labels_wanted),
+        table=lambda given: _table(given, columns, labels_wanted),
+        special=lambda path: _idx(path, labels_wanted) if is_idx(path) else None,
+    )  # fmt: skip
+    found = read_files(source, forms, columns=columns)
+    return rows_of(found, source=source, images=contents_of(found))
 
 
 # --------------------------------------------------------------------------- folders
 
 
-def _folder(folder: Path, columns: Columns, labels_wanted: bool) -> tuple[list[_Picture], Sequence[str]]:
+def _folder(folder: Path, columns: Columns, labels_wanted: bool) -> Found:
     tables = [folder / name for name in _METADATA if (folder / name).is_file()]
     sets = idx_files(folder)
     if len(tables) + len(sets) > 1:
@@ -90,7 +54,7 @@ def _folder(folder: Path, columns: Columns, labels_wanted: bool) -> tuple[list[_
     if tables:
         return _table(tables[0], columns, labels_wanted)
     if sets:
-        return _idx(sets[0], labels_wanted), ("image", "label")
+        return _idx(sets[0], labels_wanted)
     loose = list(_images(folder, deep=False))
     classes = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
     found: list[tuple[Path, str | None]]
@@ -146,29 +110,28 @@ def _images(folder: Path, *, deep: bool) -> Iterator[Path]:
             )
 
 
-def _checked(name: str, path: Path, label: str | None) -> _Picture:
+def _checked(name: str, path: Path, label: str | None) -> File:
     content = read_file(path, name=name)
     as_opened(content, name=name)
-    return _Picture(name, content, label)
+    return File(name, content, label)
 
 
 # --------------------------------------------------------------------------- IDX
 
 
-def _idx(path: Path, labels_wanted: bool) -> list[_Picture]:
+def _idx(path: Path, labels_wanted: bool) -> Found:
     images, labels = read_idx(path, labels_wanted=labels_wanted)
+    named = [(number, f"image {number}", image) for number, image in enumerate(images)]
     return [
-        _Picture(
-            f"image {number}", as_png(image, name=f"image {number}"), None if labels is None else str(labels[number])
-        )
-        for number, image in enumerate(images)
-    ]
+        File(name, as_png(image, name=name), None if labels is None else str(labels[number]))
+        for number, name, image in named
+    ], ("image", "label")
 
 
 # --------------------------------------------------------------------------- tables
 
 
-def _table(source: str | Path, columns: Columns, labels_wanted: bool) -> tuple[list[_Picture], Sequence[str]]:
+def _table(source: str | Path, columns: Columns, labels_wanted: bool) -> Found:
     table = read_table(source)
     if not table.rows:
         raise InputError(f"{source} holds no rows", expected="at least one row", remedy="give another file")
@@ -192,7 +155,7 @@ def _table(source: str | Path, columns: Columns, labels_wanted: bool) -> tuple[l
     return list(_pictures(table, image, labels, source=source)), table.names
 
 
-def _pictures(table: Table, column: str, labels: Sequence[str | None], *, source: str | Path) -> Iterator[_Picture]:
+def _pictures(table: Table, column: str, labels: Sequence[str | None], *, source: str | Path) -> Iterator[File]:
     """Paths count from the table's own folder."""
     folder = Path(source).expanduser().parent
     for number, (row, label) in enumerate(zip(table.rows, labels, strict=True), start=1):
@@ -202,7 +165,7 @@ def _pictures(table: Table, column: str, labels: Sequence[str | None], *, source
         name = f"{where}, {path}" if path else where
         content = _content(value, folder, where=name)
         as_opened(content, name=name)
-        yield _Picture(path or f"row {number}", content, label)
+        yield File(path or f"row {number}", content, label)
 
 
 def _content(value: Any, folder: Path, *, where: str) -> bytes:

@@ -22,7 +22,9 @@ from hasten.tasks.rows import Rows, content_hash
 from hasten.tasks.tables import Table, read_table
 from hasten.tasks.task import Array, Item, few_rows_warning
 
-_QUESTION = ("goal", "question", "prompt", "ctx", "context", "text", "sentence")
+_QUESTION = ("goal", "question", "question_stem", "prompt", "ctx", "context", "text", "sentence")
+# What questions of some collections (COPA's, RACE's) cannot be answered without.
+_READ_FIRST = ("premise", "article", "passage", "context", "support")
 _CHOICES = ("choices", "endings", "options")
 _NUMBERED = (
     ("sol1", "sol2"), ("choice1", "choice2"), ("option1", "option2"), ("ending0", "ending1", "ending2", "ending3"),
@@ -51,6 +53,13 @@ class MultipleChoice:
         if not table.rows:
             raise InputError(f"{source} holds no rows", expected="at least one question", remedy="give another file")
         question = _named(table, columns.text, _QUESTION, what="the question", flag="--text-column", source=source)
+        beside = [name for name in _READ_FIRST if name in table.names and name != question]
+        if columns.text is None and question == "question" and beside:
+            raise InputError(
+                f"{source} has a question and, to be read before it, {', '.join(beside)}",
+                expected="one column with all that stands before the choices",
+                remedy="put both into one column, or name the one that is enough with --text-column",
+            )  # fmt: skip
         label = columns.label or next((n for n in _LABEL if n in table.names), None)
         if labels_wanted and (label is None or label not in table.names):
             raise InputError(
@@ -195,7 +204,7 @@ def _checked(found: Any, *, at: str) -> list[str]:
             f"{at} has the choices {str(found)[:60]}", expected="two texts or more, in a list or as sol1 and sol2",
             remedy="correct the row, or name their column with --text-pair-column",
         )  # fmt: skip
-    return list(found)
+    return list(found), names_of
 
 
 def _parsed(text: str, *, at: str) -> Any:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from hasten.records import Columns, InputError
-from hasten.tasks.columns import one_column
+from hasten.tasks.columns import first_usual, one_column
 from hasten.tasks.rows import Rows, content_hash
 from hasten.tasks.tables import Table, read_table
 from hasten.tasks.text_files import is_text, read_text
@@ -72,7 +72,7 @@ def _rows(
         raise InputError(f"{source} holds no rows", expected="at least one text", remedy="give another file")
     column = _first(table, columns.text, texts, what="the text to write from", source=source)
     named = [name for name in table.names if name != column]
-    label = columns.label if columns.label is not None else next((n for n in references if n in named), None)
+    label = columns.label if columns.label is not None else first_usual(named, references)
     if columns.label is not None:
         one_column(named, columns.label, usual=(), flag="--label-column", source=str(source))
     numbered = [(f"row {number} of {source}", row) for number, row in enumerate(table.rows, start=1)]
@@ -105,8 +105,7 @@ def _first(table: Table, given: str | None, usual: Sequence[str], *, what: str, 
     """The named column, else the one whose name stands first in ``usual``, else the only one there is."""
     if given is not None:
         return str(one_column(table.names, given, usual=(), flag="--text-column", source=str(source)))
-    plain = {name.strip().casefold(): name for name in table.names}
-    found = next((plain[name] for name in usual if name in plain), None)
+    found = first_usual(table.names, usual)
     if found is None and len(table.names) == 1:
         found = table.names[0]
     if found is None:

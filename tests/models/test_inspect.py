@@ -157,6 +157,10 @@ def test_every_file_that_matters_changes_the_hash(copy: Path) -> None:
         (copy / name).write_text((copy / name).read_text() + "\n")
         seen.add(inspect_checkpoint(ModelRef(str(copy)), task=get_task(TASK)).source_hash())
     assert len(seen) == 4
+    for name in ("merges.txt", "source.spm", "spiece.model", "processor_config.json"):
+        (copy / name).write_text("{}")
+        seen.add(inspect_checkpoint(ModelRef(str(copy)), task=get_task(TASK)).source_hash())
+    assert len(seen) == 8
     (copy / "README.md").write_text("words")
     assert inspect_checkpoint(ModelRef(str(copy)), task=get_task(TASK)).source_hash() in seen
 

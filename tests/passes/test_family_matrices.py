@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 import torch
@@ -13,11 +12,10 @@ from unit_cases import outputs, rows_for
 from hasten.models import adapter_for
 from hasten.models.reshape import prepared
 from hasten.models.surgery import LowRankLinear, replace_module
-from hasten.passes.family import check_in_turn
+from hasten.passes.family import called_alike
 from hasten.passes.magnitude import head_norms, neuron_norms
 from hasten.passes.matrices import by_source, encoder_matrices
 from hasten.passes.smooth_quant import SmoothQuantConfig, smooth
-from hasten.records import Rejected
 from hasten.tasks.wrappers import LogitsWrapper
 
 
@@ -99,15 +97,10 @@ def test_thin_factors_of_a_fused_matrix(family: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("family", "why"), [("t5", "looked up"), ("gemma2", "differ in what they see"), ("llama", None), ("bart", None)]
+    ("family", "alike"), [("t5", False), ("gemma2", False), ("qwen2", False), ("llama", True), ("bart", True)]
 )
-def test_what_cannot_be_walked_through_is_refused(family: str, why: str | None) -> None:
-    model: Any = SimpleNamespace(hf=language_model(family))
-    if why is None:
-        check_in_turn(model, what="a test")
-        return
-    with pytest.raises(Rejected, match=why):
-        check_in_turn(model, what="a test")
+def test_layers_may_be_called_alike_or_not(family: str, alike: bool) -> None:
+    assert called_alike(SimpleNamespace(hf=language_model(family))) is alike
 
 
 @pytest.mark.parametrize("family", ["llama", "qwen3", "gpt2", "phi3"])

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import pytest
 import torch
-from tiny_models import IMAGES, TEXTS
+from tiny_models import IMAGES, SEQ2SEQ, TEXTS, language_model
 from torch import nn
-from unit_cases import outputs, rows_for, tiny, units_of
+from unit_cases import outputs, rows_for, texts_for, tiny, units_of
 
+from hasten.models import adapter_for
 from hasten.passes.calibration import Batch
 from hasten.passes.reconstruction import (
     Moments,
@@ -22,7 +24,8 @@ from hasten.passes.reconstruction import (
     tuned_masks,
 )
 from hasten.passes.units import Units, real_tokens
-from hasten.tasks.wrappers import Wrapper
+from hasten.tasks.generation_wrappers import Seq2SeqGenerationWrapper
+from hasten.tasks.wrappers import NextTokenWrapper, Wrapper
 
 
 def problem(tokens: int = 60, *, units: int = 5, width: int = 3, hidden: int = 7) -> tuple[torch.Tensor, ...]:
@@ -78,6 +81,26 @@ def test_a_walk_sees_the_models_own_hidden_states(family: str) -> None:
             assert torch.allclose(real_tokens(own, batch), real_tokens(theirs[depth], batch), atol=1e-5)
         if layer is not None:
             walk.advance(layer)
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen2", "gemma2", "gemma3_text", "t5", "bart"])
+def test_a_walk_calls_every_layer_as_the_model_does(family: str) -> None:
+    """Windows and positions may differ from layer to layer, and biases come from the first."""
+    hf, given = language_model(family), texts_for(count=7)
+    model: Any = (Seq2SeqGenerationWrapper if family in SEQ2SEQ else NextTokenWrapper)(hf).eval()
+    batches: list[Batch] = [batch for batch, _ in given.batches(batch=3)]
+    adapter = adapter_for(family)
+    assert adapter is not None
+    layers = adapter.layers(hf)
+    walk = Walk(model, layers, batches)
+    body = hf.get_encoder() if family in SEQ2SEQ else hf.base_model
+    with torch.no_grad():
+        states = [body(**batch, output_hidden_states=True).hidden_states for batch in batches]
+    for depth, layer in enumerate(layers):
+        for batch, own, theirs in zip(batches, walk.states, states, strict=True):
+            assert torch.allclose(real_tokens(own, batch), real_tokens(theirs[depth], batch), atol=1e-5)
+        assert torch.equal(walk.through(layer, 0), walk.through(layer, 0)), "it may be called again"
+        walk.advance(layer)
 
 
 @pytest.mark.parametrize("family", [*TEXTS, *IMAGES])

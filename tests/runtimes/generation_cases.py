@@ -7,13 +7,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from tiny_models import SEQ2SEQ, language_model, shaken
+from tiny_models import BANDS, FRAMES, SEQ2SEQ, language_model, whisper
 
 from hasten.runtimes import get_runtime
 from hasten.runtimes.runtime import Array, Arrays
 from hasten.tasks.generation_wrappers import GenerationWrapper, Seq2SeqGenerationWrapper
-
-FRAMES, BANDS = 24, 8
 
 
 def wrapped(family: str) -> Any:
@@ -23,18 +21,6 @@ def wrapped(family: str) -> Any:
     if family in SEQ2SEQ:
         return Seq2SeqGenerationWrapper(language_model(family)).eval()
     return GenerationWrapper(language_model(family)).eval()
-
-
-def whisper() -> Any:
-    import transformers as t
-
-    torch.manual_seed(0)
-    layers = {"encoder_layers": 2, "decoder_layers": 3, "encoder_attention_heads": 4, "decoder_attention_heads": 2}
-    sizes = {"encoder_ffn_dim": 48, "decoder_ffn_dim": 48, "d_model": 32, "vocab_size": 66, "num_mel_bins": BANDS}
-    places = {"max_source_positions": FRAMES // 2, "max_target_positions": 40}
-    ids = {"pad_token_id": 1, "bos_token_id": 4, "eos_token_id": 5, "decoder_start_token_id": 4}
-    config = t.WhisperConfig(**layers, **sizes, **places, **ids, suppress_tokens=None, begin_suppress_tokens=None)
-    return shaken(t.WhisperForConditionalGeneration(config).eval())
 
 
 def prompts(family: str, *, lengths: tuple[int, ...], seed: int = 0) -> Arrays:

@@ -30,7 +30,10 @@ from hasten.runtimes.torch_generation import forced_logits
 
 PLAIN = (TorchConfig(), OnnxRuntimeConfig(fusion=False), OpenVinoConfig())
 QUICK = ("gpt2", "gemma3_text", "t5")
-SLOW = ("llama", "qwen2", "phi3", "gemma2", "mixtral", "qwen2_moe", "bart", "marian", "flan-t5", "whisper")
+SLOW = (
+    "llama", "mistral", "qwen2", "qwen3", "phi3", "gemma2", "mixtral", "qwen2_moe", "qwen3_moe",
+    "bart", "marian", "flan-t5", "whisper",
+)  # fmt: skip
 OTHER = (
     TorchConfig(attention="eager"),
     OnnxRuntimeConfig(precision="int8-dynamic", fusion=False),

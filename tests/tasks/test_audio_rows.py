@@ -80,6 +80,18 @@ def test_what_is_refused(folder: Path) -> None:
     assert len(read_recordings(folder, columns=Columns(), labels_wanted=False)) == 3
 
 
+def test_recordings_that_would_be_lost_are_said(folder: Path) -> None:
+    (folder / "3.MP3").write_bytes(b"ID3")
+    with pytest.raises(InputError, match=r"1 recordings of .*3\.MP3, are in a form that is not read"):
+        read_recordings(folder, columns=Columns(), labels_wanted=False)
+
+
+def test_columns_are_found_whatever_their_case(folder: Path) -> None:
+    (folder / "rows.csv").write_text("File_Name,Transcript\n1.wav,one\n")
+    found = read_recordings(folder / "rows.csv", columns=Columns())
+    assert (found.texts, found.labels) == (("1.wav",), (("one",),))
+
+
 @pytest.mark.parametrize("content", [b"no sound", b"", wav(0.0)], ids=["text", "nothing", "empty"])
 def test_what_cannot_be_heard(content: bytes) -> None:
     with pytest.raises(InputError):

@@ -28,7 +28,8 @@ def test_prompts_with_and_without_completions(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "label"), [("document", "summary"), ("article", "highlights"), ("dialogue", "summary")]
+    ("text", "label"),
+    [("document", "summary"), ("article", "highlights"), ("dialogue", "summary"), ("Document", " Summary")],
 )
 def test_documents_in_the_usual_columns(text: str, label: str, tmp_path: Path) -> None:
     found = read_documents(saved(tmp_path, {"id": 1, text: "long", label: "short"}), columns=Columns())
