@@ -14,7 +14,7 @@ Legend: T real tokens, H hidden size, I inputs of the map, U units (U = I / widt
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -29,9 +29,6 @@ from hasten.passes.family import called_alike, check_in_turn
 from hasten.passes.hooks import hooked
 from hasten.passes.units import real_tokens
 from hasten.records import Rejected
-
-
-_Call = tuple[tuple[Any, ...], dict[str, Any]]  # what a layer is given beside the states
 
 
 @dataclass(slots=True)

@@ -204,7 +204,7 @@ def _checked(found: Any, *, at: str) -> list[str]:
             f"{at} has the choices {str(found)[:60]}", expected="two texts or more, in a list or as sol1 and sol2",
             remedy="correct the row, or name their column with --text-pair-column",
         )  # fmt: skip
-    return list(found), names_of
+    return list(found)
 
 
 def _parsed(text: str, *, at: str) -> Any:

@@ -45,7 +45,7 @@ def test_the_usual_columns(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ({"goal": "q", "sol1": "one", "sol2": "two", "label": 2}, "says that 2 is right"),
+        ({"goal": "q", "sol1": "one", "sol2": "two", "label": 2}, "says that '2' is right"),
         ({"goal": "q", "sol1": "one", "sol2": "two"}, "none says which choice is right"),
         ({"goal": "q", "choices": ["one"], "label": 0}, "has the choices"),
         ({"goal": "q", "choices": "one, two", "label": 0}, "has the choices"),
