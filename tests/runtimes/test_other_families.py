@@ -22,6 +22,18 @@ TEXTS = ("albert", "mobilebert")
 DECODERS = ("llama", "mistral", "qwen3", "phi3", "gemma2", "gemma3_text", "mixtral", "qwen2_moe", "qwen3_moe")
 FP32 = (TorchConfig(), OnnxRuntimeConfig(fusion=False), OpenVinoConfig())
 INT8 = (OnnxRuntimeConfig(precision="int8-dynamic", fusion=False), OpenVinoConfig(precision="int8"))
+# What OpenVINO's buckets do to these: parity rejects them in a run, and other runtimes are left.
+KNOWN = {
+    ("mobilebert", "fp32"): "its embeddings join neighbours: what stands behind a text, also padding, changes its end",
+    ("gemma3_text", "fp32"): "padding beyond a window sees nothing at all, and what it computes then is no number",
+}
+
+
+def case(family: str, config: Any) -> Any:
+    marks = []
+    if isinstance(config, OpenVinoConfig) and (family, config.precision) in KNOWN:
+        marks = [pytest.mark.xfail(strict=True, reason=KNOWN[family, config.precision])]
+    return pytest.param(family, config, id=f"{family} {config.kind} {config.precision}", marks=marks)
 
 
 def wrapped(family: str) -> Wrapper:
@@ -75,15 +87,13 @@ def check(family: str, config: Any, folder: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("config", [*FP32, *INT8], ids=lambda c: f"{c.kind} {c.precision}")
-@pytest.mark.parametrize("family", [*TEXTS, *IMAGES])
+@pytest.mark.parametrize(("family", "config"), [case(f, c) for f in (*TEXTS, *IMAGES) for c in (*FP32, *INT8)])
 def test_classifiers(family: str, config: Any, tmp_path: Path) -> None:
     check(family, config, tmp_path)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("config", FP32[1:], ids=lambda c: c.kind)
-@pytest.mark.parametrize("family", DECODERS)
+@pytest.mark.parametrize(("family", "config"), [case(f, c) for f in DECODERS for c in FP32[1:]])
 def test_readers_of_text(family: str, config: Any, tmp_path: Path) -> None:
     """Whole texts in one pass, as language-modeling and multiple-choice run them."""
     check(family, config, tmp_path)
