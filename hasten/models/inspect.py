@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from hasten.models import FAMILIES
+from hasten.models.heads import check_head
 from hasten.models.shards import INDEX, weight_files
 from hasten.records import InputError, MissingDependency, ModelRef
 
@@ -34,18 +35,6 @@ _MATTERS = (
     "vocab.txt", "vocab.json", "merges.txt", "sentencepiece.bpe.model", "spiece.model", "tokenizer.model",
     "source.spm", "target.spm",
 )  # fmt: skip
-# What each head of transformers is for; the name is the end of the class.
-_HEADS = {
-    "ForSequenceClassification": "text-classification (text-regression for a single output)",
-    "ForTokenClassification": "token-classification",
-    "ForQuestionAnswering": "question-answering",
-    "ForImageClassification": "image-classification",
-    "ForCausalLM": "text-generation, language-modeling or multiple-choice",
-    "LMHeadModel": "text-generation, language-modeling or multiple-choice",
-    "WhisperForConditionalGeneration": "speech-recognition",
-    "ForConditionalGeneration": "summarization or translation",
-    "MTModel": "translation",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +94,7 @@ def inspect_checkpoint(ref: ModelRef, *, task: Purpose | None) -> CheckpointFile
     _check_generation(folder)
     _check_code(config, ref)
     if task is not None:
-        _check_head(config, folder=folder, head=task.head, task=task.name)
+        check_head(config, folder=folder, head=task.head, task=task.name)
     weights, pickled = _find_weights(folder, config, ref)
     if not pickled:
         for path in weights:
@@ -238,27 +227,6 @@ def _check_code(config: Mapping[str, Any], ref: ModelRef) -> None:
             f"{ref.source} comes with code of its own (auto_map: {str(config['auto_map'])[:120]})",
             expected="a checkpoint that transformers' own classes can load",
             remedy="read that code, then pass --trust-remote-code if you trust it",
-        )
-
-
-def _check_head(config: Mapping[str, Any], *, folder: Path, head: str | tuple[str, ...], task: str) -> None:
-    saved = [str(a) for a in config.get("architectures") or []]
-    own = next((known for known in _HEADS if any(name.endswith(known) for name in saved)), None)
-    fits = f"this one is for {_HEADS[own]}" if own else "fine-tune it with a head first"
-    embeds = own in (None, "ForSequenceClassification")  # what that task takes, below
-    # Whisper's class ends as those that read texts do.
-    heard = own == "WhisperForConditionalGeneration" and own not in head
-    if head and (heard or not any(name.endswith(head) for name in saved)):
-        raise InputError(
-            f"{folder} is saved as {', '.join(saved) or 'no class'}, without the head of {task}",
-            expected=f"a ...{head if isinstance(head, str) else head[0]} checkpoint for --task {task}",
-            remedy=fits + ("; --task feature-extraction takes any encoder for its embeddings" if embeds else ""),
-        )
-    if not head and own is not None and own != "ForSequenceClassification":
-        raise InputError(
-            f"{folder} is saved as {', '.join(saved)}",
-            expected=f"an encoder for --task {task}",
-            remedy=f"{fits}; for embeddings give the encoder's own checkpoint",
         )
 
 
