@@ -123,7 +123,13 @@ def stages_of(shape: Shape) -> list[tuple[str, float | None, list[Config]]]:
         spaces = (
             generation_space(name, instructions=instructions, threads=threads) for name in ("onnxruntime", "openvino")
         )
-        fast = [config for space in spaces for config in space if getattr(config, "precision", "fp32") != "fp32"]
+        # A cache in 8 bits pays at long contexts, and this is a short one.
+        fast = [
+            c
+            for s in spaces
+            for c in s
+            if getattr(c, "precision", "fp32") != "fp32" and not getattr(c, "kv_cache", None)
+        ]
     else:
         fast = [OnnxRuntimeConfig(precision="int8-dynamic", needs=needs, reduce_range=needs is None),
                 OpenVinoConfig(precision="int8")]  # fmt: skip
