@@ -126,7 +126,7 @@ def _decoders(page: str, found: Row) -> str:
         f"Decoders on WikiText-2's test text ({plain[models[0], 'dequantized']['tokens']:,} tokens or so), windows of",
         f"{found['settings']['max_length']} tokens that overlap by half, perplexity of the dequantized weights of",
         f"{' and '.join(wholes)}; how far above, with a 95 % interval over",
-        "windows; seconds to quantize (`benchmarks/families/decoders.py`).",
+        "windows; seconds to quantize, Gemma's of one core beside other work (`benchmarks/families/decoders.py`).",
     ]
     return _table(head, ("model", "pass", "perplexity", "above bf16, %", "MB", "seconds"), map(_decoder, rows))
 
@@ -138,7 +138,7 @@ def _decoder(row: Row) -> tuple[str, ...]:
     return (
         row["model"], row["way"], f"{row['perplexity']:.2f}",
         f"{above['estimate']:.2f} ({above['low']:.2f}..{above['high']:.2f})", f"{row['bytes'] / 1e6:.0f}",
-        f"{row['quantize_s']:.0f}",
+        "" if row["quantize_s"] is None else f"{row['quantize_s']:.0f}",
     )  # fmt: skip
 
 
