@@ -57,7 +57,8 @@ def measured(name: str, folder: Path, *, tokens: int, window: int) -> dict[str, 
     made = trim_vocabulary(folder / "whole", corpus=folder / "corpus.txt", out=folder / "trimmed")
     whole = read(folder / "whole", test, window=window)
     small = read(folder / "trimmed", test, window=window)
-    return {"model": name, "trimming": made.to_dict(), "whole": whole, "trimmed": small}
+    facts = {key: value for key, value in made.to_dict().items() if key != "path"}
+    return {"model": name, "trimming": facts, "whole": whole, "trimmed": small}
 
 
 def read(folder: Path, text: str, *, window: int) -> dict[str, Any]:
@@ -70,7 +71,10 @@ def read(folder: Path, text: str, *, window: int) -> dict[str, Any]:
     ids = np.concatenate(
         [e.arrays["input_ids"] for e in Tokenizer(found.tokenizer_json, max_length=10**9).parts(text, stride=0)]
     )
-    windows = [ids[start : start + window] for start in range(0, len(ids) - window + 1, window)]
+    first = ids[:1] if ids[0] == found.config.get_text_config().bos_token_id else ids[:0]  # Gemma is lost without it
+    text_ids = ids[len(first) :]
+    starts = range(0, len(text_ids) - window + 1, window)
+    windows = [np.concatenate([first, text_ids[start : start + window]]) for start in starts]
     said, spans = [], []
     with torch.inference_mode():
         for part in windows:
