@@ -59,7 +59,7 @@ def main() -> None:
     if missing() is not None:
         sys.exit(f"nothing to measure: {missing()}")
     found: dict[str, Any] = {
-        "settings": {key: str(value) for key, value in vars(asked).items()},
+        "settings": {key: value.name if isinstance(value, Path) else str(value) for key, value in vars(asked).items()},
         "peaks": peaks(),
         "workloads": {},
     }
