@@ -1,6 +1,6 @@
 """Run every benchmark, one after the other, on an otherwise idle machine.
 
-``run_all.py [--compression] [--families]``: those of these folders too, which take hours.
+``run_all.py [--compression] [--families] [--native]``: those of these folders too, which take hours.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ FOLDERS = {
         "vocabulary", "techniques", "integers", "recovery", "pruning", "progressive", "search", "banking77",
     ),
     "families": ("encoders", "decoders", "eight_four", "trimmed", "stages", "whisper"),
+    "native": ("encoders",),
 }  # fmt: skip
 PAGES = "compression/pages"
 
