@@ -27,6 +27,7 @@ from typing import Any
 
 from hasten.models.gguf_header import GgufHeader, read_header
 from hasten.models.reshape import open_model, prepared
+from hasten.models.silence import silence_transformers
 from hasten.records import InputError, MissingDependency
 
 _BLOCK = re.compile(r"(?:^|\.)blk\.(\d+)\.")
@@ -63,8 +64,7 @@ def load_converted(folder: Path) -> tuple[Any, dict[str, bytes]]:
     import torch
     import transformers
 
-    transformers.utils.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
+    silence_transformers()
     name = json.loads((folder / "config.json").read_text(encoding="utf-8"))["architectures"][0]
     model = open_model(getattr(transformers, name), folder, attention="sdpa", dtype=torch.float32)
     return model, {name: file.read_bytes() for name in _TOKENIZER_FILES if (file := folder / name).is_file()}
@@ -150,8 +150,7 @@ def _model(header: GgufHeader, path: Path, folder: Path) -> Any:
     import torch
     import transformers
 
-    transformers.utils.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
+    silence_transformers()
     seq2seq = header.architecture in _SEQ2SEQ
     auto = transformers.AutoModelForSeq2SeqLM if seq2seq else transformers.AutoModelForCausalLM
     config = transformers.AutoConfig.from_pretrained(folder, gguf_file=_NAME, local_files_only=True)

@@ -25,6 +25,7 @@ from hasten.models.pooling import pooling_of
 from hasten.models.processors import NO_LIMIT, image_files, sound_files, tokenizer_files
 from hasten.models.reshape import is_ours, open_model, prepared
 from hasten.models.shards import INDEX
+from hasten.models.silence import silence_transformers
 from hasten.records import InputError, ModelRef
 
 _BUFFERS = ("position_ids", "token_type_ids")
@@ -135,8 +136,7 @@ def _load_model(files: CheckpointFiles, ref: ModelRef, *, task: Purpose) -> Any:
     import torch
     import transformers
 
-    transformers.utils.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
+    silence_transformers()
     if is_ours(files.folder):
         return _reshaped(files.folder, head=task.head)
     try:

@@ -18,6 +18,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from hasten.models.silence import silence_transformers
 from hasten.records import Columns, InputError, ModelRef, Rejected
 
 _TOKENIZER = "tokenizer.json"
@@ -187,13 +188,11 @@ def _spoken(tokenizer: Any) -> tuple[set[int], tuple[str, ...]]:
 def _model(files: Any) -> tuple[Any, Callable[[Path], None]]:
     """The model as its own class, in its own type, and what writes it with the weights that it was stored with."""
     import torch
-    import transformers
 
     from hasten.models.classes import class_name, transformers_class
     from hasten.models.reshape import is_ours, open_model, save_model
 
-    transformers.utils.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
+    silence_transformers()
     name = class_name(files.config)
     cls = transformers_class(name)
     if cls is None:

@@ -16,6 +16,7 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
+from hasten.models.silence import silence_transformers
 from hasten.records import Config, Rejected
 from hasten.runtimes.generation_facts import check_cache, facts_of, is_generative, read_facts
 from hasten.runtimes.runtime import Array, Arrays, Exported, Probe, Session, is_tokens
@@ -99,14 +100,12 @@ def open(folder: Path, config: TorchConfig, *, threads: int, cores: tuple[int, .
     """Load the folder again; with ``compile`` the first shapes are compiled here, not in a request."""
     del cores
     import torch
-    import transformers
 
     from hasten.models.classes import transformers_class
     from hasten.models.reshape import open_model
     from hasten.tasks import get_task
 
-    transformers.utils.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
+    silence_transformers()
     torch.set_num_threads(config.threads or threads)
     facts = json.loads((folder / _WRAPPER).read_text())
     dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
