@@ -11,6 +11,7 @@ eight rows of 16 to 64 tokens. Targets: banking77 2.0x over the best int8 peer a
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -23,7 +24,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parents[1] / "compression"))
 from banking import DATA, MODEL, Lesson
-from common import write
+from common import RESULTS, write
 from contest import Side, Times, contest, outputs
 
 from hasten.measure.host import instruction_sets, usable_cores
@@ -58,11 +59,7 @@ def main() -> None:
     asked = _asked()
     if missing() is not None:
         sys.exit(f"nothing to measure: {missing()}")
-    found: dict[str, Any] = {
-        "settings": {key: value.name if isinstance(value, Path) else str(value) for key, value in vars(asked).items()},
-        "peaks": peaks(),
-        "workloads": {},
-    }
+    found: dict[str, Any] = {"peaks": peaks(), "workloads": earlier()}
     with tempfile.TemporaryDirectory() as scratch:
         if "banking77" in asked.shapes and not (asked.model.is_dir() and DATA.is_dir()):
             print(f"banking77 is left out: {asked.model} or {DATA} is not there")
@@ -75,6 +72,12 @@ def main() -> None:
             for shape in based:
                 found["workloads"][shape] = measured(sides, base_workload(shape), asked, found["peaks"])
                 write(*_WHAT, found)
+
+
+def earlier() -> dict[str, Any]:
+    """What other calls found of other shapes."""
+    path = RESULTS / f"{_WHAT[0]}.json"
+    return dict(json.loads(path.read_text())["workloads"]) if path.is_file() else {}
 
 
 def _asked() -> argparse.Namespace:
@@ -190,6 +193,9 @@ def measured(
     best = min(PEERS, key=times.p50)
     figures: dict[str, Any] = {
         "tokens": work.tokens,
+        "rounds": asked.rounds,
+        "turns": asked.turns,
+        "per_turn": per_turn,
         "sides": {side.name: times.row(side.name) | roofline(times, side.name, work, peak) for side in sides},
         "native_faster_than": {side.name: times.faster(NATIVE, side.name) for side in sides if side.name != NATIVE},
         "best_int8_peer": best,
