@@ -159,7 +159,8 @@ class Attention:
 
     input [T, (heads + 2 kv_heads) D]: each row is its queries, then keys, then values, head after head. Query head h
     reads key head h // (heads / kv_heads). ``causal``: keys up to its own place; ``window`` > 0: only keys less than
-    ``window`` places away. Scores and sums are fp32.
+    ``window`` places away. Scores and sums are fp32. ``bf16``: where the CPU multiplies it, queries, keys, weights (exp
+    of a score less the largest one so far) and values are rounded to it first.
     """
 
     code: ClassVar[int] = 5
@@ -171,6 +172,7 @@ class Attention:
     scale: float
     causal: bool = False
     window: int = 0
+    bf16: bool = False
 
 
 @dataclass(frozen=True)
@@ -252,7 +254,8 @@ class CachedAttention:
     """Causal attention over the caller's cache (`Engine.forward`): input and output as in Attention.
 
     First the rows' keys and values go to their slots of ``layer``, then each row sees the keys of its sequence up to
-    its own position, with ``window`` > 0 only the last ``window`` of them.
+    its own position, with ``window`` > 0 only the last ``window`` of them. ``bf16`` as in Attention, for sequences of
+    more than a few rows.
     """
 
     code: ClassVar[int] = 12
@@ -264,6 +267,7 @@ class CachedAttention:
     head_dim: int
     scale: float
     window: int = 0
+    bf16: bool = False
 
 
 @dataclass(frozen=True)

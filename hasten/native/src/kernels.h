@@ -109,6 +109,7 @@ struct AttentionTask {
     float scale = 1;
     bool causal = false;
     int64_t window = 0;
+    bool bf16 = false;                // scores and sums of products of bf16, where the CPU has them
     const int32_t* starts = nullptr;  // [sequences + 1]
     int64_t sequences = 0;
     const Cache* cache = nullptr;     // null: keys and values are the input's own
