@@ -260,7 +260,8 @@ def native_ops_s() -> float:
     import time
 
     from hasten.native.engine import Engine
-    from hasten.native.program import Buffer, Features, Int8, Linear, Program
+    from hasten.native.program import Buffer, Features, Linear, Program
+    from hasten.native.tensors import Int8
 
     rows, side = 512, 1024
     draw = np.random.default_rng(0)
