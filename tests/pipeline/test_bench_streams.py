@@ -108,7 +108,7 @@ def test_a_bundle_that_answers_nothing_is_refused(tmp_path: Path) -> None:
 
 def test_an_encoder_decoder_writes_too(tmp_path: Path) -> None:
     model = save_task_model(tmp_path / "model", "summarization")
-    result = hasten.bench_streams(model, runtimes=("torch",), techniques=("sdpa",), cores=own_core(), **SHORT)
+    result = hasten.bench_streams(model, runtimes=("torch",), techniques=("int8-cache",), cores=own_core(), **SHORT)
     assert result.task == "summarization"
     assert any(side.streams for side in result.sides)
 
@@ -122,7 +122,7 @@ def test_a_gguf_file(tmp_path: Path) -> None:
 
     path = tmp_path / "tiny.gguf"
     write_gguf(tiny("llama"), words(tmp_path), path, kind="f32", name="tiny")
-    result = hasten.bench_streams(path, runtimes=("torch",), techniques=("sdpa",), cores=own_core(), **SHORT)
+    result = hasten.bench_streams(path, runtimes=("torch",), techniques=("int8-cache",), cores=own_core(), **SHORT)
     assert result.sides[0].streams[1].streams == 3
 
 
@@ -151,7 +151,7 @@ def test_texts_of_ones_own(decoder: Path, tmp_path: Path) -> None:
             said.append(text)
 
     result = hasten.bench_streams(
-        decoder, runtimes=("torch",), techniques=("bf16", "sdpa"), data=rows, cores=own_core(), reporter=Listening(),
+        decoder, runtimes=("torch",), techniques=("int8-cache",), data=rows, cores=own_core(), reporter=Listening(),
         **{**SHORT, "streams": "2"},
     )  # fmt: skip
     assert result.prompts == str(rows)
@@ -232,7 +232,7 @@ def test_an_interruption_leaves_nothing(decoder: Path, scratch: Path, monkeypatc
 
     monkeypatch.setattr(streams, "race", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        hasten.bench_streams(decoder, runtimes=("torch",), techniques=("bf16", "sdpa"), **SHORT)
+        hasten.bench_streams(decoder, runtimes=("torch",), techniques=("int8-cache",), **SHORT)
     assert list(scratch.iterdir()) == []
 
 
@@ -257,7 +257,7 @@ def here(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) ->
 
 
 def test_the_verb_gives_json_or_a_table(decoder: Path, here: Callable[..., tuple[int, str, str]]) -> None:
-    asked = ("bench", decoder, "--generate", "--runtimes", "torch", "--techniques", "sdpa", "--cores", own_core())
+    asked = ("bench", decoder, "--generate", "--runtimes", "torch", "--techniques", "int8-cache", "--cores", own_core())
     code, out, err = here(*asked, *FLAGS, "--json")
     assert code == 0, err
     data = json.loads(out)
