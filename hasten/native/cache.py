@@ -52,6 +52,22 @@ class Cache:
         parts = (*self.keys, *self.values, *self.key_scales, *self.value_scales)
         return sum(part.nbytes for part in parts)
 
+    def grown(self, blocks: int) -> Cache:
+        """A cache of so many blocks, at least as many as there are; what was kept lies in the first ones."""
+
+        def longer(parts: tuple[NDArray[Any], ...], slots: int) -> tuple[NDArray[Any], ...]:
+            made = tuple(np.zeros((slots, *part.shape[1:]), part.dtype) for part in parts)
+            for new, old in zip(made, parts, strict=True):
+                new[: len(old)] = old
+            return made
+
+        slots = blocks * self.block_size
+        scaled = slots if self.kind == "int8" else 0
+        return Cache(
+            self.kind, self.block_size, longer(self.keys, slots), longer(self.values, slots),
+            longer(self.key_scales, scaled), longer(self.value_scales, scaled),
+        )  # fmt: skip
+
     @staticmethod
     def empty(
         layers: Sequence[tuple[int, int]], *, blocks: int, block_size: int = 16, kind: CacheKind = "bf16"

@@ -18,9 +18,11 @@ from hasten.errors import InputError
 from hasten.native.cache import Cache
 from hasten.native.program import Program
 from hasten.native.serialized import Serialized, serialize
-from hasten.native.shared_library import Library, Step, library
+from hasten.native.shared_library import Library, Packed, Step, library
 
 Integers = NDArray[np.int32] | Sequence[int]
+NOTHING = -1
+_OUTPUT = 5  # which word of a program names its output
 
 
 class Engine:
@@ -28,7 +30,8 @@ class Engine:
 
     ``threads``: how many threads compute, the caller's among them. ``cores``: the processors that they are pinned to,
     one each (the caller's thread is not, but leaves those of the others); none: wherever the system likes. ``isa``: a
-    lower instruction set than the host's best, for tests; ``HASTEN_NATIVE_ISA`` says the same.
+    lower instruction set than the host's best, for tests; ``HASTEN_NATIVE_ISA`` says the same. ``packed``: the weights
+    as an engine of the same program packed them (`save`), which is not done again.
 
     Raises InputError for a program that does not hold together, and without the library.
     """
@@ -40,14 +43,22 @@ class Engine:
         threads: int = 1,
         cores: Sequence[int] | None = None,
         isa: str | None = None,
+        packed: Packed | None = None,
     ) -> None:
         self._handle: int | None = None
         self._lock = threading.Lock()
         self._library: Library = library()
         stored = serialize(program) if isinstance(program, Program) else program
+        self._answers: dict[int, tuple[int, bool]] = {}
         self._handle, self._width, self._by_token = self._library.open(
-            stored.words, stored.arrays, threads=threads, cores=tuple(cores or ()), isa=isa
+            stored.words, stored.arrays, threads=threads, cores=tuple(cores or ()), isa=isa, packed=packed
         )
+        self._program_output = int(stored.words[_OUTPUT])
+
+    def save(self, file: int) -> tuple[int, int]:
+        """The packed weights into an open file (a descriptor): their bytes and checksum. Raises InputError."""
+        with self._lock:
+            return self._library.save(self._opened(), file)
 
     @property
     def isa(self) -> str:
@@ -87,8 +98,12 @@ class Engine:
         tables: NDArray[np.int32],
         lengths: Integers,
         cache: Cache,
+        output: int | None = None,
     ) -> NDArray[np.float32]:
         """One step of a decoder: rows of prompts and of single new tokens, mixed as they come. Result as in `run`.
+
+        ``output``: the buffer of a `Top` in the place of the program's output; NOTHING for no answer [0, 0], where a
+        part of a prompt is only read.
 
         ``ids``, ``positions``, ``slots`` int32 [T]: each row's token, its place in its sequence (rising within a call)
         and the slot that its keys and values go to (-1: nowhere); ``lengths`` int32 [S]: this call's rows of each
@@ -110,10 +125,20 @@ class Engine:
                 expected="as many of each as the lengths make, and a table a sequence",
                 remedy="give the rows of all sequences one after the other",
             )
-        result = np.empty((rows if self._by_token else sizes.size, self._width), np.float32)
         with self._lock:
-            self._library.forward(self._opened(), tokens, step, cache, result=result)
+            made = self._program_output if output is None else output
+            result = np.empty(self._shape(made, rows, sizes.size), np.float32)
+            self._library.forward(self._opened(), tokens, step, cache, output=made, result=result)
         return result
+
+    def _shape(self, output: int, rows: int, sequences: int) -> tuple[int, int]:
+        """Of the answer in a buffer."""
+        if output == NOTHING:
+            return 0, 0
+        if output not in self._answers:
+            self._answers[output] = self._library.answer(self._opened(), output)
+        width, by_token = self._answers[output]
+        return rows if by_token else sequences, width
 
     def close(self) -> None:
         """Ends the threads and frees the memory. A second call does nothing."""

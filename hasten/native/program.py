@@ -140,7 +140,8 @@ class Linear:
 
     ``weight``: a tensor [N, K] of any kind, ``bias``: Floats [N] or None, ``residual``: a buffer [R, N] or None. K may
     be 0 (the output is the bias) and so may N. ``gated``: W is [2 N, K], its first N rows the gate, and
-    output = activation(gate) up (+ residual); the bias is [2 N].
+    output = activation(gate) up (+ residual); the bias is [2 N]. ``cap`` > 0: what is activated, x, becomes
+    cap tanh(x / cap).
     """
 
     code: ClassVar[int] = 4
@@ -151,6 +152,7 @@ class Linear:
     activation: Activation = "none"
     residual: int | None = None
     gated: bool = False
+    cap: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -159,7 +161,7 @@ class Attention:
 
     input [T, (heads + 2 kv_heads) D]: each row is its queries, then keys, then values, head after head. Query head h
     reads key head h // (heads / kv_heads). ``causal``: keys up to its own place; ``window`` > 0: only keys less than
-    ``window`` places away. Scores and sums are fp32.
+    ``window`` places away. ``cap`` > 0: scores x become cap tanh(x / cap). Scores and sums are fp32.
     """
 
     code: ClassVar[int] = 5
@@ -171,6 +173,7 @@ class Attention:
     scale: float
     causal: bool = False
     window: int = 0
+    cap: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -217,8 +220,9 @@ class Add:
 class Rotary:
     """input [T, >= (heads + kv_heads) D], in place: the first heads + kv_heads heads of each row are turned.
 
-    cosines, sines: Floats [P, D / 2], a row a position. With halves (a, b) of a head: a' = a cos - b sin,
-    b' = b cos + a sin (the "half" form of Llama and Gemma).
+    ``frequencies``: Floats [F] with 2 F <= D; of a head the first 2 F numbers are turned, in halves (a, b):
+    a' = a cos - b sin, b' = b cos + a sin (the form of Llama and Gemma). The angle is place frequency, rounded to
+    fp32; cosine and sine are multiplied by ``factor``. ``places``: how many there are, at most.
     """
 
     code: ClassVar[int] = 10
@@ -226,8 +230,9 @@ class Rotary:
     heads: int
     kv_heads: int
     head_dim: int
-    cosines: int
-    sines: int
+    frequencies: int
+    places: int
+    factor: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -252,7 +257,7 @@ class CachedAttention:
     """Causal attention over the caller's cache (`Engine.forward`): input and output as in Attention.
 
     First the rows' keys and values go to their slots of ``layer``, then each row sees the keys of its sequence up to
-    its own position, with ``window`` > 0 only the last ``window`` of them.
+    its own position, with ``window`` > 0 only the last ``window`` of them. ``cap`` as in Attention.
     """
 
     code: ClassVar[int] = 12
@@ -264,6 +269,7 @@ class CachedAttention:
     head_dim: int
     scale: float
     window: int = 0
+    cap: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -271,7 +277,9 @@ class Top:
     """output [R, 2 count]: the largest ``count`` of input W^T + bias in falling order, then their numbers.
 
     Of equal ones the lowest number comes first; NaN is never among them (number -1 where nothing is left). The product
-    itself is not kept. ``weight`` [N, K] may be the table of an Embed: its numbers are then held once.
+    itself is not kept. ``weight`` [N, K] may be the table of an Embed: its numbers are then held once. Where no
+    operator reads the output, it is made only when `Engine.forward` is asked for it, and a Linear whose output nobody
+    reads likewise: a program may end in both.
     """
 
     code: ClassVar[int] = 13
@@ -282,8 +290,24 @@ class Top:
     count: int = 1
 
 
+@dataclass(frozen=True)
+class Foretell:
+    """output [T, 2] = of the token that follows each the logarithm of its probability, and the likeliest one's number.
+
+    Probabilities are the softmax of input W^T + bias, ``cap`` as in Linear; they are not kept. After the last token of
+    a sequence follows its first. Of equally likely ones it is the lowest number.
+    """
+
+    code: ClassVar[int] = 14
+    input: int
+    output: int
+    weight: int
+    bias: int | None = None
+    cap: float = 0.0
+
+
 Op = (Features | Embed | Norm | Linear | Attention | Pool | Normalize | Activate | Add | Rotary | HeadNorm
-      | CachedAttention | Top)  # fmt: skip
+      | CachedAttention | Top | Foretell)  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)

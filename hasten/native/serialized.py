@@ -35,7 +35,7 @@ class Serialized:
         """Back from a file; what is missing or wrong shows when an engine opens it."""
         words = named.get("words", np.zeros(0, np.int64))
         arrays = [named[name] for name in sorted(named) if name.startswith("data.")]
-        flat = np.ascontiguousarray(words, np.int64).reshape(-1)
+        flat = np.require(words, np.int64, ["C", "ALIGNED"]).reshape(-1)  # a file may hold them anywhere
         return Serialized(flat, tuple(np.ascontiguousarray(a) for a in arrays))
 
 

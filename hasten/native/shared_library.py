@@ -53,6 +53,15 @@ class Step:
     tables: NDArray[np.int32]
 
 
+@dataclass(frozen=True)
+class Packed:
+    """An open file whose next ``bytes`` are weights that :meth:`Library.save` wrote."""
+
+    file: int
+    bytes: int
+    checksum: int
+
+
 class Library:
     """The functions of one shared library file."""
 
@@ -78,19 +87,22 @@ class Library:
         c.hasten_stamp.argtypes, c.hasten_stamp.restype = [], text
         c.hasten_isas.argtypes, c.hasten_isas.restype = [], text
         c.hasten_open.argtypes = [
-            pointer, number, pointer, pointer, number, text, number, pointer, number, pointer, text, number,
+            pointer, number, pointer, pointer, number, pointer, text, number, pointer, number, pointer, text, number,
         ]  # fmt: skip
         c.hasten_open.restype = pointer
+        c.hasten_save.argtypes = [pointer, ctypes.c_int32, pointer, text, number]
+        c.hasten_save.restype = ctypes.c_int32
         c.hasten_isa_of.argtypes, c.hasten_isa_of.restype = [pointer], text
         c.hasten_run.argtypes = [
             pointer, pointer, pointer, pointer, number, pointer, number, number, pointer, number, text, number,
         ]  # fmt: skip
         c.hasten_run.restype = ctypes.c_int32
         c.hasten_forward.argtypes = [
-            pointer, pointer, pointer, pointer, pointer, number, pointer, pointer, pointer, pointer, pointer, number,
-            text, number,
+            pointer, pointer, pointer, pointer, pointer, number, pointer, pointer, pointer, pointer, number, pointer,
+            number, text, number,
         ]  # fmt: skip
         c.hasten_forward.restype = ctypes.c_int32
+        c.hasten_answer.argtypes, c.hasten_answer.restype = [pointer, number, pointer, text, number], ctypes.c_int32
         c.hasten_close.argtypes, c.hasten_close.restype = [pointer], None
 
     @property
@@ -106,9 +118,10 @@ class Library:
         threads: int,
         cores: Sequence[int],
         isa: str | None,
+        packed: Packed | None = None,
     ) -> tuple[int, int, bool]:
         """A handle, the width of an output row, and whether there is a row a token (else a sequence)."""
-        chosen = isa or os.environ.get(ISA_VARIABLE) or ""
+        chosen = isa or os.environ.get(ISA_VARIABLE, "")
         if chosen and chosen not in self.isas:
             raise InputError(
                 f"the instruction set {chosen!r}", expected=f"one of {', '.join(self.isas)}", remedy="name one of them"
@@ -116,15 +129,23 @@ class Library:
         places = np.array([array.ctypes.data for array in arrays], np.uint64)
         sizes = np.array([array.nbytes for array in arrays], np.int64)
         pinned = np.array(cores, np.int32)
+        kept = np.array([packed.file, packed.bytes, packed.checksum] if packed else [-1, 0, 0], np.int64)
         shape = np.zeros(2, np.int64)
         message = ctypes.create_string_buffer(_MESSAGE_BYTES)
         handle = self._c.hasten_open(
-            words.ctypes.data, len(words), places.ctypes.data, sizes.ctypes.data, len(arrays), chosen.encode(), threads,
-            pinned.ctypes.data, len(pinned), shape.ctypes.data, message, _MESSAGE_BYTES,
+            words.ctypes.data, len(words), places.ctypes.data, sizes.ctypes.data, len(arrays), kept.ctypes.data,
+            chosen.encode(), threads, pinned.ctypes.data, len(pinned), shape.ctypes.data, message, _MESSAGE_BYTES,
         )  # fmt: skip
         if not handle:
             raise _refused(message.value)
         return handle, int(shape[0]), bool(shape[1])
+
+    def save(self, handle: int, file: int) -> tuple[int, int]:
+        """The packed weights into an open file; how many bytes, and their checksum. Raises InputError."""
+        packed, message = np.zeros(2, np.int64), ctypes.create_string_buffer(_MESSAGE_BYTES)
+        if self._c.hasten_save(handle, file, packed.ctypes.data, message, _MESSAGE_BYTES):
+            raise _refused(message.value)
+        return int(packed[0]), int(packed[1])
 
     def isa_of(self, handle: int) -> str:
         name: bytes = self._c.hasten_isa_of(handle)
@@ -157,8 +178,17 @@ class Library:
         if failed:
             raise _refused(message.value)
 
-    def forward(self, handle: int, ids: NDArray[np.int32], step: Step, cache: Cache, *, result: Numbers) -> None:
-        """Fills ``result``. Raises InputError when something does not fit the program or the cache."""
+    def answer(self, handle: int, output: int) -> tuple[int, bool]:
+        """The width of a row in the buffer ``output``, and whether there is a row a token. Raises InputError."""
+        shape, message = np.zeros(2, np.int64), ctypes.create_string_buffer(_MESSAGE_BYTES)
+        if self._c.hasten_answer(handle, output, shape.ctypes.data, message, _MESSAGE_BYTES):
+            raise _refused(message.value)
+        return int(shape[0]), bool(shape[1])
+
+    def forward(
+        self, handle: int, ids: NDArray[np.int32], step: Step, cache: Cache, *, output: int, result: Numbers
+    ) -> None:
+        """Fills ``result`` from the buffer ``output``. Raises InputError for what does not fit program or cache."""
         places, sizes = cache.places
         kind = {"fp32": 1, "bf16": 2, "int8": 3}[cache.kind]
         shape = np.array([kind, cache.slots, cache.block_size, step.tables.shape[1], len(cache.keys)], np.int64)
@@ -166,7 +196,7 @@ class Library:
         failed = self._c.hasten_forward(
             handle, ids.ctypes.data, step.positions.ctypes.data, step.slots.ctypes.data, step.lengths.ctypes.data,
             len(step.lengths), step.tables.ctypes.data, shape.ctypes.data, places.ctypes.data, sizes.ctypes.data,
-            result.ctypes.data, result.size, message, _MESSAGE_BYTES,
+            output, result.ctypes.data, result.size, message, _MESSAGE_BYTES,
         )  # fmt: skip
         if failed:
             raise _refused(message.value)

@@ -75,7 +75,8 @@ def _offered(name: str, request: Request) -> tuple[Config, ...]:
     found = generation_space(name, instructions=instructions, threads=threads)
     if not found and request.runtimes:
         raise InputError(
-            f"{name} does not write text here", expected="a runtime with a cache: torch, onnxruntime or openvino",
+            f"{name} does not write text here",
+            expected="a runtime with a cache: torch, onnxruntime, openvino or native",
             remedy=f"leave {name} out of --runtimes",
         )  # fmt: skip
     return found

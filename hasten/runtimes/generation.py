@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -92,26 +92,52 @@ class Decoder(Protocol):
         ...
 
 
+@runtime_checkable
+class GreedyDecoder(Decoder, Protocol):
+    """A decoder that finds the likeliest token without handing out the logits of all."""
+
+    def first(self, arrays: Arrays, start: tuple[int, ...]) -> Array:
+        """As :meth:`prefill` -> the likeliest ids int64 [B], the smaller of equals; Rejected as :class:`Sampler`."""
+        ...
+
+    def next(self, ids: Array) -> Array:
+        """As :meth:`step` -> the likeliest ids int64 [B]."""
+        ...
+
+
 def generated(decoder: Decoder, arrays: Arrays, generation: Generation) -> Iterator[Array]:
     """The shared loop: read the prompt, choose, step, choose, ...; see :meth:`GenerativeSession.generate`."""
-    logits = decoder.prefill(arrays, generation.start)
-    choose = Sampler(
-        rows=len(logits), temperature=generation.temperature, top_k=generation.top_k, top_p=generation.top_p,
-        seed=generation.seed,
-    )  # fmt: skip
-    ends = np.asarray(generation.ends, dtype=np.int64)
-    ended, ids = np.zeros(len(logits), dtype=bool), np.zeros(len(logits), dtype=np.int64)
-    banned = generation.never
+    free = generation.temperature == 0 and not generation.never and not generation.never_first
+    choosing: GreedyDecoder | _Choosing = _Choosing(decoder, generation)
+    if free and isinstance(decoder, GreedyDecoder):
+        choosing = decoder
+    ids = choosing.first(arrays, generation.start)
+    ends, ended = np.asarray(generation.ends, dtype=np.int64), np.zeros(len(ids), dtype=bool)
     for number in range(generation.new_tokens):
         if number:
-            logits = decoder.step(ids)
-        allowed = _without(logits, banned if number else (*banned, *generation.never_first))
-        ids = np.where(ended, ids, choose(allowed))
+            ids = np.where(ended, ids, choosing.next(ids))
         if not generation.ignore_ends:
             ended |= np.isin(ids, ends)
         yield ids.copy()
         if ended.all():
             return
+
+
+class _Choosing:
+    """Chooses from the logits of a decoder, as ``generation`` says."""
+
+    def __init__(self, decoder: Decoder, generation: Generation) -> None:
+        self._decoder, self._asked = decoder, generation
+
+    def first(self, arrays: Arrays, start: tuple[int, ...]) -> Array:
+        logits, asked = self._decoder.prefill(arrays, start), self._asked
+        self._choose = Sampler(
+            rows=len(logits), temperature=asked.temperature, top_k=asked.top_k, top_p=asked.top_p, seed=asked.seed
+        )
+        return self._choose(_without(logits, (*asked.never, *asked.never_first)))
+
+    def next(self, ids: Array) -> Array:
+        return self._choose(_without(self._decoder.step(ids), self._asked.never))
 
 
 def _without(logits: Array, banned: tuple[int, ...]) -> Array:

@@ -59,8 +59,25 @@ def _openvino(instructions: frozenset[str], threads: int) -> tuple[Config, ...]:
     return tuple(found)
 
 
+def _native(instructions: frozenset[str], threads: int) -> tuple[Config, ...]:
+    from hasten.runtimes.native import NativeConfig
+
+    del threads
+    found = [
+        NativeConfig(precision="int4"),
+        NativeConfig(precision="int8-dynamic"),
+        NativeConfig(precision="int8-dynamic", kv_cache="int8"),
+        NativeConfig(),
+        NativeConfig(precision="int4", kv_cache="int8"),
+    ]
+    if instructions & {"avx512_bf16", "amx_bf16"}:
+        found.append(NativeConfig(precision="bf16"))
+    return tuple(found)
+
+
 _SPACES: Mapping[str, Callable[[frozenset[str], int], tuple[Config, ...]]] = {
     "torch": _torch,
     "onnxruntime": _onnxruntime,
     "openvino": _openvino,
+    "native": _native,
 }

@@ -1,25 +1,32 @@
 """hasten's own runtime for CPUs: fused integer kernels, ragged batches, a flat program that touches no Python.
 
-Takes the task's wrapper around an encoder, writes ``model.safetensors`` (the program's numbers and its matrices) and
-``model.json`` (what goes in, and in which form it comes out); opening needs the native library and numpy alone. The
-program is made in ``native_encoders`` and ``native_images``, its matrices in ``native_weights``; ``hasten.native`` runs
-it, and ``native_sessions`` gives it requests. A request's padding is left out before anything is computed.
+Takes the task's wrapper, writes ``model.safetensors`` (the program's numbers and its matrices) and ``model.json`` (what
+goes in, and in which form it comes out); opening needs the native library and numpy alone. The program is made in
+``native_encoders``, ``native_images`` and ``native_decoders``, its matrices in ``native_weights``; ``hasten.native``
+runs it, ``native_sessions`` and ``native_generation`` give it requests. A request's padding is left out before anything
+is computed.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from hasten.records import Config, InputError, Rejected
+from hasten.runtimes.generation_facts import FACTS as WRITING
+from hasten.runtimes.generation_facts import check_cache, is_generative
+from hasten.runtimes.generation_facts import facts_of as facts_of_writing
+from hasten.runtimes.native_generation import WriterFacts, writer_of
 from hasten.runtimes.native_sessions import IMAGES, TEXTS, Facts, facts_of, session_of
 from hasten.runtimes.runtime import Arrays, Exported, Probe, Session
 
 if TYPE_CHECKING:
+    from hasten.native.program import Program
     from hasten.runtimes.native_encoders import Lowered
+    from hasten.runtimes.native_weights import Precision
 
 MODEL, FACTS = "model.safetensors", "model.json"
 _BF16 = frozenset({"avx512_bf16", "amx_bf16"})
@@ -28,12 +35,18 @@ _BF16 = frozenset({"avx512_bf16", "amx_bf16"})
 @dataclass(frozen=True, slots=True)
 class NativeConfig:
     """``int8-dynamic``: weights with a step for every output row, activations for every token at run time. ``group``
-    inputs share a step in ``int4``. ``embeddings``: the table of words in int8 too (smaller, as fast)."""
+    inputs share a step in ``int4``. ``embeddings``: the table of words in int8 too (smaller, as fast).
+
+    Of models that write or foretell text, ``head`` is the form of the product with the vocabulary, and of the table of
+    words where they are one matrix (``None``: int8 where the layers are int8 or int4, else theirs); ``kv_cache`` that
+    of what was read (``None``: bf16, in fp32 models fp32)."""
 
     kind: ClassVar[str] = "native"
     precision: Literal["fp32", "bf16", "int8-dynamic", "int4"] = "fp32"
     group: Literal[32, 64, 128] = 32
     embeddings: bool = False
+    head: Literal["fp32", "bf16", "int8", "int4"] | None = None
+    kv_cache: Literal["fp32", "bf16", "int8"] | None = None
     threads: int | None = None
 
     @property
@@ -47,6 +60,8 @@ class NativeConfig:
         parts = [self.precision.replace("-", " ")]
         parts += [f"groups of {self.group}"] if self.precision == "int4" else []
         parts += ["with embeddings"] if self.embeddings else []
+        parts += [f"{self.head} head"] if self.head else []
+        parts += [f"{self.kv_cache} cache"] if self.kv_cache else []
         parts += [f"{self.threads} thread{'s' * (self.threads != 1)}"] if self.threads else []
         return " ".join(parts)
 
@@ -81,52 +96,80 @@ def space(*, instructions: frozenset[str], threads: int) -> tuple[Config, ...]:
 def export(wrapper: Any, config: NativeConfig, *, calibration: Sequence[Arrays], folder: Path, cache: Path) -> Exported:
     """Lower, round, write. Raises Rejected for what the engine cannot run."""
     del cache  # made in seconds
-    if getattr(wrapper, "generative", False):
-        raise Rejected("export", "the native engine runs encoders here, and this model writes text")
-    from safetensors.numpy import save_file
-
-    from hasten.native.serialized import serialize
-
-    names = tuple(calibration[0])
+    generative = bool(getattr(wrapper, "generative", False))
+    check_cache(config.kv_cache, generative=generative)
     try:
-        made, picture = _lowered(wrapper, config, names)
+        return (_export_writer if generative else _export)(wrapper, config, dict(calibration[0]), folder)
     except Rejected:
         raise
     except Exception as error:  # a checkpoint's own classes may lack anything; each is a finding for the ledger
         raise Rejected("export", f"{type(error).__name__}: {str(error).strip()[:300]}") from error
+
+
+def _export(wrapper: Any, config: NativeConfig, example: Arrays, folder: Path) -> Exported:
+    names = tuple(example)
+    made, picture = _lowered(wrapper, config, names)
     facts = Facts(names, made.per_token, config.precision, picture)
-    save_file(serialize(made.program).named(), folder / MODEL)
-    (folder / FACTS).write_text(json.dumps({**facts.to_dict(), "notes": made.notes}, indent=1), encoding="utf-8")
-    return Exported(files=(MODEL, FACTS), input_names=names, instructions=(), notes=made.notes)
+    return _written(folder, made.program, facts.to_dict(), names=names, notes=made.notes)
+
+
+def _export_writer(wrapper: Any, config: NativeConfig, example: Arrays, folder: Path) -> Exported:
+    from hasten.runtimes.native_decoders import lowered_writer
+
+    made = lowered_writer(
+        wrapper, precision=config.precision, group=config.group, embeddings=config.embeddings, head=_head(config)
+    )
+    own, facts = WriterFacts(config.precision, made.layers, made.best), facts_of_writing(wrapper, example)
+    facts.write(folder)
+    found = _written(folder, made.program, own.to_dict(), names=facts.input_names, notes=made.notes)
+    return replace(found, files=(*found.files, WRITING))
+
+
+def _written(
+    folder: Path, program: Program, facts: Mapping[str, Any], *, names: tuple[str, ...], notes: tuple[str, ...]
+) -> Exported:
+    from safetensors.numpy import save_file
+
+    from hasten.native.serialized import serialize
+
+    save_file(serialize(program).named(), folder / MODEL)
+    (folder / FACTS).write_text(json.dumps({**facts, "notes": notes}, indent=1), encoding="utf-8")
+    return Exported(files=(MODEL, FACTS), input_names=names, instructions=(), notes=notes)
+
+
+def _head(config: NativeConfig) -> Precision:
+    """The form of the product with a vocabulary. int4 there costs more quality than it saves memory."""
+    if config.head is None:
+        return "int8-dynamic" if config.grid else config.precision
+    return "int8-dynamic" if config.head == "int8" else config.head
 
 
 def open(folder: Path, config: NativeConfig, *, threads: int, cores: tuple[int, ...]) -> Session:
     """Load and pack. Raises Rejected for damaged files: the engine checks every size before it reads."""
-    from safetensors import SafetensorError
-    from safetensors.numpy import load_file
-
     from hasten.native import missing
-    from hasten.native.engine import Engine
-    from hasten.native.serialized import Serialized
+    from hasten.native.packed import open_engine
 
     absent = missing()
     if absent is not None:
         raise Rejected("open", absent)
     count = config.threads or threads
     try:
-        facts = facts_of(json.loads((folder / FACTS).read_text(encoding="utf-8")))
-        stored = Serialized.of(load_file(folder / MODEL))
-        engine = Engine(stored, threads=count, cores=cores[:count] if len(cores) >= count else None)
-        return session_of(engine, facts)
-    except (InputError, SafetensorError, OSError, ValueError) as error:
+        read = json.loads((folder / FACTS).read_text(encoding="utf-8"))
+        engine = open_engine(folder / MODEL, threads=count, cores=cores[:count] if len(cores) >= count else None)
+        if is_generative(folder):
+            return writer_of(engine, folder, kv_cache=config.kv_cache, read=read)
+        return session_of(engine, facts_of(read))
+    except (InputError, OSError, ValueError) as error:
         said = error.got if isinstance(error, InputError) else str(error).strip()[:300]
         raise Rejected("open", f"the native engine cannot open {folder.name}/{MODEL}: {said}") from error
 
 
 def _lowered(wrapper: Any, config: NativeConfig, names: tuple[str, ...]) -> tuple[Lowered, tuple[int, ...]]:
     """The program, and how images are cut."""
+    from hasten.runtimes.native_decoders import lowered_reader
     from hasten.runtimes.native_encoders import lowered
     from hasten.runtimes.native_images import lowered_images
+    from hasten.tasks.wrappers import NextTokenWrapper
 
     if names == IMAGES:
         made, cut = lowered_images(wrapper, precision=config.precision, group=config.group)
@@ -134,6 +177,11 @@ def _lowered(wrapper: Any, config: NativeConfig, names: tuple[str, ...]) -> tupl
     if set(names) - set(TEXTS) or not set(TEXTS[:2]) <= set(names):
         taken = ", ".join(names)
         raise Rejected("export", f"the native engine is given {', '.join(TEXTS)}, and this model takes {taken}")
-    return lowered(
-        wrapper, precision=config.precision, group=config.group, embeddings=config.embeddings
-    ), ()  # fmt: skip
+    forms: dict[str, Any] = {
+        "precision": config.precision, "group": config.group, "embeddings": config.embeddings,
+    }  # fmt: skip
+    if isinstance(wrapper, NextTokenWrapper):
+        return lowered_reader(wrapper, **forms, head=_head(config)), ()
+    if config.head is not None:
+        raise Rejected("export", f"head {config.head}: a model that foretells no tokens has no such product")
+    return lowered(wrapper, **forms), ()

@@ -43,9 +43,12 @@ _ACTIVATIONS: dict[str, Activation] = {
 
 
 def activation_of(config: Any) -> Activation:
-    """The feed-forward block's, which DistilBERT has a name of its own for. Raises Rejected for a function that the
-    engine does not have."""
-    name = str(getattr(config, "hidden_act", None) or getattr(config, "activation", ""))
+    """The feed-forward block's, which DistilBERT has a name of its own for. Raises as :func:`activation_named` does."""
+    return activation_named(str(getattr(config, "hidden_act", None) or getattr(config, "activation", "")))
+
+
+def activation_named(name: str) -> Activation:
+    """By transformers' name. Raises Rejected for a function that the engine does not have."""
     if name not in _ACTIVATIONS:
         raise Rejected(
             "export", f"the native engine has no activation {name!r}; it has {', '.join(sorted(_ACTIVATIONS))}"
@@ -74,6 +77,7 @@ class Draft:
         self._made: dict[tuple[Any, ...], int] = {}
         self._forms: Counter[str] = Counter()
         self._exact = 0
+        self._head = ""
 
     def program(self, output: int) -> Program:
         return Program(tuple(self._buffers), tuple(self._tensors), tuple(self._ops), output)
@@ -85,7 +89,7 @@ class Draft:
         found = [f"matrices of the layers: {forms or 'none'}"]
         if self._exact:
             found.append(f"{self._exact} of them keep the integers that a pass gave them")
-        return tuple(found)
+        return (*found, self._head) if self._head else tuple(found)
 
     def buffer(self, name: str, width: int, rows: Rows = "token") -> int:
         """The one of this name and shape: layers of equal sizes write the same memory."""
@@ -138,6 +142,23 @@ class Draft:
         would cost as much."""
         self._product([self._whole(module) for module in modules], input=input, output=output)
 
+    def gated(self, modules: Sequence[Any], *, input: int, output: int, activation: Activation) -> None:
+        """The matrices of gate and up, or the one that is both, gate first."""
+        self._product([self._whole(module) for module in modules], input=input, output=output, activation=activation,
+                      gated=True)  # fmt: skip
+
+    def vocabulary(self, module: nn.Linear, *, precision: Precision) -> int:
+        """The matrix of a head that foretells tokens; the same number for the table of words, where it is the same."""
+        own: Precision = "fp32" if module in self._kept else precision
+
+        def made() -> Tensor:
+            found = on_grid(plain(module.weight)) if own in ("int8-dynamic", "int4") else None
+            stored = found or rounded(module.weight, precision=own, group=self.group)
+            self._head = f"the head over {module.out_features} tokens: {_FORMS[type(stored)]}"
+            return stored
+
+        return self._place(("vocabulary", module.weight), made)
+
     def norm(self, module: Any, *, input: int, output: int, residual: int | None = None) -> None:
         if type(module) is not nn.LayerNorm:
             raise Rejected("export", f"the native engine has no norm like {type(module).__name__} here, but LayerNorm")
@@ -152,12 +173,13 @@ class Draft:
         output: int,
         activation: Activation = "none",
         residual: int | None = None,
+        gated: bool = False,
     ) -> None:
         weight = self._place(("product", *linears), lambda: self._joined(linears))
         bias = None
         if any(linear.bias is not None for linear in linears):
             bias = self._place(("bias", *linears), lambda: Floats(_biases(linears)))
-        self.add(Linear(input, output, weight, bias, activation, residual))
+        self.add(Linear(input, output, weight, bias, activation, residual, gated))
 
     def _joined(self, linears: Sequence[nn.Linear]) -> Tensor:
         parts = [self._stored(linear) for linear in linears]

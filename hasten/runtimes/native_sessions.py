@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 FORMAT = 1
 TEXTS = ("input_ids", "attention_mask", "token_type_ids")
 IMAGES = ("pixel_values",)
-_PRECISIONS = ("fp32", "bf16", "int8-dynamic", "int4")
+PRECISIONS = ("fp32", "bf16", "int8-dynamic", "int4")
 _MOST_PIXELS, _MOST_OWN = 1 << 24, 16
 
 
@@ -51,7 +51,7 @@ def facts_of(read: Any) -> Facts:
         given.get("format") == FORMAT
         and (texts or (inputs == list(IMAGES) and _is_picture(picture)))
         and isinstance(given.get("per_token"), bool)
-        and given.get("precision") in _PRECISIONS
+        and given.get("precision") in PRECISIONS
     )
     if not fine:
         raise ValueError(f"its facts do not say what goes in and comes out (format {given.get('format')!r})")
@@ -85,8 +85,8 @@ class NativeSession:
     def run(self, arrays: Arrays) -> Array:
         ids = arrays[TEXTS[0]]
         real, lengths = _real(arrays[TEXTS[1]])
-        types = _flat(arrays[TEXTS[2]], real) if self._typed else None
-        made: Array = self._engine.run(_flat(ids, real), lengths=lengths, types=types)
+        types = flat(arrays[TEXTS[2]], real) if self._typed else None
+        made: Array = self._engine.run(flat(ids, real), lengths=lengths, types=types)
         if not self._per_token:
             return made
         if real is None:
@@ -148,7 +148,7 @@ def _real(mask: Array) -> tuple[Array | None, Array]:
     return real, lengths
 
 
-def _flat(numbers: Array, real: Array | None) -> Array:
+def flat(numbers: Array, real: Array | None) -> Array:
     """int64 [B, L] as int32 [T]; what does not fit is an id that no table has, and must not become another one's."""
     chosen = numbers.ravel() if real is None else numbers[real]
     found: Array = chosen.clip(-1, np.iinfo(np.int32).max).astype(np.int32)

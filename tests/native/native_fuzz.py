@@ -27,6 +27,7 @@ from hasten.native.program import (
     Embed,
     Features,
     Floats,
+    Foretell,
     HeadNorm,
     Linear,
     Norm,
@@ -51,10 +52,11 @@ def random_program(random: np.random.Generator, *, cached: bool) -> Program:
     d, kv = int(random.integers(1, 20)) * 2, int(random.integers(1, 4))
     heads, width, inner = kv * int(random.integers(1, 4)), int(random.integers(1, 90)), int(random.integers(0, 130))
     qkv, window = (heads + 2 * kv) * d, int(random.integers(0, 12))
+    cap = float(random.choice([0.0, 0.0, 3.0]))
     tensors: list[Tensor] = [
         weights(random, str(random.choice(KINDS)), WORDS, width), weights(random, "fp32", PLACES, width),
-        Floats(random.uniform(-1, 1, (PLACES, d // 2)).astype(F)), Floats(random.standard_normal(width).astype(F)),
-        Floats(random.standard_normal(d).astype(F)),
+        Floats(random.uniform(-1, 1, int(random.integers(1, d // 2 + 1))).astype(F)),
+        Floats(random.standard_normal(width).astype(F)), Floats(random.standard_normal(d).astype(F)),
     ]  # fmt: skip
     ops: list[Any] = [Embed(0, 0, 1), Features(1), Add(0, 1, 0)] if not cached else [Embed(0, 0, 1)]
     for layer in range(int(random.integers(1, 3))):
@@ -67,22 +69,26 @@ def random_program(random: np.random.Generator, *, cached: bool) -> Program:
         ]
         kind = str(random.choice(["layer", "rms", "rms_plus_one"]))
         attention = (
-            CachedAttention(2, 3, layer, heads, kv, d, 0.2, window)
+            CachedAttention(2, 3, layer, heads, kv, d, 0.2, window, cap)
             if cached
-            else Attention(2, 3, heads, kv, d, 0.2, bool(random.integers(0, 2)), window)
+            else Attention(2, 3, heads, kv, d, 0.2, bool(random.integers(0, 2)), window, cap)
         )
         ops += [
             Norm(0, 1, 3, 3, 1e-5, kind), Linear(1, 2, first), HeadNorm(2, 0, heads, d, 4, 1e-6),
-            Rotary(2, heads, kv, d, 2, 2), attention, Linear(3, 1, first + 1, 3), Norm(1, 0, 3, None, 1e-5, residual=0),
-            Linear(0, 4, first + 2, None, act, gated=gated), Linear(4, 1, first + 3),
-            Norm(1, 0, 3, None, 1e-5, kind, residual=0, total=5), Activate(5, 5, act),
+            Rotary(2, heads, kv, d, 2, PLACES), attention, Linear(3, 1, first + 1, 3),
+            Norm(1, 0, 3, None, 1e-5, residual=0), Linear(0, 4, first + 2, None, act, gated=gated),
+            Linear(4, 1, first + 3), Norm(1, 0, 3, None, 1e-5, kind, residual=0, total=5), Activate(5, 5, act),
         ]  # fmt: skip
     ops += [Pool(0, 6, str(random.choice(["first", "mean", "last", "max"]))), Normalize(6, 6)]
-    ops += [Top(6, 7, 0, count=3)] if random.integers(0, 2) else [Linear(6, 7, 0)]
+    ops += [Top(6, 7, 0, count=3)] if random.integers(0, 2) else [Linear(6, 7, 0, cap=cap)]
     out = 6 if isinstance(ops[-1], Top) else WORDS
+    ops += [Foretell(0, 8, 0, cap=cap)]
     widths = (width, width, qkv, heads * d, inner, width)
     return Program(
-        (*map(Buffer, widths), Buffer(width, "sequence"), Buffer(out, "sequence")), tuple(tensors), tuple(ops), 7
+        (*map(Buffer, widths), Buffer(width, "sequence"), Buffer(out, "sequence"), Buffer(2)),
+        tuple(tensors),
+        tuple(ops),
+        7,
     )
 
 

@@ -21,6 +21,7 @@ from hasten.native.program import (
     Embed,
     Features,
     Floats,
+    Foretell,
     HeadNorm,
     Int4,
     Int8,
@@ -120,6 +121,10 @@ def activation(x: NDArray[Any], kind: str) -> NDArray[Any]:
         return np.tanh(wide) if kind == "tanh" else x
 
 
+def capped(x: NDArray[Any], cap: float) -> NDArray[Any]:
+    return np.asarray(cap * np.tanh(x / cap)) if cap else x
+
+
 class _Run:
     def __init__(self, program: Program, ids: Any, lengths: Sequence[int], types: Any, features: Any) -> None:
         self.program, self.ids, self.types, self.features = program, ids, types, features
@@ -134,7 +139,7 @@ class _Run:
         {
             Features: self.take, Embed: self.embed, Norm: self.norm, Linear: self.linear, Attention: self.attend,
             Pool: self.pool, Normalize: self.normalize, Activate: self.activate, Add: self.add, Rotary: self.turn,
-            HeadNorm: self.norm_heads,
+            HeadNorm: self.norm_heads, Foretell: self.foretell,
         }[type(op)](op)  # fmt: skip
 
     def take(self, op: Features) -> None:
@@ -174,6 +179,7 @@ class _Run:
             y = activation(y[:, :half], op.activation) * y[:, half:]
         else:
             y = activation(y, op.activation)
+        y = capped(y, op.cap)
         self.rows[op.output] = y if op.residual is None else y + self.rows[op.residual]
 
     def attend(self, op: Attention) -> None:
@@ -187,7 +193,7 @@ class _Run:
             for head in range(op.heads):
                 kv = head // (op.heads // op.kv_heads)
                 scores = q[:, head * d : (head + 1) * d] @ k[:, kv * d : (kv + 1) * d].T * op.scale
-                scores = np.where(hidden, -np.inf, scores)
+                scores = np.where(hidden, -np.inf, capped(scores, op.cap))
                 weights = np.exp(scores - scores.max(axis=1, keepdims=True))
                 weights /= weights.sum(axis=1, keepdims=True)
                 out[begin:end, head * d : (head + 1) * d] = weights @ v[:, kv * d : (kv + 1) * d]
@@ -225,12 +231,23 @@ class _Run:
             )
         self.rows[op.input] = x
 
+    def foretell(self, op: Foretell) -> None:
+        y = product(self.rows[op.input], self.program.tensors[op.weight])
+        if (bias := self.tensor(op.bias)) is not None:
+            y = y + bias.reshape(-1)
+        y = capped(y.astype(np.float64), op.cap)
+        most = y.max(axis=1, keepdims=True)
+        said = y - most - np.log(np.exp(y - most).sum(axis=1, keepdims=True))
+        spans = zip(self.starts, self.starts[1:], strict=False)
+        following = np.concatenate([np.roll(self.ids[begin:end], -1) for begin, end in spans])
+        self.rows[op.output] = np.stack([said[np.arange(len(said)), following], y.argmax(axis=1)], axis=1)
+
     def turn(self, op: Rotary) -> None:
-        x, half = self.rows[op.input].astype(np.float64), op.head_dim // 2
-        cosines, sines = self.tensor(op.cosines), self.tensor(op.sines)
-        assert cosines is not None
-        assert sines is not None
-        c, s = cosines[self.places], sines[self.places]
+        x = self.rows[op.input].astype(np.float64)
+        frequencies = self.tensor(op.frequencies)
+        assert frequencies is not None
+        angles = self.places[:, None].astype(F) * frequencies.reshape(-1)
+        c, s, half = np.cos(angles) * op.factor, np.sin(angles) * op.factor, frequencies.size
         for head in range(op.heads + op.kv_heads):
             at = head * op.head_dim
             a, b = x[:, at : at + half].copy(), x[:, at + half : at + 2 * half].copy()

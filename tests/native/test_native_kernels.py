@@ -24,6 +24,7 @@ from hasten.native.program import (
     Embed,
     Features,
     Floats,
+    Foretell,
     Linear,
     Norm,
     Normalize,
@@ -190,13 +191,53 @@ def test_pooling_and_normalizing(isa: str, kind: Any, random: np.random.Generato
     np.testing.assert_allclose(got, expected(program, lengths=[3, 1, 6], features=x), atol=1e-6, rtol=0)
 
 
-def test_rotary(isa: str, random: np.random.Generator) -> None:
-    angles = random.uniform(-3, 3, (8, 5))
-    tensors = (Floats(np.cos(angles).astype(F)), Floats(np.sin(angles).astype(F)))
-    program = Program((Buffer(45),), tensors, (Features(0), Rotary(0, 2, 1, 10, 0, 1)), 0)
-    x = random.standard_normal((10, 45)).astype(F)
-    got = answer(program, isa, lengths=[8, 2], features=x)
-    np.testing.assert_allclose(got, expected(program, lengths=[8, 2], features=x), atol=1e-6, rtol=0)
+@pytest.mark.parametrize("turned", [1, 3, 5])
+def test_rotary(isa: str, turned: int, random: np.random.Generator) -> None:
+    """All of a head or a part of it, and places far behind those that were made first."""
+    tensors = (Floats(random.uniform(0, 3, turned).astype(F)),)
+    program = Program((Buffer(45),), tensors, (Features(0), Rotary(0, 2, 1, 10, 0, 2000, 1.5)), 0)
+    for lengths in ([8, 2], [1, 700], [3]):
+        x = random.standard_normal((sum(lengths), 45)).astype(F)
+        got = answer(program, isa, lengths=lengths, features=x)
+        np.testing.assert_allclose(got, expected(program, lengths=lengths, features=x), atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("cap", [0.0, 50.0])
+def test_foretelling(isa: str, kind: str, cap: float, random: np.random.Generator) -> None:
+    """The softmax over outputs that are not kept, for rows that fill tiles and rows that do not."""
+    tensors = (weights(random, kind, 130, 40), Floats(random.standard_normal(130).astype(F)))
+    buffers = (Buffer(40), Buffer(2))
+    program = Program(buffers, tensors, (Embed(0, 0, scale=9.0), Foretell(0, 1, 0, 1, cap)), 1)
+    ids = random.integers(0, 130, 60, dtype=np.int32)
+    for threads in (1, 3, 12):
+        got = answer(program, isa, threads=threads, ids=ids, lengths=[1, 22, 37])
+        want = expected(program, ids, lengths=[1, 22, 37])
+        np.testing.assert_array_equal(got[:, 1], want[:, 1])
+        np.testing.assert_allclose(got[:, 0], want[:, 0], atol=2e-2 if kind == "bf16" else 2e-4, rtol=0)
+
+
+def test_foretelling_from_no_numbers_is_no_number(isa: str, random: np.random.Generator) -> None:
+    tensors = (weights(random, "fp32", 33, 4), Floats(np.where(np.arange(33) == 20, np.nan, 0).astype(F)))
+    program = Program((Buffer(4), Buffer(2)), tensors, (Embed(0, 0), Foretell(0, 1, 0, 1)), 1)
+    assert np.isnan(answer(program, isa, ids=np.arange(5, dtype=np.int32), lengths=[5])[:, 0]).all()
+
+
+@pytest.mark.parametrize("gated", [False, True])
+def test_outputs_are_softly_bounded(isa: str, gated: bool, random: np.random.Generator) -> None:
+    program = linear(weights(random, "fp32", 44, 30), cap=0.5, gated=gated)
+    x = random.standard_normal((9, 30)).astype(F)
+    want = expected(program, lengths=[9], features=x)
+    np.testing.assert_allclose(answer(program, isa, lengths=[9], features=x), want, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("window", [0, 7])
+def test_scores_are_softly_bounded(isa: str, window: int, random: np.random.Generator) -> None:
+    program = one_op(Attention(0, 1, 2, 1, 20, 0.5, causal=True, window=window, cap=2.0), width=80, out=40)
+    lengths = [1, 13, 60]
+    x = (2 * random.standard_normal((sum(lengths), 80))).astype(F)
+    want = expected(program, lengths=lengths, features=x)
+    np.testing.assert_allclose(answer(program, isa, lengths=lengths, features=x), want, atol=2e-5, rtol=0)
 
 
 def test_one_result_on_every_path_of_integers(random: np.random.Generator) -> None:

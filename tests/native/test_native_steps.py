@@ -13,7 +13,7 @@ from native_reference import expected
 from hasten.errors import InputError
 from hasten.native import library, missing
 from hasten.native.cache import Cache, CacheKind
-from hasten.native.engine import Engine
+from hasten.native.engine import NOTHING, Engine
 from hasten.native.program import (
     Add,
     Attention,
@@ -39,13 +39,14 @@ HEADS, KV_HEADS, DIM, WIDTH, WORDS, PLACES = 6, 2, 20, 48, 90, 700
 BOUNDS: dict[CacheKind, float] = {"fp32": 2e-5, "bf16": 2e-2, "int8": 5e-2}
 
 
-def decoder(*, cached: bool, window: int = 0, kind: str = "fp32", top: int = 0) -> Program:
+def decoder(*, cached: bool, window: int = 0, kind: str = "fp32", top: int = 0, cap: float = 0.0) -> Program:
     """Two layers with rotary places, norms of heads, gates, and a head that shares the table of words."""
     random = np.random.default_rng(11)
     qkv = (HEADS + 2 * KV_HEADS) * DIM
-    angles = np.arange(PLACES)[:, None] * 100.0 ** (-np.arange(DIM // 2) / (DIM // 2))
+    # The last fifth of a head is not turned.
+    frequencies = 100.0 ** (-np.arange(DIM * 2 // 5) / (DIM // 2))
     tensors: list[Tensor] = [
-        weights(random, kind, WORDS, WIDTH), Floats(np.cos(angles).astype(F)), Floats(np.sin(angles).astype(F)),
+        weights(random, kind, WORDS, WIDTH), Floats(frequencies.astype(F)),
         Floats(random.uniform(0.5, 1.5, DIM).astype(F)), Floats(random.uniform(-0.2, 0.2, WIDTH).astype(F)),
     ]  # fmt: skip
     ops: list[Any] = [Embed(0, 0, scale=3.0)]
@@ -56,17 +57,17 @@ def decoder(*, cached: bool, window: int = 0, kind: str = "fp32", top: int = 0) 
             weights(random, kind, 2 * 70, WIDTH), weights(random, kind, WIDTH, 70),
         ]  # fmt: skip
         attention = (
-            CachedAttention(2, 3, layer, HEADS, KV_HEADS, DIM, 0.3, window)
+            CachedAttention(2, 3, layer, HEADS, KV_HEADS, DIM, 0.3, window, cap)
             if cached
-            else Attention(2, 3, HEADS, KV_HEADS, DIM, 0.3, True, window)
+            else Attention(2, 3, HEADS, KV_HEADS, DIM, 0.3, True, window, cap)
         )
         ops += [
-            Norm(0, 1, 4, None, 1e-6, "rms_plus_one"), Linear(1, 2, first), HeadNorm(2, 0, HEADS, DIM, 3, 1e-6),
-            HeadNorm(2, HEADS, KV_HEADS, DIM, 3, 1e-6), Rotary(2, HEADS, KV_HEADS, DIM, 1, 2), attention,
-            Linear(3, 1, first + 1), Add(0, 1, 0), Norm(0, 1, 4, None, 1e-6, "rms_plus_one"),
+            Norm(0, 1, 3, None, 1e-6, "rms_plus_one"), Linear(1, 2, first), HeadNorm(2, 0, HEADS, DIM, 2, 1e-6),
+            HeadNorm(2, HEADS, KV_HEADS, DIM, 2, 1e-6), Rotary(2, HEADS, KV_HEADS, DIM, 1, PLACES, 1.1), attention,
+            Linear(3, 1, first + 1), Add(0, 1, 0), Norm(0, 1, 3, None, 1e-6, "rms_plus_one"),
             Linear(1, 4, first + 2, activation="gelu_tanh", gated=True), Linear(4, 0, first + 3, residual=0),
         ]  # fmt: skip
-    ops += [Norm(0, 1, 4, None, 1e-6, "rms_plus_one"), Pool(1, 5, "last")]
+    ops += [Norm(0, 1, 3, None, 1e-6, "rms_plus_one"), Pool(1, 5, "last")]
     ops += [Top(5, 6, 0, count=top)] if top else [Linear(5, 6, 0)]
     widths = (WIDTH, WIDTH, qkv, HEADS * DIM, 70)
     buffers = (*map(Buffer, widths), Buffer(WIDTH, "sequence"), Buffer(2 * top or WORDS, "sequence"))
@@ -157,6 +158,38 @@ def test_the_best_of_a_head_and_a_shared_table(isa: str, kind: str, random: np.r
     want = expected(decoder(cached=False, kind=kind), tokens, lengths=[12])[0]
     tolerance = 2e-5 if kind == "fp32" else 0.15  # codes of inputs may fall to the other side
     np.testing.assert_allclose(everything, want, atol=tolerance * np.abs(want).max(), rtol=0)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_scores_are_softly_bounded_in_few_rows_and_many(isa: str, random: np.random.Generator) -> None:
+    tokens = [int(t) for t in random.integers(0, WORDS, 40)]
+    pages = Pages(Cache.empty([(KV_HEADS, DIM)] * 2, blocks=8, kind="fp32"))
+    want = expected(decoder(cached=False, cap=0.7), tokens, lengths=[40])[0]
+    assert np.abs(want - expected(decoder(cached=False), tokens, lengths=[40])[0]).max() > 1e-3
+    with Engine(decoder(cached=True, cap=0.7), threads=2, isa=isa) as engine:
+        pages.step(engine, {0: tokens[:30]})
+        pages.step(engine, {0: tokens[30:39]})
+        got = pages.step(engine, {0: tokens[39:]})[0]
+    np.testing.assert_allclose(got, want, atol=2e-5 * np.abs(want).max(), rtol=0)
+
+
+def test_a_program_may_end_in_logits_and_in_the_best_of_them(random: np.random.Generator) -> None:
+    """Only what is asked for is computed: with the head's weights broken, the rest still runs."""
+    whole = decoder(cached=True)
+    ops, buffers = (*whole.ops, Top(5, 7, 0)), (*whole.buffers, Buffer(2, "sequence"))
+    program = Program(buffers, whole.tensors, ops, 6)
+    tokens = [int(t) for t in random.integers(0, WORDS, 12)]
+    good: dict[str, Any] = {
+        "positions": np.arange(12), "slots": np.arange(12), "tables": np.zeros((1, 1), np.int32), "lengths": [12],
+        "cache": Cache.empty([(KV_HEADS, DIM)] * 2, blocks=1, kind="fp32"),
+    }  # fmt: skip
+    with Engine(program, threads=2) as engine:
+        logits, best = engine.forward(tokens, **good)[0], engine.forward(tokens, **good, output=7)[0]
+        assert engine.forward(tokens, **good, output=NOTHING).shape == (0, 0)
+        assert best.tolist() == [logits.max(), logits.argmax()]
+        for wrong in (0, 5, 8, -2, 2**40):
+            with pytest.raises(InputError, match="as an answer"):
+                engine.forward(tokens, **good, output=wrong)
 
 
 def test_steps_that_do_not_fit() -> None:

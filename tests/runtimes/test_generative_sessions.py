@@ -13,12 +13,14 @@ from typing import Any
 import numpy as np
 import pytest
 from generation_cases import opened, prompts, uncached, wrapped
+from native_here import native_only
 
 from hasten.records import InputError, Rejected
 from hasten.runtimes import get_runtime
 from hasten.runtimes.generation import DecodingSession, Generation, generated
 from hasten.runtimes.generation_facts import GenerationFacts
 from hasten.runtimes.generation_spaces import generation_space
+from hasten.runtimes.native import NativeConfig
 from hasten.runtimes.onnx_decoder_graph import _kept_in
 from hasten.runtimes.onnxruntime import OnnxRuntimeConfig
 from hasten.runtimes.openvino import OpenVinoConfig
@@ -29,6 +31,7 @@ from hasten.runtimes.torch import TorchConfig
 from hasten.runtimes.torch_generation import forced_logits
 
 PLAIN = (TorchConfig(), OnnxRuntimeConfig(fusion=False), OpenVinoConfig())
+NATIVE = NativeConfig()
 QUICK = ("gpt2", "gemma3_text", "t5")
 SLOW = (
     "llama", "mistral", "qwen2", "qwen3", "phi3", "gemma2", "mixtral", "qwen2_moe", "qwen3_moe",
@@ -49,6 +52,8 @@ CASES = [
         for config in PLAIN
     ),
 ]
+CASES += [pytest.param(family, NATIVE, id=f"{family} native", marks=native_only) for family in ("gpt2", "gemma3_text")]
+WRITERS = [*PLAIN, pytest.param(NATIVE, marks=native_only)]
 IDS = np.random.default_rng(1).integers(6, 60, size=(2, 6))
 
 
@@ -144,7 +149,7 @@ def test_greedy_text_is_the_uncached_models(family: str, config: Any, bench: Ben
     assert np.array_equal(got, wanted)
 
 
-@pytest.mark.parametrize("config", PLAIN, ids=lambda c: c.kind)
+@pytest.mark.parametrize("config", WRITERS, ids=lambda c: c.kind)
 def test_iterators_do_not_mix(config: Any, bench: Bench) -> None:
     session, asked = bench.session("gpt2", config), Generation(new_tokens=6, ignore_ends=True)
     first, second = (prompts("gpt2", lengths=lengths, seed=n) for n, lengths in enumerate(((8, 3), (5,))))
@@ -158,8 +163,14 @@ def test_iterators_do_not_mix(config: Any, bench: Bench) -> None:
     assert np.array_equal(np.stack(list(session.generate(second, asked))), alone[1])
 
 
-@pytest.mark.parametrize("config", PLAIN[1:], ids=lambda c: c.kind)
-@pytest.mark.parametrize("family", ["gpt2", "t5"])
+@pytest.mark.parametrize(
+    ("family", "config"),
+    [
+        *((family, config) for family in ("gpt2", "t5") for config in PLAIN[1:]),
+        pytest.param("gpt2", NATIVE, marks=native_only),
+    ],
+    ids=lambda x: getattr(x, "kind", x),
+)
 def test_writing_needs_no_torch(family: str, config: Any, bench: Bench, tmp_path: Path) -> None:
     arrays = prompts(family, lengths=(5,))
     bench.opened(family, config, tmp_path / "model")
@@ -227,7 +238,7 @@ def test_a_start_of_ones_own(bench: Bench) -> None:
     assert np.array_equal(next(session.generate(arrays, longer)), wanted)
 
 
-@pytest.mark.parametrize("name", ["torch", "onnxruntime", "openvino"])
+@pytest.mark.parametrize("name", ["torch", "onnxruntime", "openvino", "native"])
 def test_spaces_hold_distinct_configs(name: str) -> None:
     found = generation_space(name, instructions=frozenset({"avx2", "avx512_bf16"}), threads=2)
     assert len({config.label for config in found}) == len(found) >= 3

@@ -51,6 +51,7 @@ static void attend(const AttentionTask& t, const Scratch& s, int64_t sequence, i
     score<ROWS>(s, t.head_dim, padded);
     for (int r = 0; r < ROWS; r++) {
         const Sight sight = sight_of(t, place_of(t, sequence, row + r), from, count);
+        if (t.cap > 0) cap_scores(s.scores + r * KEYS, t.cap, sight.low, sight.high);
         shrink[r] = soften(s.scores + r * KEYS, sight.low, sight.high, padded, top[r], total[r]);
     }
     mix<ROWS>(s, shrink, count);
@@ -106,8 +107,10 @@ static void read_block(const AttentionTask& t, const Scratch& s, int64_t kv_head
         each<HEADS>([&](auto h) HASTEN_INLINE { s.scores[h.value * KEYS + j] = sum(acc[h.value]) * scale; });
     }
     float shrink[HEADS];
-    for (int h = 0; h < HEADS; h++)
+    for (int h = 0; h < HEADS; h++) {
+        if (t.cap > 0) cap_scores(s.scores + h * KEYS, t.cap, sight.low, sight.high);
         shrink[h] = soften(s.scores + h * KEYS, sight.low, sight.high, round_up(count, PANEL), top[h], total[h]);
+    }
     for (int64_t i = 0; i < s.wide; i += PANEL) {
         V acc[HEADS];
         each<HEADS>([&](auto h) HASTEN_INLINE {

@@ -17,16 +17,18 @@ inline std::string text(int64_t n) { return std::to_string(n); }
 
 class Builder {
 public:
-    Builder(const ProgramSpec& program, const Kernels& kernels)
+    Builder(const ProgramSpec& program, const Kernels& kernels, const PackedFile& packed)
         : program_(program), kernels_(kernels), plan_(std::make_unique<Plan>()) {
+        if (packed.file >= 0) plan_->weights.read_from(packed.file, packed.bytes);
         plan_->buffers = program.buffers;
         plan_->output = program.output;
+        plan_->answers.push_back(program.output);
     }
 
     std::unique_ptr<Plan> build() {
         for (number_ = 0; number_ < static_cast<int64_t>(program_.ops.size()); number_++) {
             op_ = &program_.ops[size_t(number_)];
-            field_ = 0;
+            field_ = 0, serves_ = NONE;
             add_op();
         }
         set_stages();
@@ -108,10 +110,26 @@ private:
         return found->second;
     }
 
+    // Does any operator read this buffer?
+    bool is_read(int64_t number) const {
+        for (const OpSpec& op : program_.ops) {
+            if (op.code == Code::features || op.code == Code::embed) continue;
+            if (op.fields[0] == number) return true;
+            if (op.code == Code::norm && op.fields[6] == number) return true;
+            if (op.code == Code::linear && op.fields[5] == number) return true;
+            if (op.code == Code::add && op.fields[1] == number) return true;
+        }
+        return false;
+    }
+    // What follows is for this buffer alone, unless somebody reads it.
+    void serve(int64_t buffer) {
+        if (!is_read(buffer)) serves_ = buffer;
+    }
+
     bool is_product(int64_t number) const {
         for (const OpSpec& op : program_.ops) {
             if (op.code == Code::linear && op.fields[2] == number && op.fields[6] == 0) return true;
-            if (op.code == Code::top && op.fields[2] == number) return true;
+            if ((op.code == Code::top || op.code == Code::foretell) && op.fields[2] == number) return true;
         }
         return false;
     }
@@ -124,8 +142,8 @@ private:
 
     void add(RowKind kind, std::unique_ptr<Step> step) {
         const bool joins = step->by_rows() && !plan_->sections.empty() && plan_->sections.back().kind == kind &&
-                           plan_->sections.back().steps.back()->by_rows();
-        if (!joins) plan_->sections.push_back({kind, {}});
+                           plan_->sections.back().serves == serves_ && plan_->sections.back().steps.back()->by_rows();
+        if (!joins) plan_->sections.push_back({kind, {}, serves_});
         plan_->sections.back().steps.push_back(step.get());
         plan_->steps.push_back(std::move(step));
     }
@@ -173,16 +191,18 @@ private:
     void add_head_norm();
     void add_cached_attention();
     void add_top();
+    void add_foretell();
+    float bound(const char* what);
     AttentionTask attention_heads();
 
     const ProgramSpec& program_;
     const Kernels& kernels_;
     std::unique_ptr<Plan> plan_;
     const OpSpec* op_ = nullptr;
-    int64_t number_ = 0, field_ = 0;
+    int64_t number_ = 0, field_ = 0, serves_ = NONE;
     std::map<int64_t, Table> tables_;
     std::map<std::pair<int64_t, bool>, const Matrix*> matrices_;
-    std::map<int64_t, const float*> turns_;
+    std::map<std::pair<std::pair<int64_t, int64_t>, float>, Turns*> turns_;  // ((tensor, places), factor)
     // (buffer, form, group) -> number of codes, and whether they are those of what the buffer holds.
     std::map<std::pair<int64_t, std::pair<int64_t, int64_t>>, std::pair<int64_t, bool>> codes_;
 };

@@ -32,8 +32,9 @@ int64_t most_memory() {
 
 }  // namespace
 
-Engine::Engine(const ProgramSpec& program, const Kernels& kernels, int64_t threads, std::vector<int> cores)
-    : kernels_(kernels), plan_(make_plan(program, kernels)), pool_(threads, std::move(cores)) {
+Engine::Engine(const ProgramSpec& program, const Kernels& kernels, const PackedFile& packed, int64_t threads,
+               std::vector<int> cores)
+    : kernels_(kernels), plan_(make_plan(program, kernels, packed)), pool_(threads, std::move(cores)) {
     make_room(128, 8);
 }
 
@@ -74,6 +75,14 @@ void Engine::make_room(int64_t tokens, int64_t sequences) {
             own.push_back({scratch.take_of<float>(count), scratch.take_of<int32_t>(count), spec.count});
         arena.best.push_back(own);
     }
+    for (const RowKind kind : plan_->said) {
+        const int64_t count = kind == RowKind::token ? tokens : sequences;
+        std::vector<Said> own;
+        for (int64_t t = 0; t < pool_.threads(); t++)
+            own.push_back({scratch.take_of<float>(count), scratch.take_of<float>(count), scratch.take_of<float>(count),
+                           scratch.take_of<int32_t>(count)});
+        arena.said.push_back(own);
+    }
     for (int64_t t = 0; t < pool_.threads(); t++)
         arena.attention.push_back(scratch.take_of<float>(plan_->attention_floats));
     scratch_ = std::move(scratch);
@@ -90,7 +99,8 @@ void Engine::compute_rows(const Stage& stage, int64_t begin, int64_t end) const 
         const int64_t first = begin + (end - begin) * chunk / chunks;
         const int64_t last = begin + (end - begin) * (chunk + 1) / chunks;
         for (size_t i = stage.begin; i < stage.end; i++)
-            for (const Step* step : plan_->sections[i].steps) step->rows(kernels_, first, last);
+            for (const Step* step : plan_->sections[i].steps)
+                if (wanted(plan_->sections[i])) step->rows(kernels_, first, last);
     }
 }
 
@@ -103,6 +113,7 @@ void Engine::compute(int64_t thread) {
         if (many) compute_rows(stage, begin, end);
         for (size_t i = stage.begin; i < stage.end && !many; i++) {
             const Section& section = plan_->sections[i];
+            if (!wanted(section)) continue;
             if (i > stage.begin) pool_.barrier();
             if (!section.steps.front()->by_rows()) {
                 section.steps.front()->share(kernels_, thread, threads);
@@ -116,20 +127,29 @@ void Engine::compute(int64_t thread) {
     }
 }
 
-void Engine::run(float* result, int64_t room) {
+const BufferSpec& Engine::answer(int64_t buffer) const {
+    for (const int64_t known : plan_->answers)
+        if (known == buffer) return plan_->buffers[size_t(buffer)];
+    refuse("the buffer " + std::to_string(buffer) + " as an answer", "the program's output or a search's",
+           "ask for one of them");
+}
+
+void Engine::run(int64_t output, float* result, int64_t room) {
     const Batch& batch = batch_;
+    output_ = output;
+    const BufferSpec spec = output == NOTHING ? BufferSpec{0, RowKind::sequence} : answer(output);
     if (plan_->wants_ids && !batch.ids) refuse("no token ids", "some", "give the ids of all sequences");
     if (plan_->wants_caches && !batch.caches) refuse("no caches", "those of earlier tokens", "call forward");
     if (plan_->wants_features && !batch.features) refuse("no features", "a row a token", "give fp32 rows");
-    const Rows& from = arena_.buffers[size_t(plan_->output)];
-    const int64_t rows = by_token() ? batch.tokens : batch.sequences;
-    if (room < rows * from.width) refuse("too little room", std::to_string(rows * from.width) + " numbers");
+    const int64_t rows = batch.rows(spec.rows);
+    if (room < rows * spec.width) refuse("too little room", std::to_string(rows * spec.width) + " numbers");
     make_room(batch.tokens, batch.sequences);
     for (auto& step : plan_->steps) step->accept(batch);
     pool_.run([](void* engine, int64_t thread) { static_cast<Engine*>(engine)->compute(thread); }, this);
-    const Rows& answer = arena_.buffers[size_t(plan_->output)];
-    for (int64_t row = 0; row < rows && answer.width; row++)
-        std::memcpy(result + row * answer.width, answer.data + row * answer.stride, size_t(answer.width) * 4);
+    if (!spec.width) return;
+    const Rows& made = arena_.buffers[size_t(output)];
+    for (int64_t row = 0; row < rows; row++)
+        std::memcpy(result + row * made.width, made.data + row * made.stride, size_t(made.width) * 4);
 }
 
 }  // namespace hasten

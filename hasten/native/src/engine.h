@@ -9,16 +9,23 @@
 
 namespace hasten {
 
+constexpr int64_t NOTHING = -1;  // no answer is asked for
+
 class Engine {
 public:
     // Throws Refusal.
-    Engine(const ProgramSpec& program, const Kernels& kernels, int64_t threads, std::vector<int> cores);
+    Engine(const ProgramSpec& program, const Kernels& kernels, const PackedFile& packed, int64_t threads,
+           std::vector<int> cores);
 
     const char* isa() const { return kernels_.name; }
     int64_t width() const { return plan_->buffers[size_t(plan_->output)].width; }
     bool by_token() const { return plan_->buffers[size_t(plan_->output)].rows == RowKind::token; }
-    // Throws Refusal; `result` has room for `room` numbers.
-    void run(float* result, int64_t room);
+    // Throws Refusal for a buffer that is no answer.
+    const BufferSpec& answer(int64_t buffer) const;
+    // Throws Refusal; `result` has room for `room` numbers of the buffer `output`, or for none with NOTHING.
+    void run(int64_t output, float* result, int64_t room);
+    int64_t output() const { return plan_->output; }
+    const Store& weights() const { return plan_->weights; }
     // What `run` runs: filled before, kept so that nothing is allocated for the next.
     Batch& batch() { return batch_; }
     Caches& caches() { return caches_; }
@@ -27,6 +34,7 @@ private:
     void make_room(int64_t tokens, int64_t sequences);
     void compute(int64_t thread);
     void compute_rows(const Stage& stage, int64_t begin, int64_t end) const;
+    bool wanted(const Section& section) const { return section.serves == NOTHING || section.serves == output_; }
 
     const Kernels& kernels_;
     std::unique_ptr<Plan> plan_;
@@ -36,6 +44,7 @@ private:
     int64_t tokens_ = 0, sequences_ = 0;  // there is room for
     Batch batch_;
     Caches caches_;
+    int64_t output_ = NOTHING;  // of this call
 };
 
 }  // namespace hasten

@@ -93,10 +93,11 @@ HASTEN_API const char* hasten_stamp() { return HASTEN_STAMP; }
 
 HASTEN_API const char* hasten_isas() { return isas_here(); }
 
-// `shape`: [width of a row of the output, 1 if there is a row a token]. Null: see `message`.
+// `packed`: an open file with weights that `hasten_save` wrote [file, bytes, checksum], a file of -1 for none. `shape`:
+// [width of a row of the output, 1 if there is a row a token]. Null: see `message`.
 HASTEN_API void* hasten_open(const int64_t* words, int64_t count, const uint64_t* places, const int64_t* sizes,
-                             int64_t arrays, const char* isa, int64_t threads, const int32_t* cores, int64_t pinned,
-                             int64_t* shape, char* message, int64_t room) {
+                             int64_t arrays, const int64_t* packed, const char* isa, int64_t threads,
+                             const int32_t* cores, int64_t pinned, int64_t* shape, char* message, int64_t room) {
     Engine* engine = nullptr;
     guarded([&] {
         if (threads < 1 || threads > MAX_THREADS)
@@ -106,10 +107,20 @@ HASTEN_API void* hasten_open(const int64_t* words, int64_t count, const uint64_t
         std::vector<Array> given;
         for (int64_t i = 0; i < arrays; i++) given.push_back({reinterpret_cast<const uint8_t*>(places[i]), sizes[i]});
         const std::vector<int> pins(cores, cores + pinned);
-        engine = new Engine(read_program(words, count, given), *kernels, threads, pins);
+        const PackedFile kept{static_cast<int>(packed[0]), packed[1], static_cast<uint64_t>(packed[2])};
+        engine = new Engine(read_program(words, count, given), *kernels, kept, threads, pins);
         shape[0] = engine->width(), shape[1] = engine->by_token();
     }, message, room);
     return engine;
+}
+
+// The packed weights into an open file; `packed`: [bytes, checksum]. 0, or 1 and a message.
+HASTEN_API int32_t hasten_save(const void* engine, int32_t file, int64_t* packed, char* message, int64_t room) {
+    return guarded([&] {
+        const Store& weights = static_cast<const Engine*>(engine)->weights();
+        packed[0] = weights.bytes(), packed[1] = static_cast<int64_t>(weights.checksum());
+        weights.write_to(file);
+    }, message, room) ? 0 : 1;
 }
 
 HASTEN_API const char* hasten_isa_of(const void* engine) { return static_cast<const Engine*>(engine)->isa(); }
@@ -128,16 +139,24 @@ HASTEN_API int32_t hasten_run(void* engine, const int32_t* ids, const int32_t* t
         if (features && (feature_rows != batch.tokens || feature_width < 0))
             refuse(std::to_string(feature_rows) + " rows of features", std::to_string(batch.tokens) + " of them",
                    "give a row a token");
-        own.run(result, size);
+        own.run(own.output(), result, size);
     }, message, room) ? 0 : 1;
 }
 
-// `shape`: [kind, slots, block size, table width, layers]; `places` and `sizes`: keys, values and their scales of each
+// 0, or 1 and a message. `shape`: as in hasten_open, of the buffer `output`.
+HASTEN_API int32_t hasten_answer(const void* engine, int64_t output, int64_t* shape, char* message, int64_t room) {
+    return guarded([&] {
+        const BufferSpec& found = static_cast<const Engine*>(engine)->answer(output);
+        shape[0] = found.width, shape[1] = found.rows == RowKind::token;
+    }, message, room) ? 0 : 1;
+}
+
+// `output`: the buffer that is asked for, -1 for none. `shape`: [kind, slots, block size, table width, layers]; `places` and `sizes`: keys, values and their scales of each
 // layer, of as many bytes. All other arrays have the lengths that those before them make.
 HASTEN_API int32_t hasten_forward(void* engine, const int32_t* ids, const int32_t* positions, const int32_t* slots,
                                   const int32_t* lengths, int64_t sequences, const int32_t* tables,
-                                  const int64_t* shape, const uint64_t* places, const int64_t* sizes, float* result,
-                                  int64_t size, char* message, int64_t room) {
+                                  const int64_t* shape, const uint64_t* places, const int64_t* sizes, int64_t output,
+                                  float* result, int64_t size, char* message, int64_t room) {
     return guarded([&] {
         Engine& own = *static_cast<Engine*>(engine);
         Batch& batch = own.batch();
@@ -160,7 +179,7 @@ HASTEN_API int32_t hasten_forward(void* engine, const int32_t* ids, const int32_
         batch.caches = &caches;
         lay_out(batch, lengths, sequences);
         take_places(batch, positions, caches);
-        own.run(result, size);
+        own.run(output, result, size);
     }, message, room) ? 0 : 1;
 }
 

@@ -55,7 +55,7 @@ constexpr bool WANTS_BF16 = false;
 extern const Kernels HASTEN_TABLE(HASTEN_ISA);
 const Kernels HASTEN_TABLE(HASTEN_ISA) = {
     HASTEN_TEXT(HASTEN_ISA), WANTS_BF16, linear, norm, encode_rows, embed, attention, activate, add, normalize, rotary,
-    head_norm, keep, top,
+    head_norm, keep, top, foretell,
 };
 
 }  // namespace hasten

@@ -57,6 +57,7 @@ struct LinearTask {
     Codes codes;
     Act act = Act::none;
     bool gated = false;
+    float cap = 0;  // above 0: outputs are cap tanh(output / cap)
     int64_t rows = 0;
 };
 
@@ -109,6 +110,7 @@ struct AttentionTask {
     float scale = 1;
     bool causal = false;
     int64_t window = 0;
+    float cap = 0;  // above 0: scores are cap tanh(score / cap)
     const int32_t* starts = nullptr;  // [sequences + 1]
     int64_t sequences = 0;
     const Cache* cache = nullptr;     // null: keys and values are the input's own
@@ -130,10 +132,17 @@ struct Best {
     int64_t count = 0;
 };
 
+// What a product's outputs say of one of them, for each row: the largest output and its number, the sum of
+// exp(output - largest), and the output that is asked for (0 in parts that do not have it).
+struct Said {
+    float *top = nullptr, *total = nullptr, *asked = nullptr;
+    int32_t* number = nullptr;
+};
+
 struct RotaryTask {
     Rows input;
-    int64_t heads = 0, head_dim = 0;
-    const float* cosines = nullptr;  // [places, head_dim / 2]
+    int64_t heads = 0, head_dim = 0, half = 0;  // of each head the first 2 half are turned
+    const float* cosines = nullptr;             // [places, half]
     const float* sines = nullptr;
     const int32_t* places = nullptr;
 };
@@ -163,6 +172,7 @@ struct Kernels {
     void (*head_norm)(const HeadNormTask&, int64_t begin, int64_t end);
     void (*keep)(const AttentionTask&, int64_t begin, int64_t end);  // keys and values into the cache
     void (*top)(const LinearTask&, const Best&, int64_t part, int64_t parts);  // `Best` of this part
+    void (*foretell)(const LinearTask&, const int32_t* asked, const Said&, int64_t part, int64_t parts);  // of this part
 };
 
 // By name; null where this host or this build has no such instructions. The empty name is the best one.

@@ -9,6 +9,7 @@ struct Tile {
 
 static inline void store_result(const LinearTask& task, int64_t row, int64_t panel, V value) {
     const int64_t column = panel * PANEL;
+    if (task.cap > 0) value = capped(value, task.cap);
     if (task.residual) value = value + load(task.residual + row * task.residual_stride + column);
     store(task.output.data + row * task.output.stride + column, value);
 }
@@ -103,11 +104,11 @@ static inline void take_best(const Best& best, int64_t row, V outputs, int64_t b
     }
 }
 
-template <class Product>
-static void top_with(const LinearTask& task, const Best& best, int64_t part, int64_t parts) {
+// Makes the products of a part and gives `take(row, outputs, number of the first, how many)`.
+template <class Product, class Take>
+HASTEN_INLINE static inline void products_of(const LinearTask& task, int64_t part, int64_t parts, Take take) {
     const int64_t most = Product::MOST_ROWS, blocks = (task.rows + most - 1) / most;
     const int64_t pairs = (task.weight->panels + 1) / 2;
-    for (int64_t i = 0; i < task.rows * best.count; i++) best.values[i] = -LARGEST, best.numbers[i] = -1;
     Tile tile;
     for (int64_t pair = pairs * part / parts; pair < pairs * (part + 1) / parts; pair++) {
         for (int64_t block = 0; block < blocks; block++) {
@@ -117,10 +118,57 @@ static void top_with(const LinearTask& task, const Best& best, int64_t part, int
                 for (int64_t p = 0; p < 2; p++) {
                     const int64_t base = (pair * 2 + p) * PANEL, left = task.weight->n - base;
                     const V outputs = with_bias(task, pair * 2 + p, load(tile.values + (r * 2 + p) * PANEL));
-                    if (left > 0) take_best(best, begin + r, outputs, base, left < PANEL ? left : PANEL);
+                    if (left > 0) take(begin + r, outputs, base, left < PANEL ? left : PANEL);
                 }
             }
         }
+    }
+}
+
+template <class Product>
+static void top_with(const LinearTask& task, const Best& best, int64_t part, int64_t parts) {
+    for (int64_t i = 0; i < task.rows * best.count; i++) best.values[i] = -LARGEST, best.numbers[i] = -1;
+    products_of<Product>(task, part, parts, [&](int64_t row, V outputs, int64_t base, int64_t count) HASTEN_INLINE {
+        take_best(best, row, outputs, base, count);
+    });
+}
+
+// The softmax goes on with 16 more outputs. NaN and infinity make the sum NaN.
+static inline void take_said(const Said& said, int64_t row, V outputs, int64_t base, int64_t count, int64_t asked) {
+    const V seen = fill_from(outputs, count, set1(-LARGEST));
+    const float most = largest(seen);
+    alignas(64) float all[PANEL];
+    store(all, seen);
+    if (most > said.top[row]) {
+        alignas(64) float shrink[PANEL];
+        store(shrink, exponential(set1(said.top[row] - most)));
+        said.total[row] *= shrink[0], said.top[row] = most;
+        int64_t place = 0;
+        while (place + 1 < count && all[place] != most) place++;
+        said.number[row] = static_cast<int32_t>(base + place);
+    }
+    said.total[row] += sum(keep_n(exponential(seen - set1(said.top[row])), count));
+    if (asked >= base && asked < base + count) said.asked[row] = all[asked - base];
+}
+
+template <class Product>
+static void foretell_with(const LinearTask& task, const int32_t* asked, const Said& said, int64_t part, int64_t parts) {
+    for (int64_t i = 0; i < task.rows; i++)
+        said.top[i] = -LARGEST, said.total[i] = said.asked[i] = 0, said.number[i] = 0;
+    products_of<Product>(task, part, parts, [&](int64_t row, V outputs, int64_t base, int64_t count) HASTEN_INLINE {
+        if (task.cap > 0) outputs = capped(outputs, task.cap);
+        take_said(said, row, outputs, base, count, asked[row]);
+    });
+}
+
+static void foretell(const LinearTask& task, const int32_t* asked, const Said& said, int64_t part, int64_t parts) {
+    switch (task.weight->kind) {
+        case Kind::int8: return foretell_with<Int8Product>(task, asked, said, part, parts);
+        case Kind::int4: return foretell_with<Int4Product>(task, asked, said, part, parts);
+        case Kind::bf16:
+            if (task.codes.form == Form::bf16) return foretell_with<Bf16Product>(task, asked, said, part, parts);
+            return foretell_with<WideProduct>(task, asked, said, part, parts);
+        default: return foretell_with<FloatProduct>(task, asked, said, part, parts);
     }
 }
 

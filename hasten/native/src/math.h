@@ -38,6 +38,9 @@ static inline V hyperbolic_tangent(V x) {
     return with_sign(set1(1.0f) - set1(2.0f) / (e + set1(1.0f)), x);
 }
 
+// Softly bounded by +-cap; above 0 only.
+static inline V capped(V x, float cap) { return set1(cap) * hyperbolic_tangent(x / set1(cap)); }
+
 static inline V activated(V x, Act act) {
     switch (act) {
         case Act::gelu_erf: return gelu_erf(x);

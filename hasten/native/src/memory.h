@@ -19,7 +19,23 @@ public:
         return static_cast<T*>(take(count * static_cast<int64_t>(sizeof(T))));
     }
 
+    // From now on pieces are read from an open file, in the order in which they are taken: `bytes` in all. Throws
+    // Refusal where it holds fewer.
+    void read_from(int file, int64_t bytes);
+    // Do pieces come with their contents? Then nobody fills them.
+    bool filled() const { return file_ >= 0; }
+    // All pieces into an open file, one after the other. Throws Refusal where it takes no more.
+    void write_to(int file) const;
+    int64_t bytes() const;
+    // Of what the pieces hold; another one for almost every damage.
+    uint64_t checksum() const;
+    int64_t left_in_file() const { return left_in_file_; }
+
 private:
+    struct Piece {
+        uint8_t* data;
+        int64_t bytes;
+    };
     // Mapped memory knows its size, other memory has 0.
     struct Free {
         size_t mapped = 0;
@@ -27,10 +43,14 @@ private:
     };
     using Chunk = std::unique_ptr<uint8_t, Free>;
     static Chunk chunk_of(int64_t bytes);
+    void fill(const Piece& piece);
 
     std::vector<Chunk> chunks_;
     uint8_t* next_ = nullptr;
     int64_t left_ = 0;
+    std::vector<Piece> pieces_;
+    int file_ = -1;
+    int64_t left_in_file_ = 0;
 };
 
 constexpr int64_t up_to(int64_t n, int64_t multiple) { return (n + multiple - 1) / multiple * multiple; }

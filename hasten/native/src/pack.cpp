@@ -21,8 +21,10 @@ struct Order {
     }
 };
 
+// Where the pieces came with their contents there is nothing to write.
 template <class Write>
-void each_row(const Order& order, Write write) {
+void each_row(const Order& order, const Store& store, Write write) {
+    if (store.filled()) return;
     for (int64_t panel = 0; panel < order.panels(); panel++)
         for (int64_t column = 0; column < PANEL; column++)
             if (const int64_t row = order.row(panel, column); row >= 0) write(panel, column, row);
@@ -33,7 +35,7 @@ uint8_t* pack_bytes(const TensorSpec& t, const Order& order, int64_t size, Matri
     const int64_t bytes = m.k * size, words = bytes / 4, left = bytes % 4;
     m.panel_bytes = up_to(bytes, 4) * PANEL;
     auto* data = store.take_of<uint8_t>(order.filled() * m.panel_bytes);
-    each_row(order, [&](int64_t panel, int64_t column, int64_t row) {
+    each_row(order, store, [&](int64_t panel, int64_t column, int64_t row) {
         const uint8_t* from = t.values + row * bytes;
         uint8_t* to = data + panel * m.panel_bytes + column * 4;
         for (int64_t w = 0; w < words; w++) std::memcpy(to + w * 64, from + w * 4, 4);
@@ -46,7 +48,7 @@ void pack_int8(const TensorSpec& t, const Order& order, Matrix& m, Store& store)
     m.data = pack_bytes(t, order, 1, m, store);
     auto* scales = store.take_of<float>(order.filled() * PANEL);
     auto* sums = store.take_of<int32_t>(order.filled() * PANEL);
-    each_row(order, [&](int64_t panel, int64_t column, int64_t row) {
+    each_row(order, store, [&](int64_t panel, int64_t column, int64_t row) {
         const auto* codes = reinterpret_cast<const int8_t*>(t.values) + row * m.k;
         int32_t sum = 0;
         for (int64_t k = 0; k < m.k; k++) sum += codes[k];
@@ -82,7 +84,7 @@ void pack_int4(const TensorSpec& t, const Order& order, Matrix& m, Store& store)
     auto* halves = store.take_of<uint16_t>(order.filled() * m.groups * PANEL);
     auto* zeros = t.zeros ? store.take_of<uint8_t>(order.filled() * m.groups * PANEL) : nullptr;
     const int64_t bytes = (m.k + 1) / 2;
-    each_row(order, [&](int64_t panel, int64_t column, int64_t row) {
+    each_row(order, store, [&](int64_t panel, int64_t column, int64_t row) {
         pack_codes(t.values + row * bytes, bytes, m.k, data + panel * m.panel_bytes + column * 4);
         for (int64_t g = 0; g < m.groups; g++) {
             const int64_t place = (panel * m.groups + g) * PANEL + column;
@@ -111,7 +113,7 @@ Matrix pack(const TensorSpec& tensor, bool gated, Store& store) {
 const float* pack_vector(const uint8_t* values, int64_t rows, bool gated, Store& store) {
     const Order order{rows, gated};
     auto* to = store.take_of<float>(order.filled() * PANEL);
-    each_row(order, [&](int64_t panel, int64_t column, int64_t row) {
+    each_row(order, store, [&](int64_t panel, int64_t column, int64_t row) {
         std::memcpy(to + panel * PANEL + column, values + row * 4, 4);
     });
     return to;
@@ -123,11 +125,11 @@ Table pack_table(const TensorSpec& tensor, Store& store) {
     const int64_t size = tensor.kind == Kind::floats ? 4 : tensor.kind == Kind::bf16 ? 2 : 1;
     const int64_t bytes = tensor.rows * tensor.columns * size;
     auto* data = store.take_of<uint8_t>(bytes);
-    if (bytes) std::memcpy(data, tensor.values, static_cast<size_t>(bytes));
+    if (bytes && !store.filled()) std::memcpy(data, tensor.values, static_cast<size_t>(bytes));
     table.data = data;
     if (tensor.kind == Kind::int8) {
         auto* scales = store.take_of<float>(tensor.rows);
-        if (tensor.rows) std::memcpy(scales, tensor.scales, static_cast<size_t>(tensor.rows * 4));
+        if (tensor.rows && !store.filled()) std::memcpy(scales, tensor.scales, static_cast<size_t>(tensor.rows * 4));
         table.scales = scales;
     }
     return table;

@@ -4,8 +4,12 @@
 
 namespace hasten {
 
-std::unique_ptr<Plan> make_plan(const ProgramSpec& program, const Kernels& kernels) {
-    return Builder(program, kernels).build();
+std::unique_ptr<Plan> make_plan(const ProgramSpec& program, const Kernels& kernels, const PackedFile& packed) {
+    auto plan = Builder(program, kernels, packed).build();
+    const Store& weights = plan->weights;
+    if (weights.filled() && (weights.left_in_file() != 0 || weights.checksum() != packed.checksum))
+        refuse("packed weights that are damaged", "those of this program", "pack them again");
+    return plan;
 }
 
 void Builder::add_op() {
@@ -20,6 +24,7 @@ void Builder::add_op() {
         case Code::head_norm: return add_head_norm();
         case Code::cached_attention: return add_cached_attention();
         case Code::top: return add_top();
+        case Code::foretell: return add_foretell();
         default: return add_simple();
     }
 }
@@ -70,6 +75,7 @@ void Builder::add_linear() {
     task.act = choice<Act>("activation");
     const int64_t residual = buffer_or_none("residual");
     task.gated = whole("gated", 0, 1) == 1;
+    task.cap = bound("bound of the outputs");
     const RowKind rows = at(input).rows;
     ensure(w.columns == at(input).width, "weight of " + text(w.columns) + " inputs", "a buffer of that width");
     ensure(!task.gated || w.rows % 2 == 0, "gates in " + text(w.rows) + " rows", "an even number");
@@ -79,8 +85,15 @@ void Builder::add_linear() {
     task.bias = vector(bias, w.rows, task.gated);
     const int64_t codes = codes_for(input, w);
     const Matrix& packed = matrix(weight, task.gated);
+    serve(output);
     add(rows, std::make_unique<LinearStep>(input, output, residual, codes, rows, packed, task));
     writes(output);
+}
+
+float Builder::bound(const char* what) {
+    const float value = real(what);
+    ensure(value >= 0, std::string(what) + " below 0", "0 for none, or more");
+    return value;
 }
 
 AttentionTask Builder::attention_heads() {
@@ -100,6 +113,7 @@ void Builder::add_attention() {
     AttentionTask task = attention_heads();
     task.causal = whole("causal", 0, 1) == 1;
     task.window = whole("window", 0, MOST_PLACES);
+    task.cap = bound("bound of the scores");
     ensure_shape(input, (task.heads + 2 * task.kv_heads) * task.head_dim, RowKind::token);
     ensure_shape(output, task.heads * task.head_dim, RowKind::token);
     ensure(input != output, "its input as output", "two buffers");

@@ -45,6 +45,7 @@ struct Arena {
     std::vector<Codes> codes;
     std::vector<float*> attention;  // one a thread
     std::vector<std::vector<Best>> best;  // for each search one a thread
+    std::vector<std::vector<Said>> said;  // for each softmax one a thread
 };
 
 // Rows of a buffer in the form for some products. `group` and `groups` only for s8.
@@ -78,6 +79,15 @@ public:
 struct Section {
     RowKind kind = RowKind::token;
     std::vector<Step*> steps;
+    int64_t serves = -1;  // the buffer of an answer that nothing else needs: made only when it is asked for
+};
+
+// Cosines and sines of the angles `place frequency`, made as far as batches go and kept.
+struct Turns {
+    std::vector<float> frequencies, cosines, sines;
+    int64_t most = 0, made = 0;  // places
+    float factor = 1;
+    void reach(int64_t places);
 };
 
 // Sections one after the other that go row by row with many rows: each thread takes some through all of them, and what
@@ -92,6 +102,9 @@ struct Plan {
     std::vector<BufferSpec> buffers;
     std::vector<CodesSpec> codes;
     std::vector<BestSpec> best;
+    std::vector<RowKind> said;
+    std::vector<std::unique_ptr<Turns>> turns;
+    std::vector<int64_t> answers;  // buffers that can be asked for
     std::vector<std::unique_ptr<Matrix>> matrices;
     std::vector<std::unique_ptr<Step>> steps;
     std::vector<Section> sections;
@@ -102,7 +115,14 @@ struct Plan {
     bool wants_ids = false, wants_features = false, wants_caches = false;
 };
 
-// Throws Refusal for operators that do not fit their buffers and tensors.
-std::unique_ptr<Plan> make_plan(const ProgramSpec& program, const Kernels& kernels);
+// Packed weights of an earlier time: an open file that holds so many bytes of them.
+struct PackedFile {
+    int file = -1;
+    int64_t bytes = 0;
+    uint64_t checksum = 0;
+};
+
+// Throws Refusal for operators that do not fit their buffers and tensors, and for packed weights that are others'.
+std::unique_ptr<Plan> make_plan(const ProgramSpec& program, const Kernels& kernels, const PackedFile& packed);
 
 }  // namespace hasten

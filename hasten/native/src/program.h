@@ -35,7 +35,7 @@ struct TensorSpec {
 
 enum class Code : int64_t {
     features = 1, embed, norm, linear, attention, pool, normalize, activate, add, rotary, head_norm,
-    cached_attention, top, end
+    cached_attention, top, foretell, end
 };
 
 // The words of one operator, read in the order of the fields of its record in program.py.

@@ -108,7 +108,7 @@ static void normalize(const Rows& input, const Rows& output, float eps, int64_t 
 }
 
 static void rotary(const RotaryTask& t, int64_t begin, int64_t end) {
-    const int64_t half = t.head_dim / 2;
+    const int64_t half = t.half;
     for (int64_t row = begin; row < end; row++) {
         const float* cosines = t.cosines + t.places[row] * half;
         const float* sines = t.sines + t.places[row] * half;

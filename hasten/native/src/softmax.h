@@ -144,6 +144,10 @@ static void mix(const Scratch& s, const float* shrink, int64_t count) {
     if (i < s.wide) mix_at<ROWS, 1>(s, shrink, count, i);
 }
 
+static void cap_scores(float* scores, const float cap, int64_t low, int64_t high) {
+    for (int64_t j = low / PANEL * PANEL; j < high; j += PANEL) store(scores + j, capped(load(scores + j), cap));
+}
+
 // Scores [low, high) of a row become exp(score - largest so far), the others 0; gives what earlier sums shrink by.
 static float soften(float* scores, int64_t low, int64_t high, int64_t padded, float& top, float& total) {
     if (low >= high) {

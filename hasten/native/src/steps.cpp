@@ -1,5 +1,7 @@
 #include "steps.h"
 
+#include <algorithm>
+#include <cmath>
 #include <cstring>
 
 namespace hasten {
@@ -102,6 +104,37 @@ void TopStep::bind(const Arena& arena) {
     found_ = arena.best[size_t(best_)];
 }
 
+void ForetellStep::bind(const Arena& arena) {
+    task_.input = arena.buffers[size_t(input_)];
+    if (codes_ != NONE) task_.codes = arena.codes[size_t(codes_)];
+    found_ = arena.said[size_t(said_)];
+}
+
+// The token after each; after the last one of a sequence its first.
+void ForetellStep::accept(const Batch& batch) {
+    check_within(batch.ids, batch.tokens, task_.weight->n, "token id");
+    task_.rows = batch.tokens;
+    following_.assign(batch.ids, batch.ids + batch.tokens);
+    for (size_t s = 0; s + 1 < batch.starts.size(); s++)
+        std::rotate(following_.begin() + batch.starts[s], following_.begin() + batch.starts[s] + 1,
+                    following_.begin() + batch.starts[s + 1]);
+}
+
+void TellStep::rows(const Kernels&, int64_t begin, int64_t end) const {
+    for (int64_t row = begin; row < end; row++) {
+        float top = found_.front().top[row], total = 0, asked = 0;
+        int32_t number = found_.front().number[row];
+        // Parts lie in the order of their outputs, so the first of equals is the lowest.
+        for (const Said& part : found_)
+            if (part.top[row] > top) top = part.top[row], number = part.number[row];
+        for (const Said& part : found_)
+            total += part.total[row] * std::exp(part.top[row] - top), asked += part.asked[row];
+        float* to = to_.data + row * to_.stride;
+        to[0] = asked - top - std::log(total), to[1] = static_cast<float>(number);
+        for (int64_t k = 2; k < PANEL; k++) to[k] = 0;
+    }
+}
+
 void MergeStep::rows(const Kernels&, int64_t begin, int64_t end) const {
     const int64_t count = found_.front().count;
     for (int64_t row = begin; row < end; row++) {
@@ -157,7 +190,9 @@ void SimpleStep::rows(const Kernels& k, int64_t begin, int64_t end) const {
 }
 
 void RotaryStep::accept(const Batch& batch) {
-    check_length(batch, places_);
+    check_length(batch, turns_.most);
+    turns_.reach(batch.last_place + 1);
+    task_.cosines = turns_.cosines.data(), task_.sines = turns_.sines.data();
     task_.places = batch.places.data();
 }
 

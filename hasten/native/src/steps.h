@@ -202,14 +202,50 @@ private:
 
 class RotaryStep : public Step {
 public:
-    RotaryStep(int64_t input, int64_t places, const RotaryTask& task) : input_(input), places_(places), task_(task) {}
+    RotaryStep(int64_t input, Turns& turns, const RotaryTask& task) : input_(input), turns_(turns), task_(task) {}
     void bind(const Arena& arena) override { task_.input = arena.buffers[size_t(input_)]; }
     void accept(const Batch& batch) override;
     void rows(const Kernels& k, int64_t begin, int64_t end) const override { k.rotary(task_, begin, end); }
 
 private:
-    int64_t input_, places_;
+    int64_t input_;
+    Turns& turns_;
     RotaryTask task_;
+};
+
+// A softmax over a product's outputs: every part has its own, `TellStep` puts them together.
+class ForetellStep : public Step {
+public:
+    ForetellStep(int64_t input, int64_t codes, int64_t said, const Matrix& weight, const LinearTask& task)
+        : input_(input), codes_(codes), said_(said), task_(task) {
+        task_.weight = &weight;
+    }
+    void bind(const Arena& arena) override;
+    void accept(const Batch& batch) override;
+    bool by_rows() const override { return false; }
+    void share(const Kernels& k, int64_t part, int64_t parts) const override {
+        k.foretell(task_, following_.data(), found_[size_t(part)], part, parts);
+    }
+
+private:
+    int64_t input_, codes_, said_;
+    LinearTask task_;
+    std::vector<int32_t> following_;
+    std::vector<Said> found_;
+};
+
+class TellStep : public Step {
+public:
+    TellStep(int64_t output, int64_t said) : output_(output), said_(said) {}
+    void bind(const Arena& arena) override {
+        to_ = arena.buffers[size_t(output_)], found_ = arena.said[size_t(said_)];
+    }
+    void rows(const Kernels&, int64_t begin, int64_t end) const override;
+
+private:
+    int64_t output_, said_;
+    Rows to_;
+    std::vector<Said> found_;
 };
 
 }  // namespace hasten
