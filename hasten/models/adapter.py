@@ -178,6 +178,11 @@ class Adapter(Protocol):
         del layer
         return ()
 
+    def computed(self, model: nn.Module) -> tuple[nn.Parameter, ...]:
+        """Weights that are made and not learnt, such as sinusoids for positions: no training may move them."""
+        del model
+        return ()
+
     def prepare(self, model: nn.Module) -> None:
         """Put plain ``nn.Linear`` in the place of what the family stores otherwise, with the same outputs."""
         del model
