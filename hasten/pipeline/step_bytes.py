@@ -42,10 +42,12 @@ def cache_bytes(layers: Sequence[Kept], *, tokens: float, precision: str) -> flo
 
 def cache_precision(runtime: Mapping[str, Any]) -> str:
     """In which numbers a runtime's config keeps keys and values."""
-    own = runtime.get("kv_cache")
+    own, numbers = runtime.get("kv_cache"), runtime.get("precision")
     if own in _BYTES:
         return str(own)
-    return "bf16" if runtime.get("precision") == "bf16" else "fp32"
+    if runtime.get("kind") == "native":  # integer products leave nothing behind that more bits would keep
+        return "fp32" if numbers == "fp32" else "bf16"
+    return "bf16" if numbers == "bf16" else "fp32"
 
 
 def kept_by(*, ref: ModelRef, task: str) -> tuple[Kept, ...] | None:

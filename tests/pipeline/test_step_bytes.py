@@ -92,7 +92,9 @@ def test_a_window_bounds_what_is_read() -> None:
     assert cache_bytes(layers, tokens=5, precision="int8") == 64 * 10
     assert cache_precision({"precision": "bf16"}) == "bf16"
     assert cache_precision({"precision": "bf16", "kv_cache": "int8"}) == "int8"
-    assert cache_precision({"precision": "int8-weights"}) == "fp32"
+    assert cache_precision({"kind": "openvino", "precision": "int8-weights"}) == "fp32"
+    assert cache_precision({"kind": "native", "precision": "int4"}) == "bf16"
+    assert cache_precision({"kind": "native", "precision": "fp32"}) == "fp32"
 
 
 @pytest.mark.parametrize(
