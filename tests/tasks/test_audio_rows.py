@@ -77,6 +77,18 @@ def test_common_voices_table_and_its_clips(folder: Path) -> None:
     assert found.sounds[1] == wav(seed=1)
 
 
+@pytest.mark.skipif("MP3" not in soundfile.available_formats(), reason="an older libsndfile")
+def test_a_table_may_name_what_libsndfile_reads(folder: Path) -> None:
+    (folder / "clips").mkdir()
+    noise = np.random.default_rng(0).standard_normal(16000).astype(np.float32) * 0.1
+    soundfile.write(folder / "clips" / "a.mp3", noise, 16000, format="MP3")
+    (folder / "test.tsv").write_text("path\tsentence\na.mp3\tHello.\n")
+    found = read_recordings(folder / "test.tsv", columns=Columns())
+    assert found.sounds is not None
+    samples, rate = opened(found.sounds[0], name="a.mp3", seconds=2.0)
+    assert (samples.shape, rate) == ((16000, 1), 16000)
+
+
 def test_librispeechs_columns(folder: Path) -> None:
     import pyarrow as pa
     from pyarrow import parquet
