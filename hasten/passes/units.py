@@ -231,15 +231,13 @@ def share(keep: float) -> str:
     return f"{100 * keep:.3g}%"
 
 
-def real_tokens(states: Tensor, batch: Batch) -> Tensor:
-    """[B, L, X] -> [T, X]: the tokens that are not padding.
+def real_tokens(states: Tensor, batch: Batch, *, written: bool = False) -> Tensor:
+    """[B, L, X] -> [T, X]: the tokens that are not padding; ``written`` as in :func:`hasten.passes.calibration.real`.
 
-    What a decoder beside an encoder takes are its own tokens, of which none is padding: the mask is the encoder's. A
-    mixture's blocks take tokens in a row, [B L, X]. An expert's are fewer, and padding is not among them
+    A mixture's blocks take tokens in a row, [B L, X]. An expert's are fewer, and padding is not among them
     (:func:`hasten.passes.routing.unpadded`).
     """
-    mask = batch.get("attention_mask")
     if states.ndim > 2:
-        own = mask is not None and mask.shape != states.shape[:2]
-        return states.flatten(0, 1) if own else states[real(batch, states)]
+        return states[real(batch, states, written=written)]
+    mask = batch.get("attention_mask")
     return states if mask is None or len(states) != mask.numel() else states[mask.bool().flatten()]

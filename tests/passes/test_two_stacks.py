@@ -19,7 +19,7 @@ from hasten.passes.units import PerUnit, Units
 from hasten.records import Config
 from hasten.tasks.generation_wrappers import Seq2SeqGenerationWrapper
 
-FAMILIES = ("t5", "bart")
+FAMILIES = ("t5", "bart", "whisper")
 PASSES = (
     GradientConfig(keep=0.5, round_to=8),
     MagnitudeUnitsConfig(keep=0.5, round_to=8),
