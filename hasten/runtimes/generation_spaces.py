@@ -64,11 +64,12 @@ def _native(instructions: frozenset[str], threads: int) -> tuple[Config, ...]:
 
     del threads
     found = [
-        NativeConfig(precision="int4"),
         NativeConfig(precision="int8-dynamic"),
+        NativeConfig(precision="int4", fitted=True),
+        NativeConfig(precision="int4"),  # what passes and training for it leave
         NativeConfig(precision="int8-dynamic", kv_cache="int8"),
         NativeConfig(),
-        NativeConfig(precision="int4", kv_cache="int8"),
+        NativeConfig(precision="int4", fitted=True, kv_cache="int8"),
     ]
     if instructions & {"avx512_bf16", "amx_bf16"}:
         found.append(NativeConfig(precision="bf16"))

@@ -35,7 +35,9 @@ _BF16 = frozenset({"avx512_bf16", "amx_bf16"})
 @dataclass(frozen=True, slots=True)
 class NativeConfig:
     """``int8-dynamic``: weights with a step for every output row, activations for every token at run time. ``group``
-    inputs share a step in ``int4``. ``embeddings``: the table of words in int8 too (smaller, as fast).
+    inputs share a step in ``int4``; ``fitted``: steps and zero points that are searched for each group to be nearest
+    to the weights, and not those of training on the grid. ``embeddings``: the table of words in int8 too (smaller, as
+    fast).
 
     Of models that write or foretell text, ``head`` is the form of the product with the vocabulary, and of the table of
     words where they are one matrix (``None``: int8 where the layers are int8 or int4, else theirs); ``kv_cache`` that
@@ -44,6 +46,7 @@ class NativeConfig:
     kind: ClassVar[str] = "native"
     precision: Literal["fp32", "bf16", "int8-dynamic", "int4"] = "fp32"
     group: Literal[32, 64, 128] = 32
+    fitted: bool = False
     embeddings: bool = False
     head: Literal["fp32", "bf16", "int8", "int4"] | None = None
     kv_cache: Literal["fp32", "bf16", "int8"] | None = None
@@ -51,14 +54,16 @@ class NativeConfig:
 
     @property
     def grid(self) -> tuple[int, int | None] | None:
-        """Bits and group (``None``: an output row) of the integers that weights are rounded to."""
+        """Bits and group (``None``: an output row) of the integers that weights are rounded to, where one trains for
+        them."""
         grids: dict[str, tuple[int, int | None]] = {"int8-dynamic": (8, None), "int4": (4, self.group)}
-        return grids.get(self.precision)
+        return None if self.fitted else grids.get(self.precision)
 
     @property
     def label(self) -> str:
         parts = [self.precision.replace("-", " ")]
         parts += [f"groups of {self.group}"] if self.precision == "int4" else []
+        parts += ["fitted"] if self.fitted else []
         parts += ["with embeddings"] if self.embeddings else []
         parts += [f"{self.head} head"] if self.head else []
         parts += [f"{self.kv_cache} cache"] if self.kv_cache else []
@@ -97,6 +102,8 @@ def export(wrapper: Any, config: NativeConfig, *, calibration: Sequence[Arrays],
     """Lower, round, write. Raises Rejected for what the engine cannot run."""
     del cache  # made in seconds
     generative = bool(getattr(wrapper, "generative", False))
+    if config.fitted and config.precision != "int4":
+        raise Rejected("export", f"fitted: {config.precision} has no steps to be searched for, int4 has")
     check_cache(config.kv_cache, generative=generative)
     try:
         return (_export_writer if generative else _export)(wrapper, config, dict(calibration[0]), folder)
@@ -116,9 +123,7 @@ def _export(wrapper: Any, config: NativeConfig, example: Arrays, folder: Path) -
 def _export_writer(wrapper: Any, config: NativeConfig, example: Arrays, folder: Path) -> Exported:
     from hasten.runtimes.native_decoders import lowered_writer
 
-    made = lowered_writer(
-        wrapper, precision=config.precision, group=config.group, embeddings=config.embeddings, head=_head(config)
-    )
+    made = lowered_writer(wrapper, **_forms(config), head=_head(config))
     own, facts = WriterFacts(config.precision, made.layers, made.best), facts_of_writing(wrapper, example)
     facts.write(folder)
     found = _written(folder, made.program, own.to_dict(), names=facts.input_names, notes=made.notes)
@@ -140,7 +145,7 @@ def _written(
 def _head(config: NativeConfig) -> Precision:
     """The form of the product with a vocabulary. int4 there costs more quality than it saves memory."""
     if config.head is None:
-        return "int8-dynamic" if config.grid else config.precision
+        return "int8-dynamic" if config.precision in ("int8-dynamic", "int4") else config.precision
     return "int8-dynamic" if config.head == "int8" else config.head
 
 
@@ -172,16 +177,20 @@ def _lowered(wrapper: Any, config: NativeConfig, names: tuple[str, ...]) -> tupl
     from hasten.tasks.wrappers import NextTokenWrapper
 
     if names == IMAGES:
-        made, cut = lowered_images(wrapper, precision=config.precision, group=config.group)
+        made, cut = lowered_images(wrapper, precision=config.precision, group=config.group, fitted=config.fitted)
         return made, (*cut.shape, *cut.patch, cut.own)
     if set(names) - set(TEXTS) or not set(TEXTS[:2]) <= set(names):
         taken = ", ".join(names)
         raise Rejected("export", f"the native engine is given {', '.join(TEXTS)}, and this model takes {taken}")
-    forms: dict[str, Any] = {
-        "precision": config.precision, "group": config.group, "embeddings": config.embeddings,
-    }  # fmt: skip
     if isinstance(wrapper, NextTokenWrapper):
-        return lowered_reader(wrapper, **forms, head=_head(config)), ()
+        return lowered_reader(wrapper, **_forms(config), head=_head(config)), ()
     if config.head is not None:
         raise Rejected("export", f"head {config.head}: a model that foretells no tokens has no such product")
-    return lowered(wrapper, **forms), ()
+    return lowered(wrapper, **_forms(config)), ()
+
+
+def _forms(config: NativeConfig) -> dict[str, Any]:
+    """What a program is told of its matrices."""
+    return {
+        "precision": config.precision, "group": config.group, "embeddings": config.embeddings, "fitted": config.fitted,
+    }  # fmt: skip

@@ -82,20 +82,24 @@ class Written:
     notes: tuple[str, ...]
 
 
-def lowered_writer(wrapper: Any, *, precision: Precision, group: int, embeddings: bool, head: Precision) -> Written:
+def lowered_writer(
+    wrapper: Any, *, precision: Precision, group: int, embeddings: bool, head: Precision, fitted: bool = False
+) -> Written:
     """The program of a wrapper that writes text. Raises Rejected."""
     if wrapper.encoder:
         raise Rejected("export", "the native engine runs decoders alone, and this model has an encoder beside its own")
-    draft = begun(wrapper.hf, precision=precision, group=group)
+    draft = begun(wrapper.hf, precision=precision, group=group, fitted=fitted)
     decoder = _Decoder(draft, wrapper.hf, cached=True)
     states = decoder.states(embeddings=embeddings, head=head)
     logits, best = decoder.logits(states, head=head)
     return Written(draft.program(logits), best, tuple(decoder.caches), draft.notes)
 
 
-def lowered_reader(wrapper: Any, *, precision: Precision, group: int, embeddings: bool, head: Precision) -> Lowered:
+def lowered_reader(
+    wrapper: Any, *, precision: Precision, group: int, embeddings: bool, head: Precision, fitted: bool = False
+) -> Lowered:
     """The program of a :class:`hasten.tasks.wrappers.NextTokenWrapper`: [T, 2]. Raises Rejected."""
-    draft = begun(wrapper.hf, precision=precision, group=group)
+    draft = begun(wrapper.hf, precision=precision, group=group, fitted=fitted)
     decoder = _Decoder(draft, wrapper.hf, cached=False)
     states = decoder.states(embeddings=embeddings, head=head)
     return Lowered(draft.program(decoder.foretold(states, head=head)), per_token=True, notes=draft.notes)

@@ -51,10 +51,12 @@ def check_matrices(modules: Sequence[Any]) -> None:
 
 
 class Draft:
-    """``kept``: modules whose matrices stay in fp32, whatever the precision."""
+    """``kept``: modules whose matrices stay in fp32, whatever the precision. ``fitted``: steps of int4 are searched."""
 
-    def __init__(self, *, precision: Precision, group: int, kept: Collection[nn.Module] = ()) -> None:
-        self.precision, self.group = precision, group
+    def __init__(
+        self, *, precision: Precision, group: int, fitted: bool = False, kept: Collection[nn.Module] = ()
+    ) -> None:
+        self.precision, self.group, self._fitted = precision, group, fitted
         self._kept = set(kept)
         self._buffers: list[Buffer] = []
         self._tensors: list[Tensor] = []
@@ -145,7 +147,7 @@ class Draft:
 
         def made() -> Tensor:
             found = on_grid(plain(module.weight)) if own in ("int8-dynamic", "int4") else None
-            stored = found or rounded(module.weight, precision=own, group=self.group)
+            stored = found or rounded(module.weight, precision=own, group=self.group, fitted=self._fitted)
             self._head = f"the head over {module.out_features} tokens: {_FORMS[type(stored)]}"
             return stored
 
@@ -184,7 +186,7 @@ class Draft:
             return rounded(linear.weight, precision="fp32", group=self.group)
         found = on_grid(plain(linear.weight)) if self.precision in ("int8-dynamic", "int4") else None
         self._exact += found is not None
-        return found or rounded(linear.weight, precision=self.precision, group=self.group)
+        return found or rounded(linear.weight, precision=self.precision, group=self.group, fitted=self._fitted)
 
     def _whole(self, module: Any) -> nn.Linear:
         """The matrix that two factors make, or the matrix itself."""

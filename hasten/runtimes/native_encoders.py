@@ -56,7 +56,7 @@ _FAMILIES: Mapping[str, tuple[Head, str]] = {
 }
 
 
-def lowered(wrapper: Any, *, precision: Precision, group: int, embeddings: bool) -> Lowered:
+def lowered(wrapper: Any, *, precision: Precision, group: int, embeddings: bool, fitted: bool = False) -> Lowered:
     """The program of a wrapper around an encoder. Raises Rejected."""
     model, family = wrapper.hf, str(wrapper.hf.config.model_type)
     adapter = adapter_for(family)
@@ -71,7 +71,7 @@ def lowered(wrapper: Any, *, precision: Precision, group: int, embeddings: bool)
         raise Rejected("export", "learnt prefixes stand in front of the keys, and the native engine has no place there")
     if getattr(model.config, "position_embedding_type", "absolute") not in (None, "absolute"):
         raise Rejected("export", "positions between tokens (relative ones) are not known to the native engine")
-    draft = begun(model, precision=precision, group=group)
+    draft = begun(model, precision=precision, group=group, fitted=fitted)
     states, hidden = _embedded(draft, adapter, model, family, int8=embeddings)
     activation = activation_of(model.config)
     for layer in _layers(adapter, model):
@@ -80,14 +80,14 @@ def lowered(wrapper: Any, *, precision: Precision, group: int, embeddings: bool)
     return Lowered(draft.program(output), per_token=bool(wrapper.per_token), notes=draft.notes)
 
 
-def begun(model: Any, *, precision: Precision, group: int) -> Draft:
+def begun(model: Any, *, precision: Precision, group: int, fitted: bool = False) -> Draft:
     """A draft that knows which modules a pass wants in fp32."""
     modules = dict(model.named_modules())
     keep = kept_fp32(model)
     lost = [name for name in keep if name not in modules]
     if lost:
         raise Rejected("export", f"{lost[0]} is to stay in fp32, and the model has no such module")
-    return Draft(precision=precision, group=group, kept=[modules[name] for name in keep])
+    return Draft(precision=precision, group=group, fitted=fitted, kept=[modules[name] for name in keep])
 
 
 def _embedded(draft: Draft, adapter: Adapter, model: Any, family: str, *, int8: bool) -> tuple[int, int]:

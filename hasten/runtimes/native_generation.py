@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from hasten.native.engine import Engine
 
 # Tokens of prompts that are read in one call: weights are read once for them, and the scratch memory stays small.
-_TOGETHER = 512
+_TOGETHER = 256
 _MOST_LAYERS, _MOST_WIDTH = 4096, 1 << 20
 
 

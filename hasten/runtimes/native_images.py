@@ -37,7 +37,7 @@ class Pictures:
     own: int
 
 
-def lowered_images(wrapper: Any, *, precision: Precision, group: int) -> tuple[Lowered, Pictures]:
+def lowered_images(wrapper: Any, *, precision: Precision, group: int, fitted: bool = False) -> tuple[Lowered, Pictures]:
     """The program of a wrapper around a classifier of images. Raises Rejected."""
     model, family = wrapper.hf, str(wrapper.hf.config.model_type)
     adapter = adapter_for(family)
@@ -50,7 +50,7 @@ def lowered_images(wrapper: Any, *, precision: Precision, group: int) -> tuple[L
         raise Rejected("export", f"the native engine has no head for {type(model).__name__}")
     if has_prefixes(model):
         raise Rejected("export", "learnt prefixes stand in front of the keys, and the native engine has no place there")
-    draft = begun(model, precision=precision, group=group)
+    draft = begun(model, precision=precision, group=group, fitted=fitted)
     states, hidden, pictures = _embedded(draft, adapter.embeddings(model), _TOKENS[family])
     activation = activation_of(model.config)
     for layer in adapter.layers(model):

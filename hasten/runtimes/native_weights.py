@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -28,18 +29,22 @@ from hasten.passes.grid import grouped
 
 Precision = Literal["fp32", "bf16", "int8-dynamic", "int4"]
 _ZERO = 8  # the code of zero where a form has no zero points
+# Of a group's range, the least that is tried.
+_SHARES = (0.7, 0.76, 0.82, 0.88, 0.94, 1.0)
 _WHOLE_ROW = 128  # a row that shares a step is so many groups of the same
 Array = np.ndarray[Any, Any]
 
 
-def rounded(weight: Matrix, *, precision: Precision, group: int) -> Tensor:
-    """``weight`` [N, K] as this precision holds it."""
+def rounded(weight: Matrix, *, precision: Precision, group: int, fitted: bool = False) -> Tensor:
+    """``weight`` [N, K] as this precision holds it; ``fitted``: in int4 with steps that are searched for."""
     weight = plain(weight)
     if precision == "fp32" or not weight.numel():
         return Floats(weight.numpy())
     if precision == "bf16":
         return Bf16(_bf16(weight))
-    return in_int8(weight) if precision == "int8-dynamic" else in_int4(weight, group=group)
+    if precision == "int8-dynamic":
+        return in_int8(weight)
+    return fitted_int4(weight, group=group) if fitted else in_int4(weight, group=group)
 
 
 def plain(weight: Matrix) -> Matrix:
@@ -99,6 +104,52 @@ def in_int4(weight: Matrix, *, group: int) -> Int4:
     codes = (parts / safe).round().clamp(-7, 7).to(torch.int16) + _ZERO
     flat = codes.flatten(start_dim=1)[:, : weight.shape[1]].numpy()
     return Int4(_pairs(flat), steps.numpy(), None, weight.shape[1], group)
+
+
+def fitted_int4(weight: Matrix, *, group: int) -> Int4:
+    """Rounded with a step and a zero point for every group of a row, which are searched for the least squares of what
+    is lost: ranges that leave the outermost weights out, then the step that is best for the codes."""
+    parts = grouped(weight, group)
+    low, high = parts.amin(dim=-1).clamp(max=0), parts.amax(dim=-1).clamp(min=0)
+    best = _Codes.of(parts, (parts.abs().amax(dim=-1) / 7), torch.full_like(low, _ZERO))
+    for share in _SHARES:
+        step = share * (high - low) / 15
+        best = best.or_better(_Codes.of(parts, step, -share * low / torch.where(step > 0, step, 1.0)))
+        best = best.or_better(_Codes.of(parts, share * parts.abs().amax(dim=-1) / 8, torch.full_like(low, _ZERO)))
+    for _ in range(2):
+        whole = best.codes - best.zeros[..., None]
+        squares = whole.square().sum(dim=-1)
+        step = (whole * parts).sum(dim=-1) / torch.where(squares > 0, squares, 1.0)
+        best = best.or_better(_Codes.of(parts, step, best.zeros))
+    flat = best.codes.flatten(start_dim=1)[:, : weight.shape[1]].to(torch.uint8).numpy()
+    zeros = best.zeros.to(torch.uint8).numpy()
+    plain_zeros = bool((zeros == _ZERO).all())
+    return Int4(_pairs(flat), best.steps.half().numpy(), None if plain_zeros else zeros, weight.shape[1], group)
+
+
+@dataclass(frozen=True, slots=True)
+class _Codes:
+    """Codes [N, G, S] of 4 bits; steps (of fp16), whole zero points and the squares of what is lost [N, G]."""
+
+    codes: Matrix
+    steps: Matrix
+    zeros: Matrix
+    lost: Matrix
+
+    @staticmethod
+    def of(parts: Matrix, steps: Matrix, zeros: Matrix) -> _Codes:
+        steps, zeros = steps.half().float(), zeros.round().clamp(0, 15)
+        safe = torch.where(steps != 0, steps, 1.0)[..., None]
+        codes = ((parts / safe).round() + zeros[..., None]).clamp(0, 15)
+        lost = ((codes - zeros[..., None]) * steps[..., None] - parts).square().sum(dim=-1)
+        return _Codes(codes, steps, zeros, lost)
+
+    def or_better(self, other: _Codes) -> _Codes:
+        better = other.lost < self.lost
+        return _Codes(
+            torch.where(better[..., None], other.codes, self.codes), torch.where(better, other.steps, self.steps),
+            torch.where(better, other.zeros, self.zeros), torch.where(better, other.lost, self.lost),
+        )  # fmt: skip
 
 
 def side_by_side(parts: Sequence[Tensor]) -> Tensor:

@@ -106,6 +106,17 @@ def test_integers_that_a_pass_left_stay(bits: int, forms: str) -> None:
     assert notes[1] == "12 of them keep the integers that a pass gave them"
 
 
+def test_steps_of_int4_may_be_searched_for(tmp_path: Path) -> None:
+    wrapper = writer("llama")
+    fitted = NativeConfig(precision="int4", fitted=True)
+    tensors = made(wrapper, "int4", fitted=True).program.tensors
+    assert any(isinstance(t, Int4) and t.zeros is not None for t in tensors)
+    assert fitted.grid is None, "nobody trains for steps that are searched for"
+    assert session_of(wrapper, tmp_path, fitted).run(batch_of((4,), left=True)).shape == (1, 66)
+    with pytest.raises(Rejected, match="int8-dynamic has no steps"):
+        exported(wrapper, tmp_path, NativeConfig(precision="int8-dynamic", fitted=True))
+
+
 def test_the_space_has_distinct_configs() -> None:
     found = generation_space("native", instructions=frozenset({"avx512_bf16"}), threads=2)
     assert len({config.label for config in found}) == len(found) >= 5

@@ -21,7 +21,16 @@ from hasten.passes.llm_int8 import in_int8 as with_outliers
 from hasten.passes.matrices import encoder_matrices
 from hasten.passes.rtn import RtnConfig, quantize_rtn
 from hasten.runtimes.native_encoders import lowered
-from hasten.runtimes.native_weights import in_int4, in_int8, on_grid, rounded, side_by_side, stored_table, values
+from hasten.runtimes.native_weights import (
+    fitted_int4,
+    in_int4,
+    in_int8,
+    on_grid,
+    rounded,
+    side_by_side,
+    stored_table,
+    values,
+)
 
 
 def matrix(rows: int = 24, columns: int = 200, *, seed: int = 0) -> torch.Tensor:
@@ -143,3 +152,29 @@ def test_a_model_on_a_grid_runs_on_it_in_every_integer_precision(
         ):
             assert type(held) is form
             assert np.array_equal(values(held), weight)
+
+
+@pytest.mark.parametrize("group", [32, 64, 128])
+def test_steps_that_are_searched_lose_less(group: int) -> None:
+    """Of rows with outliers, off zero, of zeros and of one number."""
+    weight = matrix(40, 300)
+    weight[:10, 5] = 20.0
+    weight[10:20] += 1.5
+    weight[20:22], weight[22:24] = 0.0, -0.3
+    plain, found = in_int4(weight, group=group), fitted_int4(weight, group=group)
+    losses = [np.square(values(one) - weight.numpy()).sum(axis=1) for one in (plain, found)]
+    assert (losses[1] <= losses[0] + 1e-6).all()
+    assert losses[1].sum() < 0.85 * losses[0].sum()
+    assert found.zeros is not None
+    assert int(found.zeros.max()) <= 15
+    assert np.array_equal(values(found)[20:22], np.zeros((2, 300)))
+
+
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_a_grid_is_found_again_by_the_search(symmetric: bool) -> None:
+    weight = on(GridSpec(4, 32, symmetric=symmetric), matrix(40, 320))
+    found = values(fitted_int4(weight, group=32))
+    assert (
+        np.square(found - weight.numpy()).sum()
+        < 0.01 * np.square(values(in_int4(weight, group=32)) - weight.numpy()).sum() + 1e-6
+    )

@@ -20,6 +20,7 @@ public:
     Builder(const ProgramSpec& program, const Kernels& kernels, const PackedFile& packed)
         : program_(program), kernels_(kernels), plan_(std::make_unique<Plan>()) {
         if (packed.file >= 0) plan_->weights.read_from(packed.file, packed.bytes);
+        plan_->weights.expect(packed_bytes());
         plan_->buffers = program.buffers;
         plan_->output = program.output;
         plan_->answers.push_back(program.output);
@@ -124,6 +125,17 @@ private:
     // What follows is for this buffer alone, unless somebody reads it.
     void serve(int64_t buffer) {
         if (!is_read(buffer)) serves_ = buffer;
+    }
+
+    // What all tensors take when they are packed; a little more rather than less.
+    int64_t packed_bytes() const {
+        int64_t bytes = 0;
+        for (const TensorSpec& t : program_.tensors) {
+            const int64_t size = t.rows * t.columns;
+            bytes += t.kind == Kind::floats ? 4 * size : t.kind == Kind::bf16 ? 2 * size : size >> (t.kind == Kind::int4);
+            bytes += t.rows * (t.kind == Kind::int4 ? 3 * t.groups() : 8) + 64 * t.columns;
+        }
+        return bytes + bytes / 32;
     }
 
     bool is_product(int64_t number) const {

@@ -69,6 +69,18 @@ void* Store::take(int64_t bytes) {
     return piece;
 }
 
+void Store::expect(int64_t bytes) {
+#ifdef __linux__
+    // What nobody writes to costs nothing.
+    if (APART || bytes < CHUNK) return;
+    const int64_t size = up_to(bytes, LARGE_PAGE);
+    chunks_.push_back(chunk_of(size));
+    next_ = chunks_.back().get(), left_ = size;
+#else
+    static_cast<void>(bytes);
+#endif
+}
+
 void Store::read_from(int file, int64_t bytes) { file_ = file, left_in_file_ = bytes; }
 
 void Store::fill(const Piece& piece) {

@@ -19,6 +19,9 @@ public:
         return static_cast<T*>(take(count * static_cast<int64_t>(sizeof(T))));
     }
 
+    // About so many bytes will be taken: they get one room, so that nothing is left over between pieces.
+    void expect(int64_t bytes);
+
     // From now on pieces are read from an open file, in the order in which they are taken: `bytes` in all. Throws
     // Refusal where it holds fewer.
     void read_from(int file, int64_t bytes);
