@@ -85,6 +85,7 @@ def test_extra_texts_come_from_a_file_or_any_iterable_and_never_from_judged_rows
     from types import SimpleNamespace
 
     from hasten.pipeline.prepare import _extra
+    from hasten.tasks import get_task
     from hasten.tasks.rows import Rows
 
     (tmp_path / "more.csv").write_text("text\nfresh\n JUDGED one\nfresh\n")
@@ -98,7 +99,7 @@ def test_extra_texts_come_from_a_file_or_any_iterable_and_never_from_judged_rows
             "m", task="text-classification", data="d", budget="", time="1m", out="o", columns=Columns(),
             extra_data=source,
         )  # fmt: skip
-        assert len(_extra(asked, rows, splits, tokenizer)) == 1  # type: ignore[arg-type]
+        assert len(_extra(asked, get_task("text-classification"), rows, splits, tokenizer)) == 1  # type: ignore[arg-type]
         assert [t.casefold() for t in seen] == ["fresh"]
 
 
