@@ -20,7 +20,7 @@ FOLDERS = {
         "vocabulary", "techniques", "integers", "recovery", "pruning", "progressive", "search", "banking77",
     ),
     "families": ("encoders", "decoders", "eight_four", "trimmed", "stages", "whisper"),
-    "native": ("encoders",),
+    "native": ("encoders", "decoders"),
 }  # fmt: skip
 PAGES = "compression/pages"
 

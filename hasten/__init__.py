@@ -15,6 +15,7 @@ _PUBLIC = {
     "optimize": "hasten.pipeline",
     "Result": "hasten.pipeline",
     "bench": "hasten.pipeline.bench",
+    "bench_streams": "hasten.pipeline.streams",
     "load": "hasten.bundle",
     "check": "hasten.pipeline.check",
     "evaluate": "hasten.pipeline.evaluate",
@@ -28,6 +29,7 @@ __all__ = [
     "Result",
     "__version__",
     "bench",
+    "bench_streams",
     "check",
     "evaluate",
     "export",
@@ -46,6 +48,7 @@ if TYPE_CHECKING:
     from hasten.pipeline.evaluate import evaluate
     from hasten.pipeline.export import export
     from hasten.pipeline.size import size
+    from hasten.pipeline.streams import bench_streams
     from hasten.pipeline.trim import trim_vocabulary
     from hasten.pipeline.workbench import workbench
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import tokenizers
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "compression"))
 from packaged import MODELS, Kept, gguf_of, text_of
@@ -55,14 +56,25 @@ def measured(name: str, folder: Path, *, tokens: int, window: int) -> dict[str, 
     from hasten.pipeline.trim import trim_vocabulary
 
     made = trim_vocabulary(folder / "whole", corpus=folder / "corpus.txt", out=folder / "trimmed")
-    whole = read(folder / "whole", test, window=window)
+    whole = read(folder / "whole", test, window=window, among=pieces(folder / "whole", folder / "trimmed"))
     small = read(folder / "trimmed", test, window=window)
     facts = {key: value for key, value in made.to_dict().items() if key != "path"}
     return {"model": name, "trimming": facts, "whole": whole, "trimmed": small}
 
 
-def read(folder: Path, text: str, *, window: int) -> dict[str, Any]:
-    """Perplexity over plain windows, bytes, and the median time of one window."""
+def pieces(whole: Path, trimmed: Path) -> np.ndarray[Any, Any]:
+    """The ids that stayed, as the whole model numbers them."""
+    before, after = (
+        tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json")).get_vocab() for folder in (whole, trimmed)
+    )
+    return np.array(sorted(before[piece] for piece in after))
+
+
+def read(folder: Path, text: str, *, window: int, among: np.ndarray[Any, Any] | None = None) -> dict[str, Any]:
+    """Perplexity over plain windows, bytes, and the median time of one window.
+
+    ``among``: also the perplexity where only these ids may come, which is what a trimmed model can choose from.
+    """
     import torch
 
     task = get_task("language-modeling")
@@ -75,7 +87,7 @@ def read(folder: Path, text: str, *, window: int) -> dict[str, Any]:
     text_ids = ids[len(first) :]
     starts = range(0, len(text_ids) - window + 1, window)
     windows = [np.concatenate([first, text_ids[start : start + window]]) for start in starts]
-    said, spans = [], []
+    said, spans, among_said = [], [], []
     with torch.inference_mode():
         for part in windows:
             given = torch.from_numpy(np.ascontiguousarray(part))[None]
@@ -83,8 +95,15 @@ def read(folder: Path, text: str, *, window: int) -> dict[str, Any]:
             out = wrapper(input_ids=given, attention_mask=torch.ones_like(given))
             spans.append(1e3 * (time.perf_counter() - started))
             said.append(out[0, :-1, 0].double().mean().item())
+            if among is not None:
+                scores = wrapper.hf(input_ids=given).logits[0, :-1].double()
+                kept = scores[:, torch.from_numpy(among)].logsumexp(dim=-1)
+                own = scores.gather(1, given[0, 1:, None])[:, 0]
+                among_said.append((own - kept).mean().item())
+    among_it = {"perplexity_among_kept": float(np.exp(-np.mean(among_said)))} if among_said else {}
     return {
-        "perplexity": float(np.exp(-np.mean(said))), "windows": len(windows), "bytes": stored_bytes(wrapper),
+        "perplexity": float(np.exp(-np.mean(said))), **among_it, "windows": len(windows),
+        "bytes": stored_bytes(wrapper),
         "parameters": sum(weight.numel() for weight in wrapper.parameters()),
         "window_ms": float(np.median(spans[1:][-_TIMED:] or spans)),
     }  # fmt: skip

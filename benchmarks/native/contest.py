@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from hasten.measure.duel import Round, speedup
+from hasten.measure.duel import Round, speedup, turn
 from hasten.measure.host import usable_cores
 from hasten.measure.statistics import latency
 from hasten.measure.worker import Worker
@@ -62,16 +62,19 @@ def contest(sides: Sequence[Side], requests: Requests, *, rounds: int, turns: in
     for number in range(rounds):
         with ExitStack() as held:
             workers = [held.enter_context(worker(side, opened)) for side in sides]
-            for one in workers:
-                one.time([requests[i % len(requests)] for i in range(2 * per_turn)])
+            usual = [
+                float(np.median(one.time([requests[i % len(requests)] for i in range(2 * per_turn)])))
+                for one in workers
+            ]
             draw = np.random.default_rng(number)
             found: dict[str, list[tuple[float, ...]]] = {side.name: [] for side in sides}
-            for turn in range(turns):
+            for number_of_turn in range(turns):
                 chosen = [requests[int(i)] for i in draw.integers(0, len(requests), per_turn)]
                 for place in range(len(sides)):
-                    at = (turn + place) % len(sides)
-                    # The first has slept through the others' turns.
-                    found[sides[at].name].append(tuple(workers[at].time([chosen[0], *chosen])[1:]))
+                    at = (number_of_turn + place) % len(sides)
+                    spans = tuple(ms for ms, _ in turn(workers[at], chosen, usual_ms=usual[at]))
+                    usual[at] = float(np.median(spans))
+                    found[sides[at].name].append(spans)
             for name, turns_ms in found.items():
                 ms[name].append(turns_ms)
     return Times(ms, opened)

@@ -18,7 +18,8 @@ from contextlib import suppress
 import click
 
 from hasten import __version__
-from hasten.cli.bundles import bench, check, doctor, report, run
+from hasten.cli.benching import bench
+from hasten.cli.bundles import check, doctor, report, run
 from hasten.cli.interchange import evaluate, export
 from hasten.cli.search import demo, optimize
 from hasten.cli.sizing import size

@@ -1,4 +1,4 @@
-"""The verbs for what a search left, and for this machine: run, bench, check, report, doctor."""
+"""The verbs for what a search left, and for this machine: run, check, report, doctor."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from hasten.cli.options import DATA, HARDWARE, JSON, TRUST, with_options
+from hasten.cli.options import DATA, HARDWARE, JSON, with_options
 from hasten.cli.output import emit, emit_lines, reporter, show_result, stdout
 
 
@@ -33,30 +33,6 @@ def run(as_json: bool, **options: Any) -> None:
     from hasten.pipeline.predict import predict_file
 
     emit_lines(predict_file(**options), out=options["out"], as_json=as_json)
-
-
-@click.command()
-@click.argument("a")
-@click.option("--vs", help="Second checkpoint or bundle [default: A against itself, a null duel].")
-@click.option("--data", required=True, help="Rows whose lengths are timed; labels give quality.")
-@click.option("--task", help="Needed when A or --vs is a checkpoint, not a bundle.")
-@click.option("--batch", type=int, default=1, show_default=True, help="Rows in a request.")
-@click.option("--concurrency", type=int, default=1, show_default=True, help="Requests in flight, for throughput.")
-@click.option("--requests", type=int, default=300, show_default=True, help="Timed requests a side.")
-@click.option("--rounds", type=int, default=3, show_default=True, help="Fresh process pairs.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Seed of the sample.")
-@click.option("--new-tokens", type=int, help="Tokens of an answer [default: a bundle's own, else 64].")
-@click.option("--chat", is_flag=True, help="Put prompts through the tokenizers' chat templates.")
-@click.option("--prefix", default="", help="Put this in front of every text.")
-@with_options(DATA, HARDWARE, TRUST, JSON)
-def bench(as_json: bool, **options: Any) -> None:
-    """A duel: A against --vs, interleaved in isolated processes, on your rows' real lengths."""
-    from hasten.pipeline.bench import bench as duel
-    from hasten.pipeline.bench import show
-
-    with reporter() as say:
-        result = duel(options.pop("a"), reporter=say, **options)
-    emit(result.to_dict()) if as_json else show(result, console=stdout())
 
 
 @click.command()

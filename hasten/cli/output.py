@@ -16,8 +16,8 @@ def names(text: str | None) -> tuple[str, ...] | None:
     return None if text is None else tuple(part.strip() for part in text.split(",") if part.strip())
 
 
-def reporter() -> Any:
-    """A live bar on a terminal, plain lines elsewhere; always on stderr."""
+def reporter(*, bound: str = "at most") -> Any:
+    """A live bar on a terminal, plain lines elsewhere; always on stderr. ``bound``: what the time that is left is."""
     from contextlib import nullcontext
 
     from rich.console import Console
@@ -26,8 +26,8 @@ def reporter() -> Any:
 
     console = Console(stderr=True)
     if console.is_terminal:
-        return Bar(console)
-    return nullcontext(Lines(lambda text: click.echo(text, err=True)))
+        return Bar(console, bound=bound)
+    return nullcontext(Lines(lambda text: click.echo(text, err=True), bound=bound))
 
 
 def stdout() -> Any:

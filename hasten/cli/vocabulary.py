@@ -12,7 +12,7 @@ from hasten.cli.output import emit, stdout
 
 @click.command("trim-vocabulary")
 @click.argument("checkpoint")
-@click.option("--corpus", required=True, multiple=True, help="Texts whose tokens stay: text files or tables.")
+@click.option("--corpus", required=True, multiple=True, help="Texts whose tokens stay: text, tables, prompts or chats.")
 @click.option("--out", required=True, help="The new folder.")
 @click.option("--text-column", help="Column with the text (found by name otherwise).")
 @click.option("--text-pair-column", help="Column with the second text, where there is one.")

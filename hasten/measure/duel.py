@@ -24,6 +24,9 @@ from hasten.records import InputError, Interval
 
 NOISE_FLOOR = 0.03  # a ratio nearer to 1 than this is never called a difference
 PROCESS_SPREAD = 0.02  # what one pair of processes may differ by for its whole life, unseen by its turns
+# A side that is done leaves threads that wait for more work on the other's cores (OpenMP's, ONNX Runtime's) about so
+# long. Who comes next would wait for them, and the faster it is the larger a share of its times that would be.
+SETTLE_MS = 20.0
 
 BATCH = 100  # resamples worked on together; bounds memory
 
@@ -57,9 +60,9 @@ def duel(
 ) -> Round:
     """One round: ``turns`` turns of ``per_turn`` requests drawn by ``seed``, each on both sides.
 
-    ``warmup`` requests per side come first, untimed. Who begins a turn alternates, and each side's turn
-    starts with one untimed call, because it has slept through the other's. ``for_b`` are the same requests as ``b``
-    takes them, where the sides tokenize differently; ``generations`` what each side writes.
+    ``warmup`` requests per side come first, untimed. Who begins a turn alternates, and each side's is a :func:`turn`
+    with untimed requests of its own, because it has slept. ``for_b`` are the same requests as ``b`` takes them, where
+    the sides tokenize differently; ``generations`` what each side writes.
     ``timeout_s`` bounds one side's turn (Rejected beyond it); ``progress`` hears (turns done, turns).
     """
     asked = (requests, requests if for_b is None else for_b)
@@ -71,23 +74,47 @@ def duel(
         )
     draw = np.random.default_rng(seed)
     sides = (a, b)
-    for worker, own, what in zip(sides, asked, generations, strict=True):
-        _spans(worker, [own[i % len(own)] for i in range(warmup)], what, timeout_s)
+    usual = [
+        _median(_spans(worker, [own[i % len(own)] for i in range(warmup)], what, timeout_s))
+        for worker, own, what in zip(sides, asked, generations, strict=True)
+    ]
     times: tuple[list[tuple[float, ...]], list[tuple[float, ...]]] = ([], [])
     firsts: tuple[list[tuple[float, ...]], list[tuple[float, ...]]] = ([], [])
-    for turn in range(turns):
+    for number in range(turns):
         few = per_turn > len(requests)
         drawn = draw.choice(len(requests), size=per_turn, replace=few)
-        for side in (0, 1) if turn % 2 == 0 else (1, 0):
+        for side in (0, 1) if number % 2 == 0 else (1, 0):
             chosen = [asked[side][i] for i in drawn]
-            spans = _spans(sides[side], [chosen[0], *chosen], generations[side], timeout_s)[1:]
+            spans = turn(
+                sides[side], chosen, usual_ms=usual[side], generation=generations[side], timeout_s=timeout_s
+            )  # fmt: skip
+            usual[side] = _median(spans)
             times[side].append(tuple(whole for whole, _ in spans))
             firsts[side].append(tuple(first for _, first in spans))
         if progress is not None:
-            progress(turn + 1, turns)
+            progress(number + 1, turns)
     if generations == (None, None):
         return Round(a_ms=tuple(times[0]), b_ms=tuple(times[1]))
     return Round(tuple(times[0]), tuple(times[1]), tuple(firsts[0]), tuple(firsts[1]))
+
+
+def turn(
+    worker: Worker,
+    chosen: Sequence[Mapping[str, Any]],
+    *,
+    usual_ms: float,
+    generation: Any = None,
+    timeout_s: float | None = CALL_TIMEOUT_S,
+) -> list[tuple[float, float]]:
+    """Milliseconds of each request (whole, until the first token), after untimed ones: one at least, and at
+    ``usual_ms`` each as many as fill ``SETTLE_MS``."""
+    untimed = max(1, math.ceil(SETTLE_MS / usual_ms)) if usual_ms > 0 else 1
+    lead = [chosen[i % len(chosen)] for i in range(untimed)]
+    return _spans(worker, [*lead, *chosen], generation, timeout_s)[untimed:]
+
+
+def _median(spans: Sequence[tuple[float, float]]) -> float:
+    return float(np.median([whole for whole, _ in spans])) if spans else 0.0
 
 
 def _spans(

@@ -40,6 +40,19 @@ def forced(session: Any, *, batches: Sequence[Mapping[str, Any]]) -> list[np.nda
     return [session.forced(batch, batch[FORCED]) for batch in batches]
 
 
+def ranked_first(
+    session: Any, *, batches: Sequence[Mapping[str, Any]], generation: Any
+) -> list[np.ndarray[Any, Any]]:  # fmt: skip
+    """What the session would write in the place of each of a batch's forced ids, when those before it are: int64
+    [B, T], -1 where they are."""
+    made = []
+    for batch in batches:
+        ids = batch[FORCED][:, : max(1, (batch[FORCED] != NOTHING).sum(axis=1).max())]
+        found = session.ranked_first(batch, np.maximum(ids, 0), generation)
+        made.append(np.where(ids == NOTHING, NOTHING, found))
+    return made
+
+
 def ended(ids: np.ndarray[Any, Any], ends: tuple[int, ...]) -> np.ndarray[Any, Any]:
     """[B, T] with -1 behind the first end of each row."""
     over = np.isin(ids, ends)

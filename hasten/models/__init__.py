@@ -47,6 +47,7 @@ _SEQ2SEQ = {
     "t5": "hasten.models.t5:T5",
     "bart": "hasten.models.bart:BART",
     "marian": "hasten.models.bart:MARIAN",
+    "whisper": "hasten.models.whisper:WHISPER",
 }
 _TABLES: Mapping[Kind, Mapping[str, str]] = {
     "encoder": _ENCODERS, "vision": _VISION, "decoder": _DECODERS, "seq2seq": _SEQ2SEQ,

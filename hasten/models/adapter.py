@@ -19,8 +19,9 @@ from hasten.models.settling import configs_of, number_layers, say
 
 # What queries, keys and values are made of: equal names, equal inputs.
 Reads = tuple[str, str, str]
+MEMORY = "memory"  # the states of another stack, which every layer of this one reads
 SELF: Reads = ("hidden", "hidden", "hidden")
-CROSS: Reads = ("asking", "memory", "memory")
+CROSS: Reads = ("asking", MEMORY, MEMORY)
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,6 +170,11 @@ class Adapter(Protocol):
         del layer
         return None
 
+    def attentions(self, layer: nn.Module) -> tuple[AttentionParts, ...]:
+        """All attentions of the layer, in the order they run."""
+        crossing = self.cross_attention(layer)
+        return (self.attention(layer),) if crossing is None else (self.attention(layer), crossing)
+
     def ffns(self, layer: nn.Module) -> tuple[FeedForward, ...]:
         """All feed-forward blocks of the layer: one after the other, or side by side as experts are."""
         return (self.ffn(layer),)
@@ -176,6 +182,11 @@ class Adapter(Protocol):
     def routers(self, layer: nn.Module) -> tuple[nn.Module, ...]:
         """What decides which experts run, and stays in high precision: a small error there changes the expert."""
         del layer
+        return ()
+
+    def computed(self, model: nn.Module) -> tuple[nn.Parameter, ...]:
+        """Weights that are made and not learnt, such as sinusoids for positions: no training may move them."""
+        del model
         return ()
 
     def prepare(self, model: nn.Module) -> None:
@@ -202,6 +213,6 @@ class Adapter(Protocol):
 def settle_attentions(adapter: Adapter, layers: nn.ModuleList) -> None:
     """Every attention of these layers, told how many heads it has."""
     for layer in layers:
-        for parts in (adapter.attention(layer), adapter.cross_attention(layer)):
-            if parts is not None and parts.settle is not None:
+        for parts in adapter.attentions(layer):
+            if parts.settle is not None:
                 parts.settle()

@@ -54,7 +54,13 @@ class BartLike(Adapter):
         body = self._body(model)
         names = ("embed_tokens", "embed_positions", "layernorm_embedding")
         found = [getattr(own, name) for own in (body.encoder, body.decoder) for name in names if hasattr(own, name)]
-        return nn.ModuleList(module for module in found if module.weight.requires_grad)
+        computed = {id(weight) for weight in self.computed(model)}
+        return nn.ModuleList(module for module in found if id(module.weight) not in computed)
+
+    def computed(self, model: nn.Module) -> tuple[nn.Parameter, ...]:
+        body = self._body(model)
+        tables = [own.embed_positions for own in (body.encoder, body.decoder)]
+        return tuple(t.weight for t in tables if type(t).__name__.endswith("SinusoidalPositionalEmbedding"))
 
     def settle(self, model: nn.Module) -> None:
         encoder, decoder = self.stacks(model)

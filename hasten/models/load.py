@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -21,6 +20,7 @@ from hasten.models.classes import class_name, transformers_class
 from hasten.models.inspect import CheckpointFiles, Purpose, inspect_checkpoint, license_of
 from hasten.models.interchange.conversions import converted
 from hasten.models.interchange.dequantized import GENERATION, WEIGHTS, is_quantized, layout_of, write_plain
+from hasten.models.left_over import check_layers, check_quantized
 from hasten.models.pooling import pooling_of
 from hasten.models.processors import NO_LIMIT, image_files, sound_files, tokenizer_files
 from hasten.models.reshape import is_ours, open_model, prepared
@@ -29,8 +29,6 @@ from hasten.models.silence import silence_transformers
 from hasten.records import InputError, ModelRef
 
 _BUFFERS = ("position_ids", "token_type_ids")
-# Made from the config, whatever older files say.
-_COMPUTED = (".inv_freq", ".masked_bias")
 # Without a head of classes nobody uses it; our own pooling does not either.
 _POOLER = "pooler."
 
@@ -163,26 +161,10 @@ def _load_model(files: CheckpointFiles, ref: ModelRef, *, task: Purpose) -> Any:
             expected="every weight: transformers would fill them at random and the model would be wrong",
             remedy="save the whole fine-tuned model (with its head) and give that folder",
         )
+    check_layers(model, info["unexpected_keys"], folder=files.folder)
     if task.head and is_quantized(files.config) and not files.pickled:
-        _check_left_over(files, sorted(info["unexpected_keys"]))
+        check_quantized(info["unexpected_keys"], weights=files.weights)
     return model.eval()
-
-
-def _check_left_over(files: CheckpointFiles, unexpected: Sequence[str]) -> None:
-    """Of a checkpoint that was quantized, whatever means something must have found its place."""
-    from safetensors import safe_open
-
-    zeros: set[str] = set()
-    for path in files.weights:
-        with safe_open(path, framework="pt") as handle:
-            own = set(handle.keys()).intersection(unexpected)
-            zeros |= {key for key in own if not bool(handle.get_tensor(key).float().any())}
-    left = [key for key in unexpected if key not in zeros and not key.endswith(_COMPUTED)]
-    if left:
-        raise InputError(
-            f"{len(left)} weights of the quantized checkpoint are left over, such as {left[0]}",
-            expected="weights that the model has a place for", remedy="use the original checkpoint in 16 or 32 bits",
-        )  # fmt: skip
 
 
 def _reshaped(folder: Path, *, head: str | tuple[str, ...]) -> Any:

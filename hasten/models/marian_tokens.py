@@ -19,7 +19,7 @@ from hasten.records import InputError
 SOURCE, VOCABULARY = "source.spm", "vocab.json"
 _SETTINGS = "tokenizer_config.json"
 _END, _UNKNOWN, _PADDING = "</s>", "<unk>", "<pad>"
-_HIDDEN = "\ue000"  # private use: before pieces that no text is cut into
+HIDDEN = "\ue000"  # private use: before pieces that no text is cut into
 _USUAL_LIMIT = 512
 _UNIGRAM, _NORMAL, _OWN = 1, 1, 4  # of sentencepiece's enumerations; the last is a symbol that its user added
 
@@ -62,7 +62,7 @@ def _tokenizer(ids: dict[str, int], pieces: _Pieces) -> Any:
     special = [p for p in ids if p in (_END, _UNKNOWN, _PADDING) or (p.startswith(">>") and p.endswith("<<"))]
     # A score of 0 keeps what is not cut into from lowering that of unknown letters, which is below the lowest.
     table = [
-        (piece if piece in pieces.scores or piece in special else _HIDDEN + piece, pieces.scores.get(piece, 0.0))
+        (piece if piece in pieces.scores or piece in special else HIDDEN + piece, pieces.scores.get(piece, 0.0))
         for piece in sorted(ids, key=ids.__getitem__)
     ]
     made = Tokenizer(models.Unigram(table, unk_id=ids[_UNKNOWN], byte_fallback=False))
@@ -72,7 +72,7 @@ def _tokenizer(ids: dict[str, int], pieces: _Pieces) -> Any:
     made.post_processor = processors.TemplateProcessing(
         single=f"$A {_END}", pair=f"$A $B {_END}", special_tokens=[(_END, ids[_END])]
     )
-    made.decoder = decoders.Sequence([decoders.Replace(_HIDDEN, ""), decoders.Metaspace(prepend_scheme="always")])
+    made.decoder = decoders.Sequence([decoders.Replace(HIDDEN, ""), decoders.Metaspace(prepend_scheme="always")])
     made.add_special_tokens([AddedToken(piece, normalized=False, special=True) for piece in special])
     return made
 

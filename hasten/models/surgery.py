@@ -30,11 +30,6 @@ class LowRankLinear(nn.Module):
         self.first = nn.Linear(in_features, rank, bias=False)
         self.second = nn.Linear(rank, out_features, bias=bias)
 
-    @property
-    def weight(self) -> Tensor:
-        """Of the second factor: some models look at the type of a matrix before they multiply by it (T5)."""
-        return self.second.weight
-
     def forward(self, inputs: Tensor) -> Tensor:
         output: Tensor = self.second(self.first(inputs))
         return output

@@ -13,10 +13,11 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from hasten.models.adapter import CROSS, Adapter, AttentionParts, FeedForward, Stack, settle_attentions
 from hasten.models.settling import configs_of, number_layers, say
+from hasten.models.surgery import LowRankLinear
 
 # Written into the config: every self-attention of this model has a table of its own.
 OWN_TABLES = "hasten_own_tables"
@@ -100,6 +101,9 @@ class T5Like(Adapter):
         for stack in self.stacks(model):
             number_layers(stack.layers)
             settle_attentions(self, stack.layers)
+            blocks: list[Any] = list(stack.layers)
+            for block in blocks:
+                _settle_factors(block.layer[-1].DenseReluDense)
 
     def _body(self, model: Any) -> Any:
         return getattr(model, "transformer", model)
@@ -119,6 +123,22 @@ def _settle(own: Any) -> None:
 def _settle_cross(own: Any) -> None:
     """Here the number is only that of the zeros that stand for biases, and one head of them fits all layers' heads."""
     own.n_heads, own.inner_dim = 1, own.q.out_features
+
+
+class _TypedFactors(LowRankLinear):
+    """Factors in the place of the FFN's second matrix, at whose type T5 looks before it multiplies by it."""
+
+    @property
+    def weight(self) -> Tensor:
+        return self.second.weight
+
+
+def _settle_factors(ffn: Any) -> None:
+    if type(ffn.wo) is LowRankLinear:
+        bias = ffn.wo.second.bias is not None
+        made = _TypedFactors(ffn.wo.in_features, ffn.wo.out_features, rank=ffn.wo.rank, bias=bias)
+        made.first, made.second = ffn.wo.first, ffn.wo.second
+        ffn.wo = made
 
 
 def _give_table(own: Any, table: nn.Embedding) -> None:

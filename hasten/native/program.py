@@ -17,13 +17,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from hasten.native.tensors import Bf16, Floats, Int4, Int8, Tensor
+from hasten.native.tensors import Tensor
 
-__all__ = [
-    "Activate", "Activation", "Add", "Attention", "Bf16", "Buffer", "CachedAttention", "Embed", "Features", "Floats",
-    "Foretell", "HeadNorm", "Int4", "Int8", "Linear", "Norm", "NormKind", "Normalize", "Op", "Pool", "PoolKind",
-    "Program", "Rotary", "Rows", "Tensor", "Top",
-]  # fmt: skip
 Rows = Literal["token", "sequence"]
 Activation = Literal["none", "gelu_erf", "gelu_tanh", "relu", "silu", "tanh"]
 NormKind = Literal["layer", "rms", "rms_plus_one"]
@@ -110,7 +105,9 @@ class Attention:
 
     input [T, (heads + 2 kv_heads) D]: each row is its queries, then keys, then values, head after head. Query head h
     reads key head h // (heads / kv_heads). ``causal``: keys up to its own place; ``window`` > 0: only keys less than
-    ``window`` places away. ``cap`` > 0: scores x become cap tanh(x / cap). Scores and sums are fp32.
+    ``window`` places away. ``cap`` > 0: scores x become cap tanh(x / cap). Scores and sums are fp32. ``bf16``: in
+    sequences of 64 keys and more, where the CPU multiplies it, queries, keys, weights (exp of a score less the largest
+    one so far) and values are rounded to it first.
     """
 
     code: ClassVar[int] = 5
@@ -123,6 +120,7 @@ class Attention:
     causal: bool = False
     window: int = 0
     cap: float = 0.0
+    bf16: bool = False
 
 
 @dataclass(frozen=True)
@@ -206,7 +204,8 @@ class CachedAttention:
     """Causal attention over the caller's cache (`Engine.forward`): input and output as in Attention.
 
     First the rows' keys and values go to their slots of ``layer``, then each row sees the keys of its sequence up to
-    its own position, with ``window`` > 0 only the last ``window`` of them. ``cap`` as in Attention.
+    its own position, with ``window`` > 0 only the last ``window`` of them. ``cap`` as in Attention, ``bf16`` too for
+    sequences of more than a few rows.
     """
 
     code: ClassVar[int] = 12
@@ -219,6 +218,7 @@ class CachedAttention:
     scale: float
     window: int = 0
     cap: float = 0.0
+    bf16: bool = False
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,8 @@ from typing import Any, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from hasten.native.program import Activation, Bf16, Floats, Int8, NormKind, PoolKind, Program, Rows, Tensor
+from hasten.native.program import Activation, NormKind, PoolKind, Program, Rows
+from hasten.native.tensors import Bf16, Floats, Int8, Tensor
 
 MAGIC, VERSION = 0x48415354454E, 1
 

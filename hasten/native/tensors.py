@@ -1,6 +1,8 @@
-"""Weights of a flat program: plain arrays, and what a product with each kind of them computes.
+"""The weights of a flat program: plain arrays, and what their numbers mean.
 
-Knows neither operators nor packing. Legend: N outputs, K inputs, G groups of a row.
+Takes and gives numpy arrays as frozen records; knows neither operators nor models. Packing for a CPU is C++'s.
+
+Legend: N outputs, K inputs, G groups of a row, T tokens.
 """
 
 from __future__ import annotations

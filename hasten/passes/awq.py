@@ -74,7 +74,7 @@ def quantize_awq(model: Any, config: AwqConfig, calibration: Calibration) -> Any
     adapter, or inputs that are not numbers.
     """
     pairs = exact_folds(model)
-    scaled = 0
+    scaled = tried = 0
     for groups in layer_by_layer(model, calibration, rows=config.rows, full=True, kind=config.kind):
         linears = [matrix.linear for matrices, _ in groups for matrix in matrices]
         moments = {id(matrix.linear): moment for matrices, moment in groups for matrix in matrices}
@@ -85,11 +85,11 @@ def quantize_awq(model: Any, config: AwqConfig, calibration: Calibration) -> Any
             scales = channel_scales(pair.weight, moment, spec=config.grid)
             fold(pair, scales)
             moments |= {id(taker): moment / torch.outer(scales, scales) for taker in pair.takers}
-            scaled += int(bool((scales != 1).any()))
+            scaled, tried = scaled + int(bool((scales != 1).any())), tried + 1
         for linear in linears:  # after all of the layer's foldings, which change the weights of the makers among them
             found = within_range(linear.weight, moments[id(linear)], spec=config.grid, clip=config.clip)
             linear.weight.copy_(found)
-    calibration.listen(Progress(f"AWQ: {scaled} of {len(pairs)} foldings help", 1, 1, note=True))
+    calibration.listen(Progress(f"AWQ: {scaled} of {tried} foldings help", 1, 1, note=True))
     return model
 
 

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from hasten.records import InputError
-from hasten.tasks.examples import stacked
+from hasten.tasks.examples import ANSWER, stacked
 from hasten.tasks.wrappers import IGNORED
 
 Array = np.ndarray[Any, Any]
@@ -116,9 +116,12 @@ def length_of(row: Row) -> int:
     return int(row["input_ids"].shape[1]) if "input_ids" in row else 1
 
 
-def real(batch: Mapping[str, Tensor], states: Tensor) -> Tensor:
-    """bool [B, L]: which of ``states`` [B, L, ...] are of tokens, and not of padding. Images have none of that."""
-    mask = batch.get("attention_mask")
+def real(batch: Mapping[str, Tensor], states: Tensor, *, written: bool = False) -> Tensor:
+    """bool [B, L]: which of ``states`` [B, L, ...] are of tokens, and not of padding. Images have none of that.
+
+    ``written``: they are of the tokens that a decoder beside an encoder writes, and not of those that are read.
+    """
+    mask = batch.get(ANSWER[1] if written else "attention_mask")
     return torch.ones(states.shape[:2], dtype=torch.bool) if mask is None else mask.bool()
 
 

@@ -167,10 +167,9 @@ class _Student(nn.Module):
         self.targets = Targets(teachers, self.rows, depths)
 
     def frozen(self) -> list[nn.Parameter]:
-        if self.config.embeddings:
-            return []
+        computed = adapter_of(self.model, what="distillation").computed(self.model.hf)
         table = self.model.hf.get_input_embeddings()
-        return list(table.parameters())
+        return [*computed, *(() if self.config.embeddings else table.parameters())]
 
     def scored(self, given: Calibration) -> Calibration:
         """The same calibration, whose ``validate`` looks at the student without the projection."""

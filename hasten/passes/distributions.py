@@ -1,4 +1,4 @@
-"""Whole next-token distributions: what a decoder learns of others at every position of a text.
+"""Whole next-token distributions: what a decoder learns of others at every position of a text, or of an answer.
 
 Takes last states and the heads that make logits of them, gives T^2 KL(teacher || student) at temperature T (Hinton et
 al. 2015), a mean over real tokens: what padding says counts for nothing. Several teachers' logits are averaged. Logits
@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn.functional import kl_div
 from torch.utils.checkpoint import checkpoint
 
-from hasten.passes.calibration import Batch, real
+from hasten.passes.calibration import Batch
 from hasten.passes.teachers import seen_by
 from hasten.records import Rejected
 from hasten.tasks.wrappers import NextTokenWrapper
@@ -48,13 +48,13 @@ class Distributions:
 
     def loss(self, states: Tensor, wanted: Tensor, batch: Batch) -> Tensor:
         """T^2 KL of the student's last ``states`` [B, L, H] from the teachers' [B, L, H]."""
-        mask = real(batch, states)
+        mask = self.student.foretelling(batch)
         return self._summed(self._divergence, states[mask], wanted[mask]) / mask.sum().clamp(min=1)
 
     def said(self, states: Tensor, batch: Batch) -> Tensor:
         """The student's log-probability of the token after each [B, L, 1]; behind a row's last token it means
         nothing."""
-        following = batch["input_ids"].roll(-1, dims=1)
+        following = self.student.following(batch)
         parts = self._each(self._likelihood, states.flatten(0, 1), following.flatten())
         return torch.cat(parts).view(*following.shape, 1)
 

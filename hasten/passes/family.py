@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from hasten.models import FAMILIES, adapter_for
-from hasten.models.adapter import Adapter
+from hasten.models.adapter import Adapter, Stack
 from hasten.passes.calibration import Calibration, Progress
 from hasten.records import Rejected
+from hasten.tasks.examples import ANSWER
 
 
 def adapter_of(model: Any, *, what: str) -> Adapter:
@@ -22,12 +24,19 @@ def adapter_of(model: Any, *, what: str) -> Adapter:
     return found
 
 
-def tell_stacks(model: Any, calibration: Calibration, *, what: str) -> None:
-    """Note, of a model of two stacks, that a pass which takes layer after layer is one over the first of them."""
-    treated, *others = (stack.name for stack in adapter_of(model, what=what).stacks(model.hf))
-    if others:
-        said = f"{what}: the {treated}'s matrices alone; those of the {' and '.join(others)} are as they were"
-        calibration.listen(Progress(said, 1, 1, note=True))
+def stacks_with_rows(model: Any, calibration: Calibration, *, what: str) -> Sequence[Stack]:
+    """The stacks whose inputs the calibration's rows say: of an encoder-decoder both, or the encoder alone where the
+    rows hold no answers, which is noted."""
+    found = adapter_of(model, what=what).stacks(model.hf)
+    if len(found) == 1 or all(name in calibration.first(1)[0] for name in ANSWER):
+        return found
+    others = " and ".join(stack.name for stack in found[1:])
+    said = (
+        f"{what}: the {found[0].name}'s matrices alone; those of the {others} are as they were, for the rows hold no "
+        "answers"
+    )
+    calibration.listen(Progress(said, 1, 1, note=True))
+    return found[:1]
 
 
 def check_in_turn(model: Any, *, what: str) -> None:
@@ -42,10 +51,11 @@ def check_in_turn(model: Any, *, what: str) -> None:
 
 
 def called_alike(model: Any) -> bool:
-    """Are all layers of the first stack called as the first one is? Not where they see different tokens or positions
-    (Gemma), or add what the first has looked up (T5)."""
+    """Are all layers of a stack called as its first one is? Not where they see different tokens or positions (Gemma),
+    or add what the first has looked up (T5)."""
     adapter = adapter_of(model, what="a pass over layers")
-    return not kinds_of(model) and all(adapter.attention(layer).fixed is None for layer in adapter.layers(model.hf))
+    layers = [layer for stack in adapter.stacks(model.hf) for layer in stack.layers]
+    return not kinds_of(model) and all(adapter.attention(layer).fixed is None for layer in layers)
 
 
 def kinds_of(model: Any) -> tuple[str, ...]:

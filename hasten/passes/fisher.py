@@ -81,7 +81,7 @@ def prune_fisher(model: Any, config: FisherConfig, calibration: Calibration) -> 
     if config.rearrange:
         pairs = zip(masks.both(), gradients.both(), strict=True)
         swapped = [rearranged(mask, gradient) for mask, gradient in pairs]
-        masks = PerUnit(swapped[: len(units.layers)], swapped[len(units.layers) :])
+        masks = units.apart(swapped)
     fold_scales(units.adapter, units.layers)
     dense = copy.deepcopy(units.layers) if config.tune else None
     units.keep(masks)
@@ -96,7 +96,7 @@ def minibatch_gradients(units: Units, calibration: Calibration, *, rows: int, ba
     back = torch.tensor([i for index in by_length(calibration, rows=rows) for i in index]).argsort()
     whole = [torch.cat(parts)[back] for parts in zip(*(f.both() for f in found), strict=True)]
     sums = [torch.stack([part.sum(dim=0) for part in torch.split(g, batch)]) for g in whole]
-    return PerUnit(sums[: len(units.layers)], sums[len(units.layers) :])
+    return units.apart(sums)
 
 
 def importance(gradients: Tensor) -> Tensor:

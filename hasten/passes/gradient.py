@@ -1,6 +1,6 @@
 """Heads and neurons pruned by the size of the loss's gradient on their masks.
 
-Takes a wrapper and the share of the encoder's MACs to keep, gives the wrapper with fewer heads and neurons.
+Takes a wrapper and the share of the layers' MACs to keep, gives the wrapper with fewer heads and neurons.
 
 Source: Michel et al. 2019, "Are Sixteen Heads Really Better than One?": I_h = E |dL/dm_h| over rows, divided by the
 L2 norm of the layer's scores. The norm makes layers comparable, but not heads with neurons, so the same share of both
@@ -43,7 +43,7 @@ def prune_gradient(model: Any, config: GradientConfig, calibration: Calibration)
 
     Raises Rejected for a family without an adapter, factorised layers, or too small a budget.
     """
-    units = Units(model, kind=config.kind, what="gradient pruning")
+    units = Units(model, kind=config.kind, what="gradient pruning", stacks="several")
     scores = sensitivities(units, calibration, rows=config.rows)
     cut_evenly(units, scores, calibration, keep=config.keep, round_to=config.round_to, kind=config.kind)
     return model
@@ -56,7 +56,7 @@ def sensitivities(units: Units, calibration: Calibration, *, rows: int) -> PerUn
         sizes = [gradient.abs().sum(dim=0) for gradient in found.both()]
         sums = sizes if sums is None else [a + b for a, b in zip(sums, sizes, strict=True)]
     assert sums is not None
-    return PerUnit(sums[: len(units.layers)], sums[len(units.layers) :]).map(_unit_length)
+    return units.apart(sums).map(_unit_length)
 
 
 def _unit_length(scores: Tensor) -> Tensor:

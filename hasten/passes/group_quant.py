@@ -23,13 +23,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from hasten.passes.calibration import Calibration, Progress, real
+from hasten.passes.calibration import Calibration, Progress
 from hasten.passes.fake_quant import round_weight, rounding_inputs, straight_through
-from hasten.passes.family import adapter_of, tell_stacks
+from hasten.passes.family import stacks_with_rows
 from hasten.passes.matrices import Matrix, encoder_matrices
-from hasten.passes.reconstruction import Walk
+from hasten.passes.reconstruction import Walk, in_turn
 from hasten.passes.settings import as_declared
-from hasten.passes.units import batches_of, real_tokens
+from hasten.passes.units import batches_of
 from hasten.records import InputError
 
 
@@ -70,15 +70,15 @@ def quantize_groupwise(model: Any, config: ZeroQuantConfig, calibration: Calibra
     Costs four forward passes a row and ``steps`` forward and backward passes of 32 rows through each layer. Raises
     Rejected for a family without an adapter.
     """
-    layers = adapter_of(model, what="ZeroQuant").layers(model.hf)
-    matrices = encoder_matrices(model, what="ZeroQuant")
+    stacks = stacks_with_rows(model, calibration, what="ZeroQuant")
+    matrices, count = encoder_matrices(model, what="ZeroQuant"), sum(len(stack.layers) for stack in stacks)
     batches = batches_of(calibration, rows=config.rows)
-    dense_walk, walk = Walk(model, layers, batches), Walk(model, layers, batches)
-    tell_stacks(model, calibration, what="ZeroQuant")
+    # Before anything is rounded: the goals of a decoder are what it says of the dense encoder's states.
+    walks = [Walk(model, stack.layers, batches, written=place > 0) for place, stack in enumerate(stacks)]
     spent_s = 0.0
-    for number, layer in enumerate(layers):
-        calibration.listen(Progress("zeroquant: layer by layer", number, len(layers)))
-        dense = copy.deepcopy(layer)
+    for number, layer, walk in in_turn(model, stacks, batches):
+        calibration.listen(Progress("zeroquant: layer by layer", number, count))
+        dense, dense_walk = copy.deepcopy(layer), walks[int(walk.written)]
         goals = [dense_walk.through(dense, batch) for batch in range(len(batches))]
         own = [matrix for matrix in matrices if matrix.layer == number]
         with RoundedLayer(layer, own, bits=config.bits, group=config.group) as rounded:
@@ -165,9 +165,7 @@ class Lesson:
     def error(self) -> float:
         """Mean squared error of the rounded layer's outputs over all real tokens."""
         total = sum(float(self._squares(number)) for number in range(len(self.goals)))
-        return total / sum(
-            int(real(batch, goal).sum()) for batch, goal in zip(self.walk.batches, self.goals, strict=True)
-        )
+        return total / sum(int(self.walk.real(number).sum()) for number in range(len(self.goals)))
 
     def _step(self, optimizer: torch.optim.Optimizer, number: int) -> None:
         for parameter, gradient in zip(self.parameters, self._gradients(number), strict=True):
@@ -185,4 +183,4 @@ class Lesson:
 
     def _squares(self, number: int) -> Tensor:
         found = self.walk.through(self.rounded, number)
-        return real_tokens(found - self.goals[number], self.walk.batches[number]).square().sum()
+        return (found - self.goals[number])[self.walk.real(number)].square().sum()

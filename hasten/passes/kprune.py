@@ -139,7 +139,7 @@ def knowledge(units: Units, config: KPruneConfig, calibration: Calibration, *, s
         energies.heads[first].zero_()
     parts = zip(_shares(fisher.both()), _shares(energies.both()), strict=True)
     scores = [f + config.representation * e for f, e in parts]
-    return PerUnit(scores[: len(units.layers)], scores[len(units.layers) :])
+    return units.apart(scores)
 
 
 def unit_energy(x: Tensor, weight: Tensor, *, width: int) -> Tensor:

@@ -97,7 +97,8 @@ def additions(
 def train_the_head(model: Any) -> None:
     """Let what comes after the layers learn: it is small, and has to follow them."""
     adapter = adapter_of(model, what="LoRA")
-    inner = {id(p) for block in (adapter.layers(model.hf), adapter.embeddings(model.hf)) for p in block.parameters()}
+    blocks = [adapter.embeddings(model.hf), *(stack.layers for stack in adapter.stacks(model.hf))]
+    inner = {id(p) for block in blocks for p in block.parameters()} | {id(p) for p in adapter.computed(model.hf)}
     for parameter in model.hf.parameters():
         if id(parameter) not in inner:
             parameter.requires_grad_(True)

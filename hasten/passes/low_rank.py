@@ -20,12 +20,13 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from hasten.models.adapter import Adapter
+from hasten.models.adapter import MEMORY, Adapter
 from hasten.models.surgery import LowRankLinear, replace_module
-from hasten.passes.calibration import Calibration
-from hasten.passes.family import adapter_of, tell_stacks
+from hasten.passes.calibration import Batch, Calibration
+from hasten.passes.family import adapter_of, stacks_with_rows
 from hasten.passes.hooks import catching, hooked
-from hasten.passes.reconstruction import Walk
+from hasten.passes.reconstruction import Walk, in_turn
+from hasten.passes.routing import unpadded
 from hasten.passes.settings import as_declared
 from hasten.passes.units import batches_of, check_settings, real_tokens, share
 from hasten.records import Rejected
@@ -60,8 +61,9 @@ def factorise(model: Any, config: LowRankConfig, calibration: Calibration) -> An
     matrices that are factorised already, or when no matrix would get cheaper.
     """
     adapter = adapter_of(model, what="low-rank factorisation")
-    layers = adapter.layers(model.hf)
-    parts = [part for layer in layers for group in _groups(adapter, layer, config.which) for part in group]
+    stacks = stacks_with_rows(model, calibration, what="low-rank factorisation")
+    layers = [layer for stack in stacks for layer in stack.layers]
+    parts = [part for layer in layers for group in _groups(adapter, layer, config.which) for part in group.linears]
     if not all(isinstance(part, nn.Linear) for part in parts):
         raise Rejected(config.kind, f"the {config.which} matrices of this {adapter.family} are factorised already")
     if not any(rank_of(part, config) for part in parts):
@@ -70,32 +72,42 @@ def factorise(model: Any, config: LowRankConfig, calibration: Calibration) -> An
             config.kind, f"no rank in multiples of {config.round_to} makes a matrix of "
             f"{largest.out_features} x {largest.in_features} cheaper at keep={config.keep}",
         )  # fmt: skip
-    walk = Walk(model, layers, batches_of(calibration, rows=config.rows))
-    tell_stacks(model, calibration, what="low-rank factorisation")
-    for layer in layers:
+    del parts  # each is let go of when its factors stand in its place
+    for _, layer, walk in in_turn(model, stacks, batches_of(calibration, rows=config.rows)):
         groups = _groups(adapter, layer, config.which)
-        seen = input_moments(walk, layer, [group[0] for group in groups])
+        foreign = [group.foreign for group in groups]
+        seen = input_moments(walk, layer, [group.linears[0] for group in groups], foreign=foreign)
         for group, (mean, covariance) in zip(groups, seen, strict=True):
-            for linear in group:
+            for linear in group.linears:
                 rank = rank_of(linear, config)
                 if rank is not None:
                     name = next(name for name, module in layer.named_modules() if module is linear)
                     replace_module(layer, name, thin(linear, mean, covariance, rank=rank))
+        adapter.settle(model.hf)
         walk.advance(layer)
     return model
 
 
-def _groups(adapter: Adapter, layer: nn.Module, which: str) -> list[list[nn.Linear]]:
-    """The linear layers that ``which`` names, those with the same input together."""
-    attention, ffn = adapter.attention(layer), adapter.ffn(layer)
+@dataclass(frozen=True, slots=True)
+class _Group:
+    """Linear layers with the same input; ``foreign``: it is of another stack's tokens than the layer's own."""
+
+    linears: tuple[nn.Linear, ...]
+    foreign: bool = False
+
+
+def _groups(adapter: Adapter, layer: nn.Module, which: str) -> list[_Group]:
+    """The linear layers that ``which`` names; each expert's are by themselves."""
     groups = []
     if which in ("attention", "all"):
-        by_read: dict[str, list[nn.Linear]] = {}
-        for read, linear in zip(attention.reads, attention.inputs, strict=False):
-            by_read.setdefault(read, []).append(linear)
-        groups += [*by_read.values(), [attention.output]]
+        for attention in adapter.attentions(layer):
+            by_read: dict[str, list[nn.Linear]] = {}
+            for read, linear in zip(attention.reads, attention.inputs, strict=False):
+                by_read.setdefault(read, []).append(linear)
+            groups += [_Group(tuple(linears), foreign=read == MEMORY) for read, linears in by_read.items()]
+            groups.append(_Group((attention.output,)))
     if which in ("ffn", "all"):
-        groups += [list(ffn.inputs), [ffn.down]]
+        groups += [_Group(own) for ffn in adapter.ffns(layer) for own in (ffn.inputs, (ffn.down,))]
     return groups
 
 
@@ -107,22 +119,34 @@ def rank_of(linear: nn.Linear, config: LowRankConfig) -> int | None:
     return rank if rank * (i + o) < i * o else None
 
 
-def input_moments(walk: Walk, layer: nn.Module, linears: Sequence[nn.Linear]) -> list[tuple[Tensor, Tensor]]:
-    """Mean [I] and covariance [I, I] of each linear layer's inputs over real tokens, in float64."""
+def input_moments(
+    walk: Walk, layer: nn.Module, linears: Sequence[nn.Linear], *, foreign: Sequence[bool] | None = None
+) -> list[tuple[Tensor, Tensor]]:
+    """Mean [I] and covariance [I, I] of each linear layer's inputs over real tokens, in float64; ``foreign`` ones are
+    of another stack's tokens. An expert that no token went to gets those of inputs that are all alike."""
     caught: dict[int, Tensor] = {}
     sums = [torch.zeros(linear.in_features, dtype=torch.float64) for linear in linears]
     squares = [torch.zeros(len(total), len(total), dtype=torch.float64) for total in sums]
-    tokens = 0
-    with hooked(linear.register_forward_pre_hook(catching(caught, i)) for i, linear in enumerate(linears)):
+    tokens, elsewhere, current = [0] * len(linears), foreign or [False] * len(linears), list[Batch]([{}])
+    hooks = (linear.register_forward_pre_hook(catching(caught, i)) for i, linear in enumerate(linears))
+    with hooked(hooks), unpadded(layer, current):
         for number, batch in enumerate(walk.batches):
+            caught.clear()
+            current[0] = batch
             walk.through(layer, number)
-            for index in range(len(linears)):
-                x = real_tokens(caught[index], batch)
+            for index, inputs in caught.items():
+                x = real_tokens(inputs, batch, written=walk.written and not elsewhere[index])
                 sums[index] += x.sum(dim=0)
                 squares[index] += x.T @ x
-            tokens += len(x)  # every matrix of a layer sees the same tokens
-    means = [total / tokens for total in sums]
-    return [(mean, square / tokens - torch.outer(mean, mean)) for mean, square in zip(means, squares, strict=True)]
+                tokens[index] += len(x)
+    return [_moments_of(*own) for own in zip(sums, squares, tokens, strict=True)]
+
+
+def _moments_of(total: Tensor, square: Tensor, tokens: int) -> tuple[Tensor, Tensor]:
+    if not tokens:
+        return total, torch.eye(len(total), dtype=total.dtype)
+    mean = total / tokens
+    return mean, square / tokens - torch.outer(mean, mean)
 
 
 def thin(linear: nn.Linear, mean: Tensor, covariance: Tensor, *, rank: int) -> LowRankLinear:

@@ -1,6 +1,6 @@
 """Heads and neurons pruned by the size of their weights: needs no data, and knows nothing of the task.
 
-Takes a wrapper and the share of the encoder's MACs to keep, gives the wrapper with fewer heads and neurons. A head's
+Takes a wrapper and the share of the layers' MACs to keep, gives the wrapper with fewer heads and neurons. A head's
 score is the L2 norm of its rows of Q, K, V and its columns of the output projection; a neuron's, of its row of the
 first and its column of the second FFN matrix. The two sizes do not compare, so the same share of both goes.
 
@@ -45,7 +45,7 @@ def prune_magnitude_units(model: Any, config: MagnitudeUnitsConfig, calibration:
 
     Raises Rejected for a family without an adapter, factorised layers, or too small a budget.
     """
-    units = Units(model, kind=config.kind, what="magnitude pruning")
+    units = Units(model, kind=config.kind, what="magnitude pruning", stacks="several")
     scores = PerUnit([head_norms(parts) for parts in units.attention], [neuron_norms(ffn) for ffn in units.ffn])
     cut_evenly(units, scores, calibration, keep=config.keep, round_to=config.round_to, kind=config.kind)
     return model

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from torch import nn
 
-from hasten.models.adapter import Adapter
+from hasten.models.adapter import MEMORY, Adapter
 from hasten.models.surgery import LowRankLinear
 from hasten.passes.family import adapter_of
 from hasten.records import Rejected
@@ -25,7 +25,8 @@ Part = Literal["attention", "up", "down"]
 class Matrix:
     """One linear map: its dotted name in ``model.hf``, the number of its layer and the part of the layer it is in.
 
-    Matrices of a layer with the same ``source`` take the same inputs (query, key and value do).
+    Matrices of a layer with the same ``source`` take the same inputs (query, key and value do). ``written``: these are
+    of the tokens that a decoder beside an encoder writes, and not of those that are read.
     """
 
     name: str
@@ -33,6 +34,7 @@ class Matrix:
     layer: int
     part: Part
     source: str
+    written: bool = False
 
 
 def encoder_matrices(model: Any, *, what: str) -> list[Matrix]:
@@ -43,14 +45,20 @@ def encoder_matrices(model: Any, *, what: str) -> list[Matrix]:
     adapter = adapter_of(model, what=what)
     names = {id(module): name for name, module in model.hf.named_modules()}
     found = []
-    for number, layer in enumerate(layer for stack in adapter.stacks(model.hf) for layer in stack.layers):
+    layers = [(place > 0, layer) for place, stack in enumerate(adapter.stacks(model.hf)) for layer in stack.layers]
+    for number, (beside, layer) in enumerate(layers):
         for source, part, module in _roles(adapter, layer):
-            name = names[id(module)]
+            name, written = names[id(module)], beside and source != MEMORY
             for suffix, linear in _linears(module, what=what, name=name):
                 # A second factor's inputs are its own first factor's outputs, and nobody else's.
                 own = f"{name}.first" if suffix == ".second" else source
-                found.append(Matrix(f"{name}{suffix}", linear, number, part, own))
+                found.append(Matrix(f"{name}{suffix}", linear, number, part, own, written))
     return found
+
+
+def written_inputs(matrices: Sequence[Matrix]) -> frozenset[int]:
+    """The ``id`` of every map among them whose inputs are of written tokens."""
+    return frozenset(id(matrix.linear) for matrix in matrices if matrix.written)
 
 
 def _roles(adapter: Adapter, layer: nn.Module) -> Iterator[tuple[str, Part, nn.Module]]:

@@ -1,6 +1,6 @@
 """Heads and neurons pruned at random: the control that every other criterion has to beat.
 
-Takes a wrapper and the share of the encoder's MACs to keep, gives the wrapper with fewer heads and neurons. Cutting
+Takes a wrapper and the share of the layers' MACs to keep, gives the wrapper with fewer heads and neurons. Cutting
 only heads or only neurons shows what one of them costs on a host, which no choice of units changes.
 """
 
@@ -46,7 +46,7 @@ def prune_random_units(model: Any, config: RandomUnitsConfig, calibration: Calib
 
     Raises Rejected for a family without an adapter, factorised layers, or too small a budget.
     """
-    units = Units(model, kind=config.kind, what="random pruning")
+    units = Units(model, kind=config.kind, what="random pruning", stacks="several")
     generator = torch.Generator().manual_seed(calibration.seed * 1_000_003 + config.draw)
     scores = units.ones().map(lambda mask: torch.rand(mask.shape, generator=generator))
     if config.which == "both":

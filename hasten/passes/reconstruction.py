@@ -22,9 +22,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hasten.models.adapter import Adapter
+from hasten.models.adapter import Adapter, Stack
 from hasten.models.settling import say
-from hasten.passes.calibration import Batch
+from hasten.passes.calibration import Batch, real
 from hasten.passes.family import called_alike, check_in_turn
 from hasten.passes.hooks import hooked
 from hasten.passes.units import real_tokens
@@ -59,15 +59,19 @@ class Moments:
 
 
 class Walk:
-    """Rows on their way through an encoder or a decoder: the hidden states in front of the next layer.
+    """Rows on their way through a stack of layers: the hidden states in front of the next one.
 
     A layer is called as the model calls it: with its own mask and positions where layers see different tokens (Gemma),
-    and with the biases of the first one where all add them (T5). None of these depend on the states.
+    with the biases of the first one where all add them (T5), and in a decoder beside an encoder with what the encoder
+    made of the rows by then. None of these depend on the states. ``written``: are the states of tokens that are
+    written, and not of those that are read?
     """
 
-    def __init__(self, model: Any, layers: nn.ModuleList, batches: Sequence[Batch]) -> None:
+    def __init__(
+        self, model: Any, layers: nn.ModuleList, batches: Sequence[Batch], *, written: bool = False
+    ) -> None:  # fmt: skip
         check_in_turn(model, what="a pass over layers")
-        self.batches = batches
+        self.batches, self.written = batches, written
         self.states: list[Tensor] = []
         self._place = 0
         # [layer][batch]; where all are called alike, the first one's calls serve all.
@@ -107,6 +111,26 @@ class Walk:
     def arrive(self, states: list[Tensor]) -> None:
         """Go on from what a layer gave."""
         self.states, self._place = states, self._place + 1
+
+    def real(self, number: int) -> Tensor:
+        """bool [B, L]: which states of batch ``number`` are of tokens, and not of padding."""
+        return real(self.batches[number], self.states[number], written=self.written)
+
+
+def in_turn(
+    model: Any, stacks: Sequence[Stack], batches: Sequence[Batch]
+) -> Iterator[tuple[int, nn.Module, Walk]]:  # fmt: skip
+    """Every layer of these stacks, with its number among all and the walk that has come to it.
+
+    Whoever iterates changes the layer and has the walk advance through it before asking for the next one: so what a
+    decoder looks at is what the changed encoder gives.
+    """
+    number = 0
+    for place, stack in enumerate(stacks):
+        walk = Walk(model, stack.layers, batches, written=place > 0)
+        for layer in stack.layers:
+            yield number, layer, walk
+            number += 1
 
 
 class _Caught(Exception):

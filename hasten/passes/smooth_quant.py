@@ -12,11 +12,12 @@ Which foldings are exact, and hence done here:
   divided by s_j. Rows have int8 scales of their own, so rounding the value map gets no harder.
 * up -> down for ReLU, which commutes with positive factors, and in a gated FFN, where up is one side of a product.
 * norm -> query, key, value and norm -> up (and gate) where norms stand in front of sublayers: nobody else reads them.
+  In front of an attention to an encoder's states only the queries read the norm.
 * first -> second factor of a factorised matrix.
 
 Not done, because they would change the function: the norms of a post-norm layer (their output is also the residual, and
-the next norm takes the sum of all channels), up -> down for GELU without a gate, and the norm in front of a mixture of
-experts, which routers read as well.
+the next norm takes the sum of all channels), up -> down for GELU without a gate, the norm in front of a mixture of
+experts, which routers read as well, and the encoder's last norm, which every layer of the decoder reads.
 
 Legend: I inputs of a matrix.
 """
@@ -30,11 +31,13 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from hasten.models.adapter import Adapter, AttentionParts
 from hasten.models.prefix import has_prefixes
 from hasten.models.surgery import LowRankLinear, is_rms
 from hasten.passes.calibration import Batch, Calibration
 from hasten.passes.family import adapter_of
 from hasten.passes.hooks import hooked
+from hasten.passes.matrices import encoder_matrices, written_inputs
 from hasten.passes.routing import unpadded
 from hasten.passes.settings import as_declared
 from hasten.passes.units import batches_of, real_tokens
@@ -96,20 +99,30 @@ def folds(model: Any) -> list[Fold]:
         raise Rejected("smooth_quant", "values of a prefix do not come from the matrix that would be divided")
     found: list[Fold] = []
     relu = _activation(model.hf.config) == "relu"
-    for layer in adapter.layers(model.hf):
-        attention, ffns, norms = adapter.attention(layer), adapter.ffns(layer), adapter.norms(layer)
-        if adapter.norm_first and len(norms) == 2 and all(isinstance(n, nn.LayerNorm) or is_rms(n) for n in norms):
-            alone = len(ffns) == 1 and not adapter.routers(layer)
-            readers = [attention.inputs, ffns[0].inputs] if alone else [attention.inputs]
-            found += [Fold(norm, tuple(map(_first, own))) for norm, own in zip(norms, readers, strict=False)]
+    for layer in (layer for stack in adapter.stacks(model.hf) for layer in stack.layers):
+        attentions, ffns = adapter.attentions(layer), adapter.ffns(layer)
+        found += _norm_folds(adapter, layer, attentions)
         inner = [linear for ffn in ffns for linear in (*ffn.inputs, ffn.down)]
-        parts = (*attention.inputs, attention.output, *inner)
+        parts = (*(linear for own in attentions for linear in (*own.inputs, own.output)), *inner)
         found += [Fold(part.first, (part.second,)) for part in parts if isinstance(part, LowRankLinear)]
-        if not attention.fused and attention.groups == attention.heads:  # a channel of the value is one of the output
-            found.append(Fold(_last(attention.value), (_first(attention.output),)))
+        for own in attentions:
+            if not own.fused and own.groups == own.heads:  # a channel of the value is one of the output
+                found.append(Fold(_last(own.value), (_first(own.output),)))
         gated = [ffn for ffn in ffns if (relu or ffn.gate is not None) and not ffn.fused]
         found += [Fold(_last(ffn.up), (_first(ffn.down),)) for ffn in gated]
     return found
+
+
+def _norm_folds(adapter: Adapter, layer: nn.Module, attentions: Sequence[AttentionParts]) -> list[Fold]:
+    """Norms in front of sublayers, and what reads them; the FFN's alone where no router does."""
+    norms, ffns = adapter.norms(layer), adapter.ffns(layer)
+    plain = all(isinstance(norm, nn.LayerNorm) or is_rms(norm) for norm in norms)
+    if not adapter.norm_first or len(norms) != len(attentions) + 1 or not plain:
+        return []
+    readers = [(own.query,) if own.cross else own.inputs for own in attentions]
+    if len(ffns) == 1 and not adapter.routers(layer):
+        readers.append(ffns[0].inputs)
+    return [Fold(norm, tuple(map(_first, own))) for norm, own in zip(norms, readers, strict=False)]
 
 
 def smoothing_scales(inputs: Tensor, weight: Tensor, *, alpha: float) -> Tensor:
@@ -135,11 +148,12 @@ def fold(pair: Fold, scales: Tensor) -> None:
 def input_maxima(model: Any, linears: Sequence[nn.Linear], batches: Sequence[Batch]) -> list[Tensor]:
     """max|X_j| [I] of each map's inputs over real tokens; zeros for an expert that no token went to."""
     found = [torch.zeros(linear.in_features) for linear in linears]
+    written = written_inputs(encoder_matrices(model, what="a look at inputs"))
     current: list[Batch] = [{}]
 
     def watch(largest: Tensor) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
-        def hook(_module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            tokens = real_tokens(inputs[0], current[0])
+        def hook(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            tokens = real_tokens(inputs[0], current[0], written=id(module) in written)
             if len(tokens):  # a batch may hold empty texts alone
                 torch.maximum(largest, tokens.abs().amax(dim=0), out=largest)
 
@@ -154,8 +168,9 @@ def input_maxima(model: Any, linears: Sequence[nn.Linear], batches: Sequence[Bat
 
 
 def _activation(config: Any) -> str:
-    """The FFN's nonlinearity: DistilBERT has a name of its own for it."""
-    return str(getattr(config, "hidden_act", None) or getattr(config, "activation", ""))
+    """The FFN's nonlinearity: DistilBERT, T5 and BART have names of their own for it."""
+    names = ("hidden_act", "activation", "dense_act_fn", "activation_function")
+    return str(next((found for name in names if (found := getattr(config, name, None))), ""))
 
 
 def _last(module: nn.Module) -> nn.Linear:

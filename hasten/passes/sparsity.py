@@ -9,17 +9,17 @@ Legend: O outputs, I inputs of a matrix, T real tokens.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from hasten.passes.calibration import Batch, Calibration, Progress, real
-from hasten.passes.family import adapter_of, tell_stacks
+from hasten.passes.calibration import Batch, Calibration, Progress
+from hasten.passes.family import stacks_with_rows
 from hasten.passes.hooks import hooked
-from hasten.passes.matrices import Matrix, by_source, encoder_matrices
-from hasten.passes.reconstruction import Walk
+from hasten.passes.matrices import Matrix, by_source, encoder_matrices, written_inputs
+from hasten.passes.reconstruction import Walk, in_turn
 from hasten.passes.routing import unpadded
 from hasten.passes.units import batches_of, real_tokens
 from hasten.records import InputError, Rejected
@@ -143,7 +143,7 @@ def zero_share(matrices: Sequence[Matrix]) -> float:
 
 def tell_zeros(matrices: Sequence[Matrix], calibration: Calibration, *, kind: str) -> None:
     """Say how many zeros there really are now."""
-    calibration.listen(Progress(f"{kind}: {100 * zero_share(matrices):.1f}% of the encoder's weights are zero", 1, 1))
+    calibration.listen(Progress(f"{kind}: {100 * zero_share(matrices):.1f}% of the layers' weights are zero", 1, 1))
 
 
 # --------------------------------------------------------------------------- inputs
@@ -157,37 +157,49 @@ def layer_by_layer(model: Any, calibration: Calibration, *, rows: int, full: boo
     Whoever iterates changes the layer's weights before asking for the next one: its inputs are then what the changed
     layers below give. ``full``: the moment is X^T X / T [I, I], else only its diagonal [I]; float64.
     """
-    layers = adapter_of(model, what=kind).layers(model.hf)
-    matrices = encoder_matrices(model, what=kind)
-    walk = Walk(model, layers, batches_of(calibration, rows=rows))
-    tell_stacks(model, calibration, what=kind)
-    for number, layer in enumerate(layers):
-        calibration.listen(Progress(f"{kind}: layer by layer", number, len(layers)))
+    stacks = stacks_with_rows(model, calibration, what=kind)
+    matrices, count = encoder_matrices(model, what=kind), sum(len(stack.layers) for stack in stacks)
+    written = written_inputs(matrices)
+    for number, layer, walk in in_turn(model, stacks, batches_of(calibration, rows=rows)):
+        calibration.listen(Progress(f"{kind}: layer by layer", number, count))
         groups = by_source([matrix for matrix in matrices if matrix.layer == number])
-        yield list(zip(groups, second_moments(walk, layer, [g[0].linear for g in groups], full=full), strict=True))
+        heads = [group[0].linear for group in groups]
+        yield list(zip(groups, second_moments(walk, layer, heads, full=full, written=written), strict=True))
         walk.advance(layer)
 
 
-def second_moments(walk: Walk, layer: nn.Module, linears: Sequence[nn.Linear], *, full: bool = True) -> list[Tensor]:
-    """X^T X / T [I, I] (or its diagonal [I]) of what each of a layer's maps takes, over real tokens, in float64.
+def second_moments(
+    walk: Walk, layer: nn.Module, linears: Sequence[nn.Linear], *, full: bool = True,
+    written: Collection[int] = frozenset(),
+) -> list[Tensor]:  # fmt: skip
+    """X^T X / T [I, I] (or its diagonal [I]) of what each of a layer's maps takes, over real tokens, in float64;
+    ``written`` are the ids of those maps that take written tokens.
 
-    Zeros for an expert that no token went to.
+    Zeros for an expert that no token went to: T counts all tokens of the layer, and where its states are written and a
+    map takes what was read, those.
     """
     shapes = [(linear.in_features,) * (2 if full else 1) for linear in linears]
     sums = [torch.zeros(shape, dtype=torch.float64) for shape in shapes]
-    tokens = 0
+    taken, tokens = [0] * len(linears), 0
     current: list[Batch] = [{}]
 
-    def watch(total: Tensor) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+    def watch(place: int, own: bool) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
         def hook(_module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            x = real_tokens(inputs[0].detach(), current[0])
-            total.add_(x.T @ x if full else x.double().square().sum(dim=0))
+            x = real_tokens(inputs[0].detach(), current[0], written=own)
+            sums[place].add_(x.T @ x if full else x.double().square().sum(dim=0))
+            taken[place] += len(x)
 
         return hook
 
-    pairs = zip(linears, sums, strict=True)
-    with hooked(linear.register_forward_pre_hook(watch(total)) for linear, total in pairs), unpadded(layer, current):
+    owns = [id(linear) in written for linear in linears]
+    watched = enumerate(zip(linears, owns, strict=True))
+    with (
+        hooked(linear.register_forward_pre_hook(watch(place, own)) for place, (linear, own) in watched),
+        unpadded(layer, current),
+    ):
         for number, batch in enumerate(walk.batches):
             current[0] = batch
-            tokens += int(real(batch, walk.through(layer, number)).sum())
-    return [total / tokens for total in sums]
+            walk.through(layer, number)
+            tokens += int(walk.real(number).sum())
+    counts = [tokens if own == walk.written else max(1, count) for own, count in zip(owns, taken, strict=True)]
+    return [total / count for total, count in zip(sums, counts, strict=True)]

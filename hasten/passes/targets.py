@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from hasten.models.load import input_names
 from hasten.passes.calibration import Batch, Row, padded, real
 from hasten.passes.distributions import last_states
 from hasten.passes.hooks import hooked
@@ -63,9 +64,12 @@ class Targets:
         outputs = self._said(batch)
         states = self._hidden(batch)
         answers = {}
-        lengths = real(batch, states[0] if len(states) else next(iter(batch.values()))).sum(dim=1).tolist()
-        for number, (i, length) in enumerate(zip(index, lengths, strict=True)):
-            own = outputs[number, :length] if self.teachers[0].per_token else outputs[number]
+        read = real(batch, states[0] if len(states) else next(iter(batch.values()))).sum(dim=1)
+        # Of an encoder-decoder the outputs are of what it writes, and the states of what it reads.
+        told = getattr(self.teachers[0], "told", None)
+        said = read if told is None else batch[told[1]].sum(dim=1)
+        for number, (i, length, most) in enumerate(zip(index, read.tolist(), said.tolist(), strict=True)):
+            own = outputs[number, :most] if self.teachers[0].per_token else outputs[number]
             answers[i] = (own.clone(), _compact(states[:, number, :length]))
         if self._fits(answers):
             self._outputs |= {i: answer[0] for i, answer in answers.items()}
@@ -87,7 +91,8 @@ class Targets:
         # Of an encoder-decoder the encoder's layers are looked at, which need no decoder.
         body = first.hf.get_encoder() if getattr(first.hf.config, "is_encoder_decoder", False) else first.hf.base_model
         with watched(adapter_of_teacher(first, what="hidden states").layers(first.hf)) as caught:
-            found = body(**seen_by(first, batch), output_hidden_states=0 in self.depths)
+            source = {name: batch[name] for name in input_names(first.hf) if name in batch}
+            found = body(**source, output_hidden_states=0 in self.depths)
         return torch.stack([caught[d - 1] if d else found.hidden_states[0] for d in self.depths])
 
     def _fits(self, answers: dict[int, tuple[Tensor, Tensor]]) -> bool:

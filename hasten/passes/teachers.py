@@ -18,6 +18,7 @@ from hasten.models.load import input_names, load_checkpoint, positions_of
 from hasten.passes.calibration import Batch, Calibration, as_tensors, length_of
 from hasten.records import ModelRef, Rejected
 from hasten.tasks import get_task
+from hasten.tasks.generation_wrappers import PairWrapper
 
 # What tokenizers of one vocabulary may disagree on: case, accents, widths, spaces, marks, digits, unknown letters.
 _SAMPLES = (
@@ -38,7 +39,7 @@ def teachers_for(sources: Sequence[str], given: Calibration) -> list[Any]:
 
 def seen_by(model: Any, batch: Batch) -> Batch:
     """What of a batch the wrapper ``model`` takes: not every family has token types."""
-    taken = input_names(model.hf)
+    taken = (*input_names(model.hf), *model.also)
     return {name: array for name, array in batch.items() if name in taken}
 
 
@@ -88,9 +89,15 @@ def _loaded(source: str, given: Calibration) -> Any:
         raise Rejected(
             "distill", f"the teacher {source} has other labels ({len(found.labels)} of them) than the student"
         )
-    teacher = get_task(task).wrap(found).eval()
+    teacher = _wrapped_alike(found, given.original).eval()
     _check_sizes(teacher, source, given)
     return teacher
+
+
+def _wrapped_alike(checkpoint: Any, original: Any) -> Any:
+    if isinstance(original, PairWrapper):
+        return PairWrapper(checkpoint.model, start=original.start)
+    return get_task(original.task).wrap(checkpoint)
 
 
 @torch.inference_mode()

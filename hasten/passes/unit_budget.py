@@ -82,12 +82,20 @@ def search(
 def cut_evenly(
     units: Units, scores: PerUnit, calibration: Calibration, *, keep: float, round_to: int, kind: str
 ) -> None:
-    """Keep the share ``keep`` of the MACs when scores cannot compare heads with neurons: the same share of both."""
-    costs = units.costs(calibration)
-    masks = search(
-        scores, costs, budget=keep * costs.of(units.ones()), round_to=round_to, kind=kind,
-        heads=round(keep * sum(len(score) for score in scores.heads)),
-    )  # fmt: skip
+    """Keep the share ``keep`` of the MACs when scores cannot compare heads with neurons: the same share of both.
+
+    Each of two stacks keeps it by itself, and so do the heads of the attention between them: nothing here knows how
+    many tokens a decoder will write.
+    """
+    costs, masks = units.costs(calibration), units.ones()
+    for heads, neurons in units.parts:
+        own = PerUnit(masks.heads[heads], masks.neurons[neurons])
+        found = search(
+            PerUnit(scores.heads[heads], scores.neurons[neurons]), costs, round_to=round_to, kind=kind,
+            budget=costs.of(own) * (keep if own.neurons else 1.0),  # heads alone: their number says it
+            heads=round(keep * sum(len(mask) for mask in own.heads)),
+        )  # fmt: skip
+        masks.heads[heads], masks.neurons[neurons] = found.heads, found.neurons
     units.keep(masks)
 
 

@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -67,27 +67,31 @@ class Costs:
 
 
 class Units:
-    """The heads and neurons of a wrapper's layers, first layer first.
+    """The heads and neurons of a wrapper's layers, first layer first; of two stacks, the encoder's come first, and the
+    heads of the attention between them last.
 
-    ``kind`` and ``what`` name the pass. Raises Rejected for a family without an adapter, for a model of two stacks or
-    several feed-forward blocks a layer, and where a layer's matrices are already factorised: thin factors have no rows
-    that belong to one head or neuron. What keeps a family's heads together is undone (``loosen``).
+    ``kind`` and ``what`` name the pass, and ``stacks`` says whether it can weigh several. Raises Rejected for a family
+    without an adapter, for more stacks than that or several feed-forward blocks a layer, and where a layer's matrices
+    are already factorised: thin factors have no rows that belong to one head or neuron. What keeps a family's heads
+    together is undone (``loosen``).
     """
 
-    def __init__(self, model: Any, *, kind: str, what: str) -> None:
+    def __init__(self, model: Any, *, kind: str, what: str, stacks: Literal["one", "several"] = "one") -> None:
         self.model = model
         self.adapter = adapter = adapter_of(model, what=what)
-        stacks = adapter.stacks(model.hf)
-        if len(stacks) > 1:
-            names = " and ".join(stack.name for stack in stacks)
+        found = adapter.stacks(model.hf)
+        if len(found) > 1 and stacks == "one":
+            names = " and ".join(stack.name for stack in found)
             raise Rejected(kind, f"{what} weighs the units of one stack, and this {adapter.family} has {names}")
         adapter.loosen(model.hf)
-        self.layers = adapter.layers(model.hf)
+        self._depths = [len(stack.layers) for stack in found]
+        self.layers = found[0].layers if len(found) == 1 else nn.ModuleList(m for own in found for m in own.layers)
         if has_prefixes(model.hf):
             raise Rejected(kind, f"{what} would leave prefixes of heads that are gone; prune before tuning a prefix")
         for number, layer in enumerate(self.layers):
-            attention, ffn = adapter.attention(layer), adapter.ffn(layer)
-            parts = (attention.query, attention.key, attention.value, attention.output, *ffn.inputs, ffn.down)
+            ffn, attentions = adapter.ffn(layer), (adapter.attention(layer), adapter.cross_attention(layer))
+            parts = [*ffn.inputs, ffn.down]
+            parts += [part for own in attentions if own is not None for part in (*own.inputs, own.output)]
             if not all(isinstance(part, nn.Linear) for part in parts):
                 raise Rejected(
                     kind, f"{what} needs whole matrices, and layer {number} of this {adapter.family} is factorised; "
@@ -96,11 +100,28 @@ class Units:
 
     @property
     def attention(self) -> list[AttentionParts]:
-        return [self.adapter.attention(layer) for layer in self.layers]
+        between = [self.adapter.cross_attention(layer) for layer in self.layers]
+        return [self.adapter.attention(layer) for layer in self.layers] + [own for own in between if own is not None]
 
     @property
     def ffn(self) -> list[FeedForward]:
         return [self.adapter.ffn(layer) for layer in self.layers]
+
+    @property
+    def parts(self) -> list[tuple[slice, slice]]:
+        """Which heads and which neurons (layers of a :class:`PerUnit`) belong together: those of a stack, and the heads
+        of the attention between two, beside no neurons."""
+        found, start = [], 0
+        for depth in self._depths:
+            found.append((slice(start, start + depth), slice(start, start + depth)))
+            start += depth
+        between = len(self.attention) - start
+        return found + [(slice(start, start + between), slice(0, 0))] * bool(between)
+
+    def apart(self, both: list[Tensor]) -> PerUnit:
+        """What :meth:`PerUnit.both` put together."""
+        heads = len(both) - len(self.layers)
+        return PerUnit(both[:heads], both[heads:])
 
     def ones(self) -> PerUnit:
         """The mask that changes nothing."""
@@ -156,7 +177,7 @@ class Units:
                 )
                 found = torch.autograd.grad(value, wanted)
             blank = masks.map(torch.zeros_like)
-            count = len(self.layers) - first
+            count = len(masks.heads) - first
             yield PerUnit([*blank.heads[:first], *found[:count]], [*blank.neurons[:first], *found[count:]])
 
     def keep(self, masks: PerUnit) -> None:
@@ -210,15 +231,13 @@ def share(keep: float) -> str:
     return f"{100 * keep:.3g}%"
 
 
-def real_tokens(states: Tensor, batch: Batch) -> Tensor:
-    """[B, L, X] -> [T, X]: the tokens that are not padding.
+def real_tokens(states: Tensor, batch: Batch, *, written: bool = False) -> Tensor:
+    """[B, L, X] -> [T, X]: the tokens that are not padding; ``written`` as in :func:`hasten.passes.calibration.real`.
 
-    What a decoder beside an encoder takes are its own tokens, of which none is padding: the mask is the encoder's. A
-    mixture's blocks take tokens in a row, [B L, X]. An expert's are fewer, and padding is not among them
+    A mixture's blocks take tokens in a row, [B L, X]. An expert's are fewer, and padding is not among them
     (:func:`hasten.passes.routing.unpadded`).
     """
-    mask = batch.get("attention_mask")
     if states.ndim > 2:
-        own = mask is not None and mask.shape != states.shape[:2]
-        return states.flatten(0, 1) if own else states[real(batch, states)]
+        return states[real(batch, states, written=written)]
+    mask = batch.get("attention_mask")
     return states if mask is None or len(states) != mask.numel() else states[mask.bool().flatten()]

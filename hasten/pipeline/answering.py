@@ -27,6 +27,7 @@ _MOST_SHARE = 0.98
 _SHORTEST_PROMPT = 8
 _CUT_SHARE = 0.05
 _HARDLY_ANYTHING = 1.0
+_OWN_MEASURES = ("agreement", "next_token_agreement")  # with itself: there is no drop to be seen in them
 _WRITTEN = ("ttft_ms", "ttft_p95_ms", "tpot_ms", "tpot_p95_ms", "tokens_per_s")
 
 
@@ -85,7 +86,7 @@ def doubts_of_answers(outputs: Any, answers: Answers | None, quality: Quality | 
             f"{cut.mean():.0%} of the original's answers were cut at {answers.most} tokens: what came behind was not "
             "scored (give more with --new-tokens)"
         )
-    if quality.metric != "agreement" and quality.value < _HARDLY_ANYTHING:
+    if quality.metric not in _OWN_MEASURES and quality.value < _HARDLY_ANYTHING:
         found.append(
             f"the original itself scores {quality.value:.1f} points of {quality.metric}: a drop in it says nothing; "
             "look at your references, or leave them out to compare with the original's answers"

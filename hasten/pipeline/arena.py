@@ -13,13 +13,13 @@ from typing import Any
 
 import numpy as np
 
-from hasten.bundle.answers import measured
+from hasten.bundle.answers import SCORED_TOGETHER, measured, scored
 from hasten.measure.duel import Round
 from hasten.measure.statistics import latency
 from hasten.measure.worker import Worker
 from hasten.measure.writing import FORCED
 from hasten.pipeline.jobs import Arrays
-from hasten.pipeline.prepare import Prepared
+from hasten.pipeline.prepare import Part, Prepared, each_batch
 from hasten.pipeline.request import Request
 from hasten.pipeline.timing import (
     QUICK_ANSWERS,
@@ -82,12 +82,14 @@ def compared(worker: Worker, batches: Sequence[Arrays]) -> list[np.ndarray[Any, 
 
 
 class Arena:
-    """``open_baseline`` opens the original in a worker: the standing opponent of short duels."""
+    """``open_baseline`` opens the original in a worker: the standing opponent of short duels. ``affordable``: to how
+    many rows there is time to write answers."""
 
     def __init__(self, request: Request, prepared: Prepared, log: Path, open_baseline: Open) -> None:
         self.request, self.prepared, self.log = request, prepared, log
         self._open_baseline = open_baseline
         self._opponent: Worker | None = None
+        self.affordable = 0
 
     def worker(self) -> Worker:
         """A fresh process."""
@@ -115,6 +117,29 @@ class Arena:
             self._opponent = self.worker()
             self._open_baseline(self._opponent)
         return self._duel(self._opponent, worker, timing, seed=0, usual=usual)
+
+    def outputs(self, worker: Worker, part: Part, *, reference: Any = None) -> np.ndarray[Any, Any]:
+        """The session's outputs [N, ...] on a part's rows, at the batch size that is asked for; answers, which take
+        long, are written at least eight at a time. Without references an answer is what the session would take in the
+        place of each token of the original's, ``reference`` [N or more, T]."""
+        answers, batch = self.prepared.answers, self.request.workload.batch
+        size = batch if answers is None else max(batch, SCORED_TOGETHER)
+        batches = each_batch(part.encoded, self.prepared.input_names, batch=size)
+        if answers is None or reference is None or not self.prepared.task.forced:
+            return self.prepared.outputs(part, in_shares(worker, batches, generation=scored(answers)))
+        made: list[np.ndarray[Any, Any]] = []
+        for number, arrays in enumerate(batches):
+            own = reference[number * size : min((number + 1) * size, len(part))]
+            made += worker.call_with_session(
+                "hasten.measure.writing:ranked_first", batches=[{**arrays, FORCED: own}], generation=answers.scored
+            )
+        return self.prepared.outputs(part, made)
+
+    def answers_of_original(self, part: Part) -> np.ndarray[Any, Any]:
+        """What the original writes to as many of the first rows as there is time for [N, T]."""
+        with self.worker() as worker:
+            self._open_baseline(worker)
+            return self.outputs(worker, part.head(self.affordable))
 
     def quick(self, worker: Worker) -> Times:
         """A few requests: a first look."""

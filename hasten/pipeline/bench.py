@@ -24,7 +24,7 @@ from hasten.measure.host import busy_host, describe_host
 from hasten.measure.throughput import loop_s, throughput
 from hasten.measure.worker import Worker
 from hasten.pipeline.arena import in_shares, times_of
-from hasten.pipeline.contender import Contender, asked_alike, make_contender, workload_for
+from hasten.pipeline.contender import Contender, asked_alike, make_contender, task_of, workload_for
 from hasten.pipeline.progress import Reporter, Silent
 from hasten.pipeline.request import parse_cores, parse_threads
 from hasten.pipeline.scoring import drop_of
@@ -106,6 +106,7 @@ def bench(
     _positive(batch=batch, concurrency=concurrency, requests=requests, rounds=rounds)
     refs = [ModelRef(str(s), revision, allow_pickle, trust_remote_code) for s in (a, vs if vs is not None else a)]
     workload = workload_for(refs, Workload(new_tokens=new_tokens, chat=chat, prefix=prefix), task=task)
+    read = task_of(refs, task=task).read(data, columns=Columns(text_column, text_pair_column, label_column))
     with ExitStack() as stack:
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="hasten-bench-")))
         say.stage("loading both sides", done=0, total=1, left_s=None)
@@ -114,7 +115,7 @@ def bench(
             sides = [make(ref, scratch=scratch / str(number)) for number, ref in enumerate(refs)]
         _check_alike(*sides)
         sides = asked_alike(sides)
-        rows, labelled = _rows(data, Columns(text_column, text_pair_column, label_column), sides[0])
+        rows, labelled = _checked(read, sides[0])
         arena = _Arena(sides, rows, labelled, batch=batch, threads=width, cores=used, seed=seed)
         made = []
         for number in range(rounds):
@@ -267,10 +268,9 @@ _LINES: dict[str, Callable[[Side], str]] = {
 }
 
 
-def _rows(data: str | Path, columns: Columns, side: Contender) -> tuple[Rows, bool]:
+def _checked(rows: Rows, side: Contender) -> tuple[Rows, bool]:
     """The rows, and whether they can be scored."""
     task = get_task(side.task)
-    rows = task.read(data, columns=columns)
     if rows.labels is None and (side.labels or getattr(task, "needs_references", False)):
         return rows, False
     checked, _ = task.check(rows, side.labels)

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 _TIMED_ROWS = 300
-_REFERENCE_METRICS = ("fidelity", "perplexity kept", "agreement")
+_REFERENCE_METRICS = ("fidelity", "perplexity kept", "agreement", "next_token_agreement")
 _TIMED_ANSWERS = 10
 
 

@@ -113,6 +113,21 @@ def workload_for(refs: Sequence[ModelRef], asked: Workload, *, task: str | None)
     return own if manifest.answers is None else replace(own, new_tokens=manifest.answers.most)
 
 
+def task_of(refs: Sequence[ModelRef], *, task: str | None) -> Task:
+    """What the rows are for, as asked or as a bundle among ``refs`` says. It loads nothing: a wrong path to the rows
+    should not wait for two models.
+
+    Raises InputError where neither says it, where both do and differ, and for a task that is unknown.
+    """
+    for folder in (Path(ref.source).expanduser() for ref in refs if is_bundle(ref.source)):
+        said = read_manifest(folder).task
+        _check_task(folder, task=task, said=said)
+        task = task or said
+    if task is None:
+        raise _without_task(refs[0])
+    return get_task(task)
+
+
 def asked_alike(sides: list[Contender]) -> list[Contender]:
     """Both put their prompts and write as many tokens as a bundle among them was measured with."""
     like = next((side for side in sides if side.bundle is not None), sides[0])
@@ -137,11 +152,7 @@ def make_contender(
     if is_bundle(ref.source):
         return _of_bundle(Path(ref.source).expanduser(), task=task)
     if task is None:
-        raise InputError(
-            f"{ref.source} is a checkpoint, not a bundle",
-            expected="its task",
-            remedy="add --task, as in optimize",
-        )
+        raise _without_task(ref)
     workload = workload or Workload()
     get_task(task)
     facts: Any = worker.call("hasten.pipeline.jobs:checkpoint_facts", ref=ref, task=task)
@@ -163,14 +174,23 @@ def make_contender(
     )  # fmt: skip
 
 
+def _check_task(folder: Path, *, task: str | None, said: str) -> None:
+    if task not in (None, said):
+        raise InputError(
+            f"{folder} is a bundle for {said}", expected=f"one for {task}",
+            remedy="leave --task out, and compare models of one task",
+        )  # fmt: skip
+
+
+def _without_task(ref: ModelRef) -> InputError:
+    return InputError(
+        f"{ref.source} is a checkpoint, not a bundle", expected="its task", remedy="add --task, as in optimize"
+    )
+
+
 def _of_bundle(folder: Path, *, task: str | None) -> Contender:
     manifest = read_manifest(folder)
-    if task is not None and task != manifest.task:
-        raise InputError(
-            f"{folder} is a bundle for {manifest.task}",
-            expected=f"--task {manifest.task}",
-            remedy="leave --task out",
-        )
+    _check_task(folder, task=task, said=manifest.task)
     files = {path.name: path.read_bytes() for path in (folder / PROCESSOR_FOLDER).iterdir()}
     return Contender(
         name=str(folder), label=manifest.recipe_label, task=manifest.task, labels=manifest.labels,

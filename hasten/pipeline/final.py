@@ -124,7 +124,7 @@ def _alone(
     with runner.arena.worker() as worker:
         opened = open_candidate(worker, recipe.to_dict(), built, request)
         peak = runner.arena.peak_bytes(worker)
-        outputs = runner.outputs(worker, prepared.test)
+        outputs = runner.arena.outputs(worker, prepared.test, reference=reference)
         peak = peak or worker.stats().peak_rss_bytes
         rows_per_s = throughput(
             worker,

@@ -74,7 +74,8 @@ class Built:
 
 
 @lru_cache(maxsize=1)
-def _checkpoint(ref: ModelRef, task: str) -> Any:
+def loaded(ref: ModelRef, task: str) -> Any:
+    """The checkpoint, kept for what follows; nobody changes it."""
     from hasten.models.load import load_checkpoint
     from hasten.tasks import get_task
 
@@ -83,7 +84,7 @@ def _checkpoint(ref: ModelRef, task: str) -> Any:
 
 def checkpoint_facts(*, ref: ModelRef, task: str) -> CheckpointFacts:
     """Load the checkpoint (kept for the exports that follow) and describe it."""
-    return describe(_checkpoint(ref, task))
+    return describe(loaded(ref, task))
 
 
 def describe(found: Any) -> CheckpointFacts:
@@ -160,14 +161,14 @@ def build_artifact(
         assert material is not None
         assert pass_cache is not None
         wrapper = compressed(
-            _checkpoint(ref, task), lesson(get_task(task)), parsed.passes, material=material, cache=pass_cache,
+            loaded(ref, task), lesson(get_task(task)), parsed.passes, material=material, cache=pass_cache,
             seconds=seconds, rehearse=trained_s if rehearse else None, notes=notes,
         )  # fmt: skip
         wrapper = used(get_task(task), wrapper)
         # With nothing left to train a rehearsal makes the real thing, and may share its exports.
         name = f"{'rehearsed' if trained_s else 'passes'}-{passes_id(parsed.passes)}"
     else:
-        wrapper, name = _wrapped(get_task(task), _checkpoint(ref, task), layers=layers), f"layers{layers or 'all'}"
+        wrapper, name = _wrapped(get_task(task), loaded(ref, task), layers=layers), f"layers{layers or 'all'}"
     shared = cache / name
     shared.mkdir(parents=True, exist_ok=True)
     folder.mkdir(parents=True, exist_ok=True)

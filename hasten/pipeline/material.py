@@ -18,11 +18,11 @@ from typing import Any
 import numpy as np
 
 from hasten.bundle.answers import Answers
-from hasten.measure.writing import answered
-from hasten.pipeline.lessons import taught
+from hasten.measure.writing import FORCED, answered, ranked_first
+from hasten.pipeline.lessons import Write, taught
 from hasten.pipeline.prepare import Part, Prepared, batches_of
 from hasten.records import Workload
-from hasten.tasks.examples import collate, unbatched
+from hasten.tasks.examples import ANSWER, collate, unbatched
 from hasten.tasks.rows import Rows
 from hasten.tasks.task import reading
 from hasten.tasks.tokenize import Tokenizer
@@ -33,6 +33,7 @@ _SCORED_ROWS = 1000
 _SCORING_BATCH = 64
 _WRITTEN_ROWS = 100
 _WRITTEN_BATCH = 16
+_MOST_WRITTEN = 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,10 +54,12 @@ class Material:
     answers: Answers | None = None
 
 
-def material_of(prepared: Prepared, *, labels: Sequence[str], tokenizer_json: str, seed: int) -> Material:
+def material_of(
+    prepared: Prepared, *, labels: Sequence[str], tokenizer_json: str, seed: int, write: Write
+) -> Material:  # fmt: skip
     """Everything of calibration, and the first thousand selection rows to score on; a hundred where that means to write
-    answers."""
-    prepared = taught(prepared)
+    answers. ``write`` is what the original does where its answers are to be learnt from."""
+    prepared = taught(prepared, write=write)
     most = _SCORED_ROWS if prepared.answers is None else _WRITTEN_ROWS
     part = prepared.selection.head(min(most, len(prepared.selection)))
     learnt = prepared.calibration
@@ -67,7 +70,7 @@ def material_of(prepared: Prepared, *, labels: Sequence[str], tokenizer_json: st
         extra=tuple(collate([e], prepared.input_names) for e in prepared.extra),
         scored=part,
         scored_rows=prepared.rows_of(part),
-        input_names=prepared.input_names,
+        input_names=tuple(name for name in prepared.input_names if name not in ANSWER),
         tokenizer_json=tokenizer_json,
         seed=seed,
         answers=prepared.answers,
@@ -93,6 +96,7 @@ def calibration_of(
 
     if material.answers is not None:
         task = reading(task, Tokenizer(material.tokenizer_json, max_length=1), Workload())
+        task = task.forcing() if material.scored_rows.labels is None else task
     score = _Score(material, original, task, tuple(labels))
     return Calibration(
         material.rows, targets=material.targets, extra=material.extra, original=original,
@@ -111,24 +115,40 @@ class _Score:
     def __call__(self, model: Any) -> float:
         if self._reference is None:
             self._reference = self._outputs(self._original)
-        found = self._outputs(model)
+        found = self._outputs(model, reference=self._reference)
         quality = self._task.score(found, self._material.scored_rows, self._labels, reference=self._reference)
         return float(quality.value)
 
-    def _outputs(self, model: Any) -> np.ndarray[Any, Any]:
+    def _outputs(self, model: Any, *, reference: Any = None) -> np.ndarray[Any, Any]:
         given = self._material
-        return outputs_of(model, given.scored, task=self._task, input_names=given.input_names, answers=given.answers)
+        return outputs_of(
+            model, given.scored, task=self._task, input_names=given.input_names, answers=given.answers,
+            reference=reference,
+        )  # fmt: skip
+
+
+def written_by(checkpoint: Any, prepared: Prepared) -> Write:
+    """What this checkpoint writes, in this process and to at most 512 rows."""
+
+    def write(part: Part) -> np.ndarray[Any, Any]:
+        wrapper, some = prepared.task.wrap(checkpoint).eval(), part.head(_MOST_WRITTEN)
+        return outputs_of(wrapper, some, task=prepared.task, input_names=prepared.input_names, answers=prepared.answers)
+
+    return write
 
 
 def outputs_of(
-    model: Any, part: Part, *, task: Any, input_names: Sequence[str], answers: Answers | None = None
-) -> np.ndarray[Any, Any]:
+    model: Any, part: Part, *, task: Any, input_names: Sequence[str], answers: Answers | None = None,
+    reference: np.ndarray[Any, Any] | None = None,
+) -> np.ndarray[Any, Any]:  # fmt: skip
     """Outputs [N, ...] of a wrapper on a part's rows, in their order, computed in batches of like length; with
-    ``answers`` what it writes."""
+    ``answers`` what it writes, or where the task says so what it would take in the place of the tokens that the
+    original wrote, ``reference`` [N, T]."""
     import torch
 
     if answers is not None:
-        return _written(model, part, task=task, input_names=input_names, answers=answers)
+        upon = reference if task.forced else None
+        return _written(model, part, task=task, input_names=input_names, answers=answers, reference=upon)
     examples = part.examples
     order = sorted(range(len(examples)), key=lambda i: examples[i].length)
     made: dict[int, np.ndarray[Any, Any]] = {}
@@ -143,9 +163,9 @@ def outputs_of(
 
 
 def _written(
-    model: Any, part: Part, *, task: Any, input_names: Sequence[str], answers: Answers
+    model: Any, part: Part, *, task: Any, input_names: Sequence[str], answers: Answers, reference: Any
 ) -> np.ndarray[Any, Any]:
-    """Token ids [N, T] that the model writes, greedily and in eager PyTorch."""
+    """Token ids [N, T] that the model writes, greedily and in eager PyTorch; with a ``reference`` those it would."""
     from hasten.runtimes.generation_facts import facts_of
     from hasten.runtimes.torch_generation import generation_session
 
@@ -153,6 +173,11 @@ def _written(
     batches = batches_of(part.encoded, input_names, batch=_WRITTEN_BATCH)
     facts = facts_of(task_wrapper, batches[0])
     session = generation_session(model.hf, facts, precision="fp32", compiled=False)
-    made = [answered(session, batch, answers.scored) for batch in batches]
+    if reference is None:
+        made = [answered(session, batch, answers.scored) for batch in batches]
+    else:
+        upon = [reference[start : start + _WRITTEN_BATCH] for start in range(0, len(part), _WRITTEN_BATCH)]
+        given = [{**batch, FORCED: ids} for batch, ids in zip(batches, upon, strict=True)]
+        made = ranked_first(session, batches=given, generation=answers.scored)
     found: np.ndarray[Any, Any] = task.outputs(unbatched(made, part.examples), part.encoded)
     return found

@@ -149,14 +149,14 @@ def prepare(request: Request, facts: CheckpointFacts, *, read: Sequence[Rows] | 
     it."""
     task = get_task(request.task)
     rows, splits, warnings = _split(request, facts, task, read if read is not None else read_data(request))
-    warnings = (*warnings, *unadapted(facts))
     processor, answers = processor_of(facts, task, request.workload, rows=rows)
     task, max_length = reading(task, processor, request.workload), processor.max_length
-    warnings = (*warnings, *(facts.writing.notes if answers is not None else ()))
+    task = task.forcing() if isinstance(task, Generative) and rows.labels is None else task
+    warnings = (*warnings, *unadapted(facts), *(facts.writing.notes if answers is not None else ()))
     indices, cut_note = _capped(splits, request.max_rows, sounds=rows.sounds is not None)
     warnings = (*warnings, *cut_note)
     parts = [_encode(task, processor, rows, index) for index in indices]
-    extra = _extra(request, rows, splits, processor)
+    extra = _extra(request, task, rows, splits, processor)
     check_ids([*(e for part in parts for e in part.examples), *extra], words=facts.words)
     cut = sum(e.truncated for part in parts for e in part.examples)
     if cut:
@@ -262,7 +262,7 @@ def _split(
     return rows, split_rows(rows, seed=request.workload.seed, task=request.task), tuple(warnings)
 
 
-def _extra(request: Request, rows: Rows, splits: Splits, processor: Any) -> tuple[Example, ...]:
+def _extra(request: Request, task: Any, rows: Rows, splits: Splits, processor: Any) -> tuple[Example, ...]:
     """Further texts to learn from, each once; those that selection or final test hold are left out."""
     texts = list(request.extra_texts)
     if (texts or request.extra_file is not None) and (rows.images is not None or rows.sounds is not None):
@@ -273,7 +273,8 @@ def _extra(request: Request, rows: Rows, splits: Splits, processor: Any) -> tupl
     held = (*splits.selection, *splits.test)
     judged = {key_of(rows.texts[i]) for i in held} | {key_of(p) for i in held if rows.pairs and (p := rows.pairs[i])}
     fresh = {key: text for text in texts if (key := key_of(text)) not in judged}
-    return tuple(processor.encode(text) for text in fresh.values())
+    put = isinstance(task, Generative) and task.encoder  # behind the prefix that it was trained with
+    return tuple(task.encode(processor, {"text": t})[0] if put else processor.encode(t) for t in fresh.values())
 
 
 def _capped(splits: Splits, max_rows: int | None, *, sounds: bool) -> tuple[list[tuple[int, ...]], tuple[str, ...]]:

@@ -17,17 +17,16 @@ from typing import Any
 
 import numpy as np
 
-from hasten.bundle.answers import SCORED_TOGETHER, scored
 from hasten.errors import DiskFull
 from hasten.measure.duel import Round, speedup
 from hasten.measure.host import available_memory_bytes
 from hasten.measure.worker import Worker
-from hasten.pipeline.arena import Arena, Times, compared, in_shares
+from hasten.pipeline.arena import Arena, Times, compared
 from hasten.pipeline.builds import Builds, Reference
 from hasten.pipeline.candidates import baseline_recipe
 from hasten.pipeline.jobs import PREFLIGHT_LAYERS, Built, CheckpointFacts
 from hasten.pipeline.material import Material, material_of
-from hasten.pipeline.prepare import Part, Prepared, each_batch, parity_batches
+from hasten.pipeline.prepare import Part, Prepared, parity_batches
 from hasten.pipeline.publish import open_candidate
 from hasten.pipeline.request import Request
 from hasten.pipeline.scoring import check_finite, drop_interval, original_writes
@@ -84,8 +83,9 @@ class TrialRunner(AbstractContextManager["TrialRunner"]):
             same = list(built.reference or worker.run(self._parity))
             quick = self.arena.quick(worker)
             if layers is None:
-                self.prepared = self.arena.prepared = self.prepared.within(self._affordable_rows(quick.whole))
-            selection = None if layers else self.outputs(worker, self.prepared.selection)
+                self.arena.affordable = self._affordable_rows(quick.whole)
+                self.prepared = self.arena.prepared = self.prepared.within(self.arena.affordable)
+            selection = None if layers else self.arena.outputs(worker, self.prepared.selection)
             figures = self._figures(worker, self.baseline, opened, built, times=quick, peak=peak)
         if selection is not None:
             check_finite(selection)
@@ -179,7 +179,7 @@ class TrialRunner(AbstractContextManager["TrialRunner"]):
         if self._material is None:
             self._material = material_of(
                 self.prepared, labels=self.facts.labels, tokenizer_json=self.facts.tokenizer_json,
-                seed=self.request.workload.seed,
+                seed=self.request.workload.seed, write=self.arena.answers_of_original,
             )  # fmt: skip
         return self._material
 
@@ -203,7 +203,7 @@ class TrialRunner(AbstractContextManager["TrialRunner"]):
             opened = open_candidate(worker, recipe.to_dict(), built, self.request)
             peak = self.arena.peak_bytes(worker)
             self._check_parity(worker, recipe, built.reference or self.full.parity)
-            outputs = self.outputs(worker, part)
+            outputs = self.arena.outputs(worker, part, reference=self.full.selection)
             rounds = (
                 [self.arena.screen(worker, TIMINGS[stage], usual=self.full.figures.latency_ms)]
                 if stage == "screen"
@@ -238,14 +238,6 @@ class TrialRunner(AbstractContextManager["TrialRunner"]):
 
     def _open(self, worker: Worker, recipe: Recipe) -> None:
         open_candidate(worker, recipe.to_dict(), self.built_in_full(recipe), self.request)
-
-    def outputs(self, worker: Worker, part: Part) -> np.ndarray[Any, Any]:
-        """The session's outputs [N, ...] on a part's rows, at the batch size that is asked for; answers, which take
-        long, are written at least eight at a time."""
-        answers, batch = self.prepared.answers, self.request.workload.batch
-        size = batch if answers is None else max(batch, SCORED_TOGETHER)
-        batches = each_batch(part.encoded, self.prepared.input_names, batch=size)
-        return self.prepared.outputs(part, in_shares(worker, batches, generation=scored(answers)))
 
     def _figures(
         self, worker: Worker, recipe: Recipe, opened: Any, built: Built, *, times: Times | None, peak: int | None

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from hasten.models.silence import silence_transformers
+from hasten.pipeline.corpus import read_corpus, template_ids
 from hasten.records import Columns, InputError, ModelRef, Rejected
 
 _TOKENIZER = "tokenizer.json"
@@ -33,9 +34,6 @@ _WEIGHTS = (
     ".safetensors", ".bin", ".pt", ".pth", ".h5", ".msgpack", ".onnx", ".gguf", ".index.json", ".ot", ".xml", ".tflite",
     ".model",
 )  # fmt: skip
-_TALK = [
-    {"role": "user", "content": "hello"}, {"role": "assistant", "content": "hello"}, {"role": "user", "content": "yes"},
-]  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,9 +65,10 @@ def trim_vocabulary(
 ) -> TrimmedCheckpoint:
     """Write the checkpoint ``source`` with the tokens that the texts of ``corpus`` use to the folder ``out``.
 
-    ``corpus`` are files as ``hasten optimize`` takes them: plain text, or tables with a column of texts. Raises
-    InputError for what is no checkpoint with a fast tokenizer, for texts that cannot be read, and an ``out`` that is
-    taken; Rejected for a vocabulary that cannot lose words. Nothing is left at ``out`` then.
+    ``corpus`` are files as ``hasten optimize`` takes them: plain text, tables with a column of texts, prompts with
+    completions, or conversations (``messages``). Raises InputError for what is no checkpoint with a fast tokenizer, for
+    texts that cannot be read, and an ``out`` that is taken; Rejected for a vocabulary that cannot lose words. Nothing
+    is left at ``out`` then.
     """
     from hasten.models.inspect import inspect_checkpoint
     from hasten.models.token_file import trimmed
@@ -86,15 +85,16 @@ def trim_vocabulary(
             remedy="trim the one that it was made from, or what 'hasten export ... --to hf' makes of it",
         )  # fmt: skip
     sources = [corpus] if isinstance(corpus, (str, Path)) else list(corpus)
-    texts = texts_of(sources, columns=Columns(text=text_column, text_pair=text_pair_column))
+    spoken = read_corpus(sources, columns=Columns(text=text_column, text_pair=text_pair_column))
+    texts = spoken.texts
     tokenizer = _tokenizer(files.folder, trust_remote_code=trust_remote_code)
     encode = _encoder(tokenizer.backend_tokenizer.to_str())
     used = {number for text in texts for number in encode(text)}
-    spoken, notes = _spoken(tokenizer)
+    filled_in, notes = template_ids(tokenizer, spoken.talks)
     model, save = _model(files)
     before = (rows_of(model), sum(p.numel() for p in model.parameters()))
     content = json.loads(tokenizer.backend_tokenizer.to_str())
-    found = trimmed(content, used=used | spoken, needed=needed_ids(model), rows=rows_of(model))
+    found = trimmed(content, used=used | filled_in, needed=needed_ids(model), rows=rows_of(model))
     keep_rows(model, found.kept)
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
@@ -121,24 +121,6 @@ def show(result: TrimmedCheckpoint, *, console: Any) -> None:
     console.print(f"{result.parameters_after:,} of {result.parameters_before:,} parameters ({share:.1f}%)")
     for note in result.notes:
         console.print(f"note: {note}", markup=False)
-
-
-def texts_of(sources: Sequence[str | Path], *, columns: Columns) -> list[str]:
-    """All texts of these files, second texts of pairs too, each once. Raises InputError without any."""
-    from hasten.tasks.rows import read_rows
-    from hasten.tasks.text_files import is_text, read_text
-
-    found: dict[str, None] = {}
-    for source in sources:
-        rows = read_text(source) if is_text(source) else read_rows(source, columns=columns, labels_wanted=False)
-        found |= dict.fromkeys((*rows.texts, *(rows.pairs or ())))
-    texts = [text.encode("utf-8", "replace").decode("utf-8") for text in found if text.strip()]
-    if not texts:
-        raise InputError(
-            f"no text in {', '.join(map(str, sources)) or 'no file'}", expected="the texts that the model will see",
-            remedy="give --corpus with a text file, or a table with a column of texts",
-        )  # fmt: skip
-    return texts
 
 
 def _tokenizer(folder: Path, *, trust_remote_code: bool) -> Any:
@@ -169,27 +151,12 @@ def _encoder(content: str) -> Callable[[str], list[int]]:
     return lambda text: list(own.encode(text).ids)
 
 
-def _spoken(tokenizer: Any) -> tuple[set[int], tuple[str, ...]]:
-    """The ids that the chat template puts around what is said, and a note where it could not be filled in."""
-    if not getattr(tokenizer, "chat_template", None):
-        return set(), ()
-    from jinja2 import TemplateError
-
-    found: set[int] = set()
-    try:
-        for count in (1, 2, 3):
-            text = tokenizer.apply_chat_template(_TALK[:count], tokenize=False, add_generation_prompt=count != 2)
-            found |= set(tokenizer.backend_tokenizer.encode(text, add_special_tokens=False).ids)
-    except (TemplateError, ValueError, TypeError, KeyError) as error:  # a template's own refusal has no one class
-        return set(), (f"the chat template was not looked at ({error}); put filled-in prompts into the texts",)
-    return found, ()
-
-
 def _model(files: Any) -> tuple[Any, Callable[[Path], None]]:
     """The model as its own class, in its own type, and what writes it with the weights that it was stored with."""
     import torch
 
     from hasten.models.classes import class_name, transformers_class
+    from hasten.models.left_over import check_layers
     from hasten.models.reshape import is_ours, open_model, save_model
 
     silence_transformers()
@@ -212,6 +179,7 @@ def _model(files: Any) -> tuple[Any, Callable[[Path], None]]:
             f"weights of {files.folder} are of another shape, such as {info['mismatched_keys'][0]}",
             expected="weights that fit the config.json beside them", remedy="save the model again",
         )  # fmt: skip
+    check_layers(model, info["unexpected_keys"], folder=files.folder)
     absent = set(info["missing_keys"])  # a pooler that nobody trained: random, so not to be written
     buffers = {name for name, _ in model.named_buffers()}
     random = sorted(key for key in absent if key not in buffers and "pooler." not in key)

@@ -16,7 +16,7 @@ from typing import Any, Literal
 from hasten.pipeline.disk import watched_disk
 from hasten.pipeline.jobs import CheckpointFacts, describe
 from hasten.pipeline.lessons import lesson
-from hasten.pipeline.material import Material, calibration_of, material_of, outputs_of
+from hasten.pipeline.material import Material, calibration_of, material_of, outputs_of, written_by
 from hasten.pipeline.pass_progress import PassProgress
 from hasten.pipeline.prepare import Prepared, prepare
 from hasten.pipeline.progress import Reporter
@@ -40,7 +40,8 @@ class Workbench:
 
     def model(self) -> Any:
         """A fresh copy of the original, in the wrapper that passes take (``model.hf`` is the transformers model): the
-        task's, or that of a language model where a decoder goes on from prompts."""
+        task's, that of a language model where a decoder goes on from prompts, or one that sees an encoder-decoder's
+        whole answers."""
         self._clear_screen()
         task = lesson(self.prepared.task)
         return task.wrap(replace(self.checkpoint, model=copy.deepcopy(self.checkpoint.model))).eval()
@@ -58,9 +59,8 @@ class Workbench:
         self._clear_screen()
         chosen = self.prepared.selection if part == "selection" else self.prepared.test
         task, names, answers = self.prepared.task, self.prepared.input_names, self.prepared.answers
-        reference, found = (
-            outputs_of(m, chosen, task=task, input_names=names, answers=answers) for m in (self.model(), model)
-        )
+        reference = outputs_of(self.model(), chosen, task=task, input_names=names, answers=answers)
+        found = outputs_of(model, chosen, task=task, input_names=names, answers=answers, reference=reference)
         return task.score(  # type: ignore[no-any-return]
             found, self.prepared.rows_of(chosen), self.facts.labels, reference=reference
         )
@@ -128,7 +128,8 @@ def workbench(
     facts = describe(checkpoint)
     prepared = prepare(request, facts)
     material = material_of(
-        prepared, labels=facts.labels, tokenizer_json=facts.tokenizer_json, seed=request.workload.seed
-    )
+        prepared, labels=facts.labels, tokenizer_json=facts.tokenizer_json, seed=request.workload.seed,
+        write=written_by(checkpoint, prepared),
+    )  # fmt: skip
     hears = PassProgress(reporter) if progress else None
     return Workbench(checkpoint, facts, prepared, material, None if scratch is None else Path(scratch), hears)

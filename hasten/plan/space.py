@@ -47,8 +47,8 @@ def recipes(
 
     Raises InputError for a name that is not known (with the nearest), or when nothing is left.
     """
-    _known("runtime", runtimes, known_runtimes or sorted({c.kind for c in configs}))
-    _known("technique", techniques, [*TECHNIQUES, *known_passes])
+    check_known("runtime", runtimes, known_runtimes or sorted({c.kind for c in configs}))
+    check_known("technique", techniques, [*TECHNIQUES, *known_passes])
     made = [Recipe(passes=(), runtime=c) for c in configs if runtimes is None or c.kind in runtimes]
     narrowing = [t for t in techniques or () if is_runtime_technique(t)]
     if narrowing:
@@ -63,7 +63,8 @@ def recipes(
     return tuple(made)
 
 
-def _known(what: str, names: Sequence[str] | None, known: Sequence[str]) -> None:
+def check_known(what: str, names: Sequence[str] | None, known: Sequence[str]) -> None:
+    """Raise InputError for a name that is not ``known``, with the nearest that is."""
     for name in names or ():
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1)

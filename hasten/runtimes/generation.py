@@ -59,6 +59,10 @@ class Generation:
             if not holds:
                 raise InputError(f"{name} = {getattr(self, name)}", expected=expected, remedy=f"correct {name}")
 
+    def allowed(self, logits: Array, number: int) -> Array:
+        """The logits [B, V] of token ``number`` (0 is the first), with no chance left to what is not written there."""
+        return _without(logits, self.never if number else (*self.never, *self.never_first))
+
 
 class GenerativeSession(Session, Protocol):
     """A session whose :meth:`run` gives the logits of the token after the prompt [B, V], and which can go on."""
@@ -134,10 +138,10 @@ class _Choosing:
         self._choose = Sampler(
             rows=len(logits), temperature=asked.temperature, top_k=asked.top_k, top_p=asked.top_p, seed=asked.seed
         )
-        return self._choose(_without(logits, (*asked.never, *asked.never_first)))
+        return self._choose(asked.allowed(logits, 0))
 
     def next(self, ids: Array) -> Array:
-        return self._choose(_without(self._decoder.step(ids), self._asked.never))
+        return self._choose(self._asked.allowed(self._decoder.step(ids), 1))
 
 
 def _without(logits: Array, banned: tuple[int, ...]) -> Array:
@@ -165,11 +169,21 @@ class DecodingSession:
     def forced(self, arrays: Arrays, ids: Array) -> Array:
         """The logits before each of ``ids`` int64 [B, N] when these are written, and after the last one, step by step
         through the cache: float32 [B, N + 1, V]."""
+        return np.stack(list(self._forced(arrays, ids)), axis=1)
+
+    def ranked_first(self, arrays: Arrays, ids: Array, generation: Generation) -> Array:
+        """What would be taken in the place of each of ``ids`` int64 [B, N], greedily and among what may be written,
+        when those before it are: int64 [B, N]."""
+        logits = self._forced(arrays, ids[:, :-1])
+        return np.stack([generation.allowed(own, n).argmax(axis=-1) for n, own in enumerate(logits)], axis=1)
+
+    def _forced(self, arrays: Arrays, ids: Array) -> Iterator[Array]:
+        """The logits [B, V] before each of ``ids``, and after the last one."""
         self.facts.check(arrays, new_tokens=ids.shape[1] + 1, start=self.facts.start)
         with self._decoder() as decoder:
-            logits = [decoder.prefill({name: arrays[name] for name in self.input_names}, self.facts.start)]
-            logits += [decoder.step(column) for column in ids.T]
-        return np.stack(logits, axis=1)
+            yield decoder.prefill({name: arrays[name] for name in self.input_names}, self.facts.start)
+            for column in ids.T:
+                yield decoder.step(column)
 
     def generate(self, arrays: Arrays, generation: Generation) -> Iterator[Array]:
         """See :meth:`GenerativeSession.generate`; closing the iterator early frees what it holds."""

@@ -201,11 +201,12 @@ class _Decoder:
             draft.add(Rotary(mixed, heads, keys, width, frequencies, _MOST_PLACES, factor))
         scale, window = float(own.scaling), self._window(own)
         cap = float(own.attn_logit_softcapping or 0.0) if self._family.bounded else 0.0
+        bf16 = draft.multiplies_bf16
         if self._cached:
-            draft.add(CachedAttention(mixed, context, len(self.caches), heads, keys, width, scale, window, cap))
+            draft.add(CachedAttention(mixed, context, len(self.caches), heads, keys, width, scale, window, cap, bf16))
             self.caches.append((keys, width))
         else:
-            draft.add(Attention(mixed, context, heads, keys, width, scale, causal=True, window=window, cap=cap))
+            draft.add(Attention(mixed, context, heads, keys, width, scale, True, window, cap, bf16))
         return context
 
     def _window(self, own: Any) -> int:

@@ -16,21 +16,8 @@ import torch
 from torch import nn
 
 from hasten.models.surgery import LowRankLinear
-from hasten.native.program import (
-    Activation,
-    Bf16,
-    Buffer,
-    Embed,
-    Floats,
-    Int4,
-    Int8,
-    Linear,
-    Norm,
-    Op,
-    Program,
-    Rows,
-    Tensor,
-)
+from hasten.native.program import Activation, Buffer, Embed, Linear, Norm, Op, Program, Rows
+from hasten.native.tensors import Bf16, Floats, Int4, Int8, Tensor
 from hasten.records import Rejected
 from hasten.runtimes.native_weights import Precision, on_grid, plain, rounded, side_by_side, stored_table
 
@@ -83,6 +70,11 @@ class Draft:
 
     def program(self, output: int) -> Program:
         return Program(tuple(self._buffers), tuple(self._tensors), tuple(self._ops), output)
+
+    @property
+    def multiplies_bf16(self) -> bool:
+        """May attention? Where weights are rounded, fp32 products there would take half of a long text's time."""
+        return self.precision != "fp32"
 
     @property
     def notes(self) -> tuple[str, ...]:

@@ -152,7 +152,7 @@ def attended(draft: Draft, attention: AttentionParts, states: int) -> int:
     if heads:
         mixed = draft.buffer("mixed", 3 * heads * width)
         draft.matrices([attention.query, attention.key, attention.value], input=states, output=mixed)
-        draft.add(Attention(mixed, context, heads, heads, width, width**-0.5))
+        draft.add(Attention(mixed, context, heads, heads, width, width**-0.5, bf16=draft.multiplies_bf16))
     else:  # what is read has been written, if it is nothing
         draft.head(attention.query, input=states, output=context)
     return context

@@ -24,7 +24,7 @@ from torch import Tensor as Matrix
 
 from hasten.models import grid_store
 from hasten.models.bit_packing import unpack_bits
-from hasten.native.program import Bf16, Floats, Int4, Int8, Tensor
+from hasten.native.tensors import Bf16, Floats, Int4, Int8, Tensor
 from hasten.passes.grid import grouped
 
 Precision = Literal["fp32", "bf16", "int8-dynamic", "int4"]

@@ -1,13 +1,14 @@
 """Read recordings and what is said in them, in the forms that are usual for them.
 
-Takes a folder of recordings with a metadata table or a text file beside each, a table with paths (CSV, JSONL) or with
-the recordings themselves (Parquet as Hugging Face writes it); gives :class:`Rows` whose texts are the recordings'
-names and whose labels what is said. Recordings stay encoded as they are.
+Takes a folder of recordings with a metadata table, a text file beside each or one of all in a folder (LibriSpeech's
+``*.trans.txt``), a table with paths (CSV, TSV as Common Voice writes it, JSONL) or with the recordings themselves
+(Parquet as Hugging Face writes it); gives :class:`Rows` whose texts are the recordings' names and whose labels what is
+said. Recordings stay encoded as they are.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,10 @@ from hasten.tasks.tables import Table, read_table, read_utf8
 _AUDIO = ("audio", "file", "file_name", "path", "filename", "audio_path", "audio_filepath", "recording", "wav")
 _SAID = ("text", "transcription", "transcript", "sentence", "normalized_text", "label")
 _METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
+# LibriSpeech: of all recordings in a folder, a line each, its name in front.
+_LINES = ".trans.txt"
+# Common Voice: what its tables name lies in a folder beside them.
+_CLIPS = "clips"
 _FORMS = "a folder of recordings, or a table with an audio column (CSV, JSONL, Parquet)"
 
 # Other ways to keep sound: skipped in a folder, they would be rows that are lost.
@@ -43,7 +48,8 @@ def read_recordings(source: str | Path, *, columns: Columns, labels_wanted: bool
 
 
 def _folder(folder: Path, columns: Columns, labels_wanted: bool) -> Found:
-    """With a metadata table that, else every recording with its text in a ``.txt`` of the same name."""
+    """With a metadata table that, else every recording with its text in a ``.txt`` of the same name, or in a line of
+    its folder's ``*.trans.txt``."""
     table = next((folder / name for name in _METADATA if (folder / name).is_file()), None)
     if table is not None:
         return _table(table, columns, labels_wanted)
@@ -56,20 +62,34 @@ def _folder(folder: Path, columns: Columns, labels_wanted: bool) -> Found:
             remedy="convert them, for example: ffmpeg -i IN -ar 16000 -ac 1 OUT.flac",
         )  # fmt: skip
     files = [path for path in seen if path.suffix.lower() in SUFFIXES]
+    lines = _in_lines(seen) if labels_wanted else {}
     found: list[File] = []
     for file in files:
-        said = None
-        if labels_wanted:
-            beside = file.with_suffix(".txt")
-            if not beside.is_file():
-                raise InputError(
-                    f"{file} has no {beside.name} beside it, and {folder} no metadata.csv",
-                    expected="what is said in each recording",
-                    remedy="write a metadata.csv with file_name and text, or a .txt beside each",
-                )
-            said = (read_utf8(beside).strip(),)
+        said = (_said_in(file, lines, folder=folder),) if labels_wanted else None
         found.append(File(file.relative_to(folder).as_posix(), file.read_bytes(), said))
     return found, ("audio", "text")
+
+
+def _in_lines(seen: Sequence[Path]) -> dict[Path, str]:
+    """Recordings, without their endings, to what LibriSpeech's files say of them."""
+    found: dict[Path, str] = {}
+    for path in seen:
+        if path.name.endswith(_LINES):
+            lines = (line.strip().partition(" ") for line in read_utf8(path).split("\n"))
+            found |= {path.parent / name: said.strip() for name, _, said in lines if name}
+    return found
+
+
+def _said_in(file: Path, lines: Mapping[Path, str], *, folder: Path) -> str:
+    beside = file.with_suffix(".txt")
+    said = read_utf8(beside).strip() if beside.is_file() else lines.get(file.with_suffix(""), "")
+    if not said:
+        raise InputError(
+            f"{file} has no {beside.name} beside it, no line in a *{_LINES}, and {folder} no metadata.csv",
+            expected="what is said in each recording",
+            remedy="write a metadata.csv with file_name and text, or a .txt beside each",
+        )
+    return said
 
 
 def _table(source: str | Path, columns: Columns, labels_wanted: bool) -> Found:
@@ -120,7 +140,9 @@ def _recording(value: Any, base: Path, number: int, *, where: str) -> tuple[str,
 def _inside(base: Path, name: str, *, where: str) -> Path:
     """The file that a table names. A table may be a stranger's: what lies outside of its folder is not for it to name,
     nor a link that leads there."""
-    path, folder = (base / name).resolve(), base.resolve()
+    folder = base.resolve()
+    path = next((p for p in ((base / name).resolve(), (base / _CLIPS / name).resolve()) if p.is_file()), None)
+    path = path or (base / name).resolve()
     if not path.is_relative_to(folder):
         raise InputError(
             f"{where} names {name[:80]!r}, a file outside of {folder}", expected="paths within the table's folder",

@@ -13,10 +13,10 @@ from hasten.records import Columns, InputError
 
 _TEXT = (
     "text", "sentence", "review", "content", "query", "utterance", "sentence1", "sentence_1", "text1", "text_a",
-    "premise", "question", "question1", "body", "comment", "message", "tweet", "document", "input",
+    "premise", "question", "question1", "body", "comment", "message", "tweet", "document", "input", "#1 string",
 )  # fmt: skip
 _PAIR = (
-    "text_pair", "sentence2", "sentence_2", "text2", "text_b", "hypothesis", "question2", "paraphrase",
+    "text_pair", "sentence2", "sentence_2", "text2", "text_b", "hypothesis", "question2", "paraphrase", "#2 string",
 )  # fmt: skip
 LABEL_NAMES = (
     "label",
@@ -30,7 +30,11 @@ LABEL_NAMES = (
     "similarity",
     "rating",
     "y",
+    "gold_label",
+    "is_duplicate",
 )
+# MRPC as it was published: a label by this name alone, since elsewhere it is a number beside one.
+_FIRST_STRING, _ITS_LABEL = "#1 string", "quality"
 # QNLI: a question, and the sentence that may hold its answer.
 _QUESTION, _BESIDE_QUESTION = "question", "sentence"
 
@@ -47,7 +51,8 @@ def resolve_columns(names: Sequence[str], wanted: Columns, *, source: str, label
     pair = pair or _one_of([n for n in names if n != text], usual, "--text-pair-column", source)
     label = _given(names, wanted.label, "--label-column", source)
     if label is None and labels_wanted:
-        label = _one_of([n for n in names if n not in (text, pair)], LABEL_NAMES, "--label-column", source)
+        known = (*LABEL_NAMES, _ITS_LABEL) if _plain(text) == _FIRST_STRING else LABEL_NAMES
+        label = _one_of([n for n in names if n not in (text, pair)], known, "--label-column", source)
     return Columns(text=text, text_pair=pair, label=label)
 
 

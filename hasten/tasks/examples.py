@@ -12,6 +12,9 @@ import numpy as np
 
 from hasten.tasks.task import Array
 
+# What a decoder beside an encoder is given to learn from: its first ids and an answer behind them, and their mask.
+ANSWER = ("decoder_input_ids", "decoder_attention_mask")
+
 
 @dataclass(frozen=True, slots=True)
 class Example:

@@ -1,7 +1,9 @@
 """What all tasks share whose answers are texts that a model writes: reading ids, and scoring them.
 
-With references the task's own metric counts, else agreement: the share of the original's tokens that are written
-again before the first other one, a mean over rows. Agreement stands beside every metric. In points, 100 at best.
+With references the task's own metric counts. Without any it is next-token agreement: the original's answers are forced
+upon a model, and counted are the tokens of them that it ranks first, too (:meth:`Generating.forcing`). Of answers that
+were written freely agreement is stricter, the share of the original's tokens that come again before the first other
+one; it stands beside every metric. Means over rows, in points, 100 at best.
 
 Legend: N rows, T tokens of the longest answer.
 """
@@ -17,12 +19,13 @@ from typing import Any, Protocol
 import numpy as np
 
 from hasten.records import Columns, InputError, Quality, Workload
-from hasten.tasks.examples import Example, stacked
+from hasten.tasks.examples import ANSWER, Example, stacked
 from hasten.tasks.rows import Rows
 from hasten.tasks.task import Array, Item, Task, few_rows_warning
 from hasten.tasks.text_metrics import TextMetric
 
 NOTHING = -1  # after an answer's end
+NEXT_TOKEN = "next_token_agreement"
 _MOST_COMPARED = 4096  # of a vocabulary's logits; enough to tell a wrong export
 
 
@@ -37,7 +40,9 @@ class Generating:
     """One such task. Outputs are token ids int64 [N, T], with the end and -1 after it; labels are tuples of references.
 
     ``rows`` reads the user's data, ``give`` makes the one example of an item, ``metric`` scores where there are
-    references. ``processor``, ``chat`` and ``prefix`` are there after :meth:`reading`.
+    references. ``processor``, ``chat`` and ``prefix`` are there after :meth:`reading`. ``whole``: the wrapper of an
+    encoder-decoder is the one that passes take, which sees whole answers. ``forced``: outputs are what a model would
+    take in the place of each of the original's tokens.
     """
 
     name: str
@@ -54,9 +59,17 @@ class Generating:
     processor: Any = None
     chat: bool = False
     prefix: str = ""
+    whole: bool = False
+    forced: bool = False
 
     def reading(self, processor: Any, workload: Workload) -> Task:
         return replace(self, processor=processor, chat=workload.chat, prefix=workload.prefix)
+
+    def in_full(self) -> Task:
+        return replace(self, whole=True)
+
+    def forcing(self) -> Task:
+        return replace(self, forced=True)
 
     def read(self, source: str | Path, *, columns: Columns, labels_wanted: bool = True) -> Rows:
         return self.rows(source, columns=columns, labels_wanted=labels_wanted)
@@ -78,9 +91,10 @@ class Generating:
     def wrap_model(self, model: Any, *, pooling: str | None, normalize: bool) -> Any:
         del pooling, normalize
         from hasten.models.writing import start_of
-        from hasten.tasks.generation_wrappers import GenerationWrapper, Seq2SeqGenerationWrapper
+        from hasten.tasks.generation_wrappers import GenerationWrapper, PairWrapper, Seq2SeqGenerationWrapper
 
-        wrapper = Seq2SeqGenerationWrapper(model, start=start_of(model)) if self.encoder else GenerationWrapper(model)
+        beside = PairWrapper if self.whole else Seq2SeqGenerationWrapper
+        wrapper = beside(model, start=start_of(model)) if self.encoder else GenerationWrapper(model)
         wrapper.task = self.name
         return wrapper
 
@@ -88,9 +102,12 @@ class Generating:
         return (self.give(self, processor, item),)
 
     def targets(self, rows: Rows, labels: Sequence[str], encoded: Sequence[Sequence[Example]]) -> list[Array] | None:
-        """The first token alone would teach little: what is learnt from is another task's matter."""
-        del rows, labels, encoded
-        return None
+        """[T] of each answer where the wrapper sees it whole: its tokens, -100 for what it begins with. The next token
+        alone would teach little."""
+        del rows, labels
+        if not self.whole:
+            return None
+        return [np.where(e.arrays["fresh"] > 0, e.arrays[ANSWER[0]], -100) for row in encoded for e in row]
 
     def outputs(self, raw: Sequence[Array], encoded: Sequence[Sequence[Example]]) -> Array:
         del encoded
@@ -104,6 +121,9 @@ class Generating:
         del labels
         against = outputs if reference is None else reference
         prefix, alike = agreement(outputs, against)
+        if self.forced:
+            tokens = float((against != NOTHING).sum(axis=1).mean())
+            return Quality(NEXT_TOKEN, 100.0 * float(alike.mean()), len(outputs), {"tokens": tokens})
         agreed = {"agreement": 100.0 * float(prefix.mean()), "token_agreement": 100.0 * float(alike.mean())}
         agreed["tokens"] = float((outputs != NOTHING).sum(axis=1).mean())
         if rows.labels is None:
@@ -114,7 +134,8 @@ class Generating:
     def per_row(self, outputs: Array, rows: Rows, labels: Sequence[str], *, reference: Array | None) -> Array | None:
         del labels
         if rows.labels is None:
-            return 100.0 * agreement(outputs, outputs if reference is None else reference)[0]
+            prefix, alike = agreement(outputs, outputs if reference is None else reference)
+            return 100.0 * (alike if self.forced else prefix)
         if not self.metric.mean:
             return None
         first: Array = self._measured(outputs, rows)[:, 0]

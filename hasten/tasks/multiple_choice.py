@@ -1,8 +1,9 @@
 """Multiple choice by likelihood: which ending does a decoder find likeliest?
 
 Every choice is read after its question; the sum of its tokens' log-probabilities decides (``accuracy``), or that sum
-a byte of the choice (``accuracy_by_byte``, fairer to long ones). Accuracy is a mean over rows. PIQA's columns (goal,
-sol1, sol2, label) and the usual ones with a list of choices are known.
+a byte of the choice (``accuracy_by_byte``, fairer to long ones). Of a question with a blank each choice is put into it,
+and what stands behind it is scored (:mod:`hasten.tasks.choice_forms`). Accuracy is a mean over rows. PIQA's columns
+(goal, sol1, sol2, label), COPA's, Winogrande's and the usual ones with a list of choices are known.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from hasten.records import Columns, InputError, Quality
+from hasten.tasks.choice_forms import around_blank, cause_or_effect, is_of_causes, names_of
 from hasten.tasks.examples import Example, stacked
 from hasten.tasks.language_modeling import HEADS
 from hasten.tasks.rows import Rows, content_hash
@@ -23,7 +25,7 @@ from hasten.tasks.tables import Table, read_table
 from hasten.tasks.task import Array, Item, few_rows_warning
 
 _QUESTION = ("goal", "question", "question_stem", "prompt", "ctx", "context", "text", "sentence")
-# What questions of some collections (COPA's, RACE's) cannot be answered without.
+# What questions of some collections (RACE's) cannot be answered without.
 _READ_FIRST = ("premise", "article", "passage", "context", "support")
 _CHOICES = ("choices", "endings", "options")
 _NUMBERED = (
@@ -53,7 +55,8 @@ class MultipleChoice:
         if not table.rows:
             raise InputError(f"{source} holds no rows", expected="at least one question", remedy="give another file")
         question = _named(table, columns.text, _QUESTION, what="the question", flag="--text-column", source=source)
-        beside = [name for name in _READ_FIRST if name in table.names and name != question]
+        causes = columns.text is None and question == "question" and is_of_causes(table.rows)
+        beside = [name for name in _READ_FIRST if name in table.names and name != question and not causes]
         if columns.text is None and question == "question" and beside:
             raise InputError(
                 f"{source} has a question and, to be read before it, {', '.join(beside)}",
@@ -67,8 +70,9 @@ class MultipleChoice:
                 expected=f"a column such as {', '.join(_LABEL[:3])}", remedy="name it with --label-column",
             )  # fmt: skip
         texts, pairs, labels = [], [], []
-        for number, row in enumerate(table.rows, start=1):
-            choices, names = _choices(row, columns.text_pair, at=f"row {number} of {source}")
+        for number, given in enumerate(table.rows, start=1):
+            row = cause_or_effect(given) if causes else given
+            choices, names = _choices(row, columns.text_pair, label=label, at=f"row {number} of {source}")
             texts.append(_question(row.get(question), at=f"row {number} of {source}: column {question!r}"))
             pairs.append(json.dumps(choices, ensure_ascii=False))
             if labels_wanted and label is not None:
@@ -99,9 +103,11 @@ class MultipleChoice:
     def encode(self, processor: Any, item: Item) -> tuple[Example, ...]:
         """One example a choice, ``fresh`` on the choice's tokens, with its bytes."""
         made, at = [], f"the question {item['text'][:40]!r}"
+        around = around_blank(item["text"])
         for choice in _checked(_parsed(item["text_pair"], at=at), at=at):
-            example = processor.continued(item["text"], _led(item["text"], choice))
-            size = np.array(len(choice.encode("utf-8", "replace")), dtype=np.int64)
+            before, said = (item["text"], choice) if around is None else (around[0] + choice, around[1])
+            example = processor.continued(before, _led(before, said) if around is None else said)
+            size = np.array(len(said.encode("utf-8", "replace")), dtype=np.int64)
             made.append(replace(example, arrays={**example.arrays, "choice_bytes": size}))
         return tuple(made)
 
@@ -179,12 +185,12 @@ def _question(value: Any, *, at: str) -> str:
     return value
 
 
-def _choices(row: Mapping[str, Any], column: str | None, *, at: str) -> tuple[list[str], list[str]]:
-    """The choices, and what the row itself calls each of them, if anything."""
+def _choices(row: Mapping[str, Any], column: str | None, *, label: str | None, at: str) -> tuple[list[str], list[str]]:
+    """The choices, and what the row itself or its ``label`` calls each of them, if anything."""
     columns = next((n for n in _NUMBERED if all(name in row for name in n)), ())
     listed = next((n for n in ((column,) if column else _CHOICES) if n in row), None)
     found = row[listed] if listed is not None else [row[name] for name in columns]
-    names: Any = []
+    names: Any = names_of(columns, label=label) if listed is None else []
     if isinstance(found, str):
         found = _parsed(found, at=at)
     if isinstance(found, Mapping):  # ARC's form: {"text": [...], "label": [...]}, whose names are letters or 1 to 4

@@ -58,6 +58,15 @@ class SpeechProcessor:
         shape = (self._features.mels, self._features.frames)
         return Example({"input_features": np.zeros(shape, dtype=np.float32)})
 
+    @property
+    def writes(self) -> bool:
+        """Does it cut texts as the model would write them?"""
+        return self._tokenizer.writes
+
+    def ids(self, text: str) -> list[int]:
+        """The ids of a text as Whisper writes it, behind a space and without special ones."""
+        return self._tokenizer.ids(f" {text.strip()}")
+
     def count(self, text: str) -> int:
         """Tokens of a text."""
         return self._tokenizer.count(text)

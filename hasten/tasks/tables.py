@@ -1,14 +1,12 @@
 """Read a table from disk or a dataset hub.
 
 Takes a path or id, gives names and rows as plain mappings. CSV, TSV and JSONL by the
-standard library, Parquet by pyarrow, hub ids by ``datasets``.
+standard library (:mod:`hasten.tasks.separated`), Parquet by pyarrow, hub ids by ``datasets``.
 """
 
 from __future__ import annotations
 
 import codecs
-import csv
-import io
 import json
 import re
 from collections.abc import Mapping
@@ -18,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from hasten.records import InputError, MissingDependency
+from hasten.tasks.separated import read_commas, read_tabs
 
 _FORMS = "CSV, TSV, JSONL or Parquet, named by their suffix"
 _JSON_LINES = {".jsonl", ".ndjson", ".json"}
@@ -49,7 +48,7 @@ def read_table(source: str | Path) -> Table:
     text = read_utf8(path)
     if suffix in _JSON_LINES:
         return _json_lines(text, path)
-    return _separated(text, path, separator="," if suffix == ".csv" else "\t")
+    return Table(*(read_commas if suffix == ".csv" else read_tabs)(text, path))
 
 
 def read_utf8(path: Path) -> str:
@@ -72,41 +71,6 @@ def read_utf8(path: Path) -> str:
             expected="UTF-8 text",
             remedy="convert it, for example: iconv -f LATIN1 -t UTF-8",
         ) from error
-
-
-def _separated(text: str, path: Path, *, separator: str) -> Table:
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
-    previous = csv.field_size_limit(max(csv.field_size_limit(), 2**26))
-    rows: list[Mapping[str, Any]] = []
-    try:
-        names = tuple(name.strip() for name in next(reader))
-        _check_names(names, path)
-        for cells in reader:
-            if not cells:
-                continue
-            if len(cells) != len(names):
-                raise InputError(
-                    f"{path} line {reader.line_num}: {len(cells)} fields, the header has {len(names)}",
-                    expected="the same number of fields in every row",
-                    remedy='quote texts that hold the separator or line breaks: "like, this"',
-                )
-            rows.append(dict(zip(names, cells, strict=True)))
-    except csv.Error as error:
-        raise InputError(
-            f"{path} line {reader.line_num}: {error}",
-            expected="well-formed, quoted fields",
-            remedy="correct the line",
-        ) from error
-    finally:
-        csv.field_size_limit(previous)
-    return Table(names, rows)
-
-
-def _check_names(names: tuple[str, ...], path: Path) -> None:
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice or not all(names):
-        what = f"the column {twice[0]!r} twice" if twice else "a column without a name"
-        raise InputError(f"{path}: the header has {what}", expected="distinct names", remedy="correct the first line")
 
 
 def _json_lines(text: str, path: Path) -> Table:

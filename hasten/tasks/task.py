@@ -114,6 +114,19 @@ class Generative(Protocol):
         """The task with what it needs to put texts as the workload says, and to read what was written."""
         ...
 
+    @property
+    def forced(self) -> bool:
+        """Are its outputs what a model would take in the place of each of the original's tokens?"""
+        ...
+
+    def forcing(self) -> Task:
+        """The same for such outputs, which are compared where there are no references."""
+        ...
+
+    def in_full(self) -> Task:
+        """The same in the wrapper that passes take of an encoder-decoder, which sees whole answers."""
+        ...
+
     def scorer(self, outputs: Array, rows: Rows, *, reference: Array | None) -> Callable[[Array], float]:
         """The metric over any choice of rows; what is the same in every choice is computed once."""
         ...

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from hasten.models.marian_tokens import HIDDEN
 from hasten.records import InputError
 from hasten.tasks.chat import ChatTemplate
 from hasten.tasks.examples import Example
@@ -114,6 +115,11 @@ class Tokenizer:
         """Which of ``ends`` the chat template writes behind an answer, if any."""
         behind = self.ids(self._template().closing())
         return next((i for i in behind if i in ends), None)
+
+    @property
+    def writes(self) -> bool:
+        """Does it cut texts as the model would write them? One of Marian's knows the source's pieces alone."""
+        return not any(piece.startswith(HIDDEN) for piece in self._tokenizer.get_vocab())
 
     def count(self, text: str) -> int:
         """Tokens of a text by itself, however long, without special ones."""

@@ -22,11 +22,12 @@ MOST_LOGITS_BYTES = 1_000_000_000
 
 class Wrapper(nn.Module):
     """``hf`` is the transformers model. ``says``: are the outputs' rows the logits of a softmax, or vectors?
-    ``per_token``: outputs are [B, L, C]."""
+    ``per_token``: outputs are [B, L, C]. ``also``: arrays that it takes beside those of the model's source."""
 
     task: str
     says: Literal["logits", "vectors"] = "logits"
     per_token = False
+    also: tuple[str, ...] = ()
 
     def __init__(self, hf: Any) -> None:
         super().__init__()
@@ -146,6 +147,7 @@ class NextTokenWrapper(Wrapper):
     task = "language-modeling"
     says = "vectors"
     per_token = True
+    told = ("input_ids", "attention_mask")  # the tokens that it foretells, and which of them are no padding
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         tracing = torch.jit.is_tracing()  # type: ignore[attr-defined,no-untyped-call]
@@ -154,7 +156,15 @@ class NextTokenWrapper(Wrapper):
             if len(input_ids) * per_row > MOST_LOGITS_BYTES:
                 return self._piecemeal(input_ids, attention_mask, at_once=max(1, MOST_LOGITS_BYTES // per_row))
         logits = self.hf(input_ids=input_ids, attention_mask=attention_mask, use_cache=False).logits
-        return _said(logits, _following(input_ids))
+        return _said(logits, following(input_ids))
+
+    def following(self, batch: Mapping[str, Tensor]) -> Tensor:
+        """The token behind each position [B, L]; behind a row's last one it means nothing."""
+        return following(batch[self.told[0]])
+
+    def foretelling(self, batch: Mapping[str, Tensor]) -> Tensor:
+        """bool [B, L]: the positions whose distributions are worth learning."""
+        return batch[self.told[1]].bool()
 
     @property
     def vocabulary(self) -> int:
@@ -182,6 +192,13 @@ class NextTokenWrapper(Wrapper):
         cap = getattr(self.hf.config, "final_logit_softcapping", None)
         return logits if cap is None else torch.tanh(logits / cap) * cap
 
+    def said_of(self, states: Tensor, behind: Tensor) -> Tensor:
+        """[B, L, 2] as :meth:`forward` gives it, of ``states`` [B, L, H] and the tokens ``behind`` them [B, L]; the
+        logits of a few positions at a time."""
+        most = max(1, MOST_LOGITS_BYTES // (16 * self.vocabulary))
+        pieces = zip(torch.split(states.flatten(0, 1), most), torch.split(behind.flatten(), most), strict=True)
+        return torch.cat([_said(self.logits(some), ids) for some, ids in pieces]).view(*behind.shape, 2)
+
     @property
     def _split(self) -> bool:
         return self.hf.config.model_type in SPLIT_HEADS
@@ -192,16 +209,12 @@ class NextTokenWrapper(Wrapper):
         if not self._split:
             rows = zip(torch.split(input_ids, at_once), torch.split(attention_mask, at_once), strict=True)
             parts = [
-                _said(self.hf(input_ids=ids, attention_mask=mask, use_cache=False).logits, _following(ids))
+                _said(self.hf(input_ids=ids, attention_mask=mask, use_cache=False).logits, following(ids))
                 for ids, mask in rows
             ]
             return torch.cat(parts)
         states = self.states({"input_ids": input_ids, "attention_mask": attention_mask})
-        positions = max(1, MOST_LOGITS_BYTES // (16 * self.hf.config.vocab_size))
-        following = _following(input_ids).flatten()
-        pieces = zip(torch.split(states.flatten(0, 1), positions), torch.split(following, positions), strict=True)
-        said = torch.cat([_said(self.logits(some), ids) for some, ids in pieces])
-        return said.view(*input_ids.shape, 2)
+        return self.said_of(states, following(input_ids))
 
     def rows(self, outputs: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
         """[R, 1]: the log-probabilities of all tokens but each row's first."""
@@ -224,7 +237,7 @@ class ImageWrapper(Wrapper):
         return logits
 
 
-def _following(input_ids: Tensor) -> Tensor:
+def following(input_ids: Tensor) -> Tensor:
     """The token after each; after the last one the first."""
     return torch.cat([input_ids[:, 1:], input_ids[:, :1]], dim=1)
 

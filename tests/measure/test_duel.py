@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pytest
 
-from hasten.measure.duel import NOISE_FLOOR, Round, claims_slowdown, claims_speedup, duel, speedup
+from hasten.measure.duel import NOISE_FLOOR, SETTLE_MS, Round, claims_slowdown, claims_speedup, duel, speedup
 from hasten.measure.worker import Worker
 from hasten.records import InputError, Interval, Rejected
 
@@ -63,8 +64,11 @@ def test_turns_alternate_and_share_their_requests() -> None:
     )
     assert journal[:2] == [("a", [0, 1, 2]), ("b", [0, 1, 2])]
     assert "".join(name for name, _ in journal[2:]) == "abbaabba"
-    assert all(journal[i][1] == journal[i + 1][1] for i in range(2, len(journal), 2))
-    assert all(asked[0] == asked[1] and len(asked) == 6 for _, asked in journal[2:])
+    timed = [asked[-5:] for _, asked in journal[2:]]
+    assert all(timed[i] == timed[i + 1] for i in range(0, len(timed), 2))
+    for (name, asked), own in zip(journal[2:], timed, strict=True):
+        untimed = math.ceil(SETTLE_MS / {"a": 4.0, "b": 2.0}[name])
+        assert asked[:-5] == [own[i % 5] for i in range(untimed)]
     assert found.a_ms == ((4.0,) * 5,) * 4
     assert found.b_ms == ((2.0,) * 5,) * 4
     assert seen == [(1, 4), (2, 4), (3, 4), (4, 4)]

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from tiny_models import BANDS, FRAMES
 from torch import nn
 
 from hasten.models import adapter_for
@@ -19,6 +20,7 @@ from hasten.models.surgery import LowRankLinear, keep_heads, keep_layers, keep_n
 IDS = torch.tensor([[4, 10, 11, 12, 30, 31, 32, 5], [4, 20, 21, 22, 23, 5, 1, 1]])
 SAID = torch.tensor([[1, 40, 41, 42], [1, 50, 51, 52]])
 REAL = IDS != 1
+SOUNDS = torch.randn(2, BANDS, FRAMES, generator=torch.Generator().manual_seed(0))
 
 
 def adapter(model: Any) -> Adapter:
@@ -34,10 +36,15 @@ def layer(model: Any, number: int, *, stack: str | None = None) -> nn.Module:
 @torch.inference_mode()
 def logits(model: Any) -> torch.Tensor:
     """[tokens, words]: of the real tokens, or of those that a decoder beside an encoder says."""
-    given = {"input_ids": IDS, "attention_mask": REAL.long()}
+    given = {"input_ids": IDS, "attention_mask": REAL.long()} if reads(model) else {"input_features": SOUNDS}
     if model.config.is_encoder_decoder:
         return model(**given, decoder_input_ids=SAID).logits.flatten(0, 1)  # type: ignore[no-any-return]
     return model(**given).logits[REAL]  # type: ignore[no-any-return]
+
+
+def reads(model: Any) -> bool:
+    """Does it take texts, and not sounds?"""
+    return bool(model.main_input_name == "input_ids")
 
 
 def close(first: Any, second: Any) -> bool:
@@ -119,8 +126,11 @@ def reshape(model: Any) -> None:
 @torch.inference_mode()
 def spoken(model: Any, *, cached: bool) -> list[list[int]]:
     """Six tokens for each row, one after the other; a cache of keys and values must change nothing."""
-    given = IDS[:, :5]
-    return model.generate(  # type: ignore[no-any-return]
-        input_ids=given, attention_mask=torch.ones_like(given), do_sample=False, max_new_tokens=6, min_new_tokens=6,
-        use_cache=cached, pad_token_id=1,
-    ).tolist()  # fmt: skip
+    from transformers import GenerationMixin
+
+    ids = IDS[:, :5]
+    given = {"input_ids": ids, "attention_mask": torch.ones_like(ids)} if reads(model) else {"input_features": SOUNDS}
+    # Whisper's own form of it cuts long recordings into pieces, and asks for what only its trained checkpoints say.
+    return GenerationMixin.generate(  # type: ignore[no-any-return]
+        model, **given, do_sample=False, max_new_tokens=6, min_new_tokens=6, use_cache=cached, pad_token_id=1
+    ).tolist()

@@ -26,7 +26,6 @@ from hasten.native.program import (
     CachedAttention,
     Embed,
     Features,
-    Floats,
     Foretell,
     HeadNorm,
     Linear,
@@ -35,10 +34,10 @@ from hasten.native.program import (
     Pool,
     Program,
     Rotary,
-    Tensor,
     Top,
 )
 from hasten.native.serialized import serialize
+from hasten.native.tensors import Floats, Tensor
 
 F = np.float32
 ODD = [np.nan, np.inf, -np.inf, 0.0, -0.0, 1e-40, -1e-42, 3e38, -3e38, 1e-30, 1.0, 65504.0]

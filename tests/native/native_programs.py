@@ -9,7 +9,8 @@ import numpy as np
 from native_reference import bf16
 from numpy.typing import NDArray
 
-from hasten.native.program import Bf16, Buffer, Features, Floats, Int4, Int8, Linear, Op, Program, Rows, Tensor
+from hasten.native.program import Buffer, Features, Linear, Op, Program, Rows
+from hasten.native.tensors import Bf16, Floats, Int4, Int8, Tensor
 
 F = np.float32
 Random = np.random.Generator

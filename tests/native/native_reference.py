@@ -17,22 +17,18 @@ from hasten.native.program import (
     Activate,
     Add,
     Attention,
-    Bf16,
     Embed,
     Features,
-    Floats,
     Foretell,
     HeadNorm,
-    Int4,
-    Int8,
     Linear,
     Norm,
     Normalize,
     Pool,
     Program,
     Rotary,
-    Tensor,
 )
+from hasten.native.tensors import Bf16, Floats, Int4, Int8, Tensor
 
 F = np.float32
 _ERF = np.vectorize(math.erf, otypes=[np.float64])

@@ -18,7 +18,8 @@ from safetensors.numpy import load_file, save_file
 
 from hasten.models.precision import keep_fp32
 from hasten.models.prefix import attach_prefixes
-from hasten.native.program import Bf16, Embed, Floats, Int4, Int8, Linear, Top
+from hasten.native.program import Embed, Linear, Top
+from hasten.native.tensors import Bf16, Floats, Int4, Int8
 from hasten.passes.grid import GridSpec, fitted
 from hasten.records import HastenError, Rejected
 from hasten.runtimes import get_runtime

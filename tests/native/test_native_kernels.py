@@ -23,7 +23,6 @@ from hasten.native.program import (
     Buffer,
     Embed,
     Features,
-    Floats,
     Foretell,
     Linear,
     Norm,
@@ -32,6 +31,7 @@ from hasten.native.program import (
     Program,
     Rotary,
 )
+from hasten.native.tensors import Floats
 
 pytestmark = native_only
 F = np.float32

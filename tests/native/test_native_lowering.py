@@ -14,8 +14,9 @@ from torch import nn
 from hasten.models.precision import keep_fp32
 from hasten.models.prefix import attach_prefixes
 from hasten.models.surgery import LowRankLinear, keep_heads, keep_layers, keep_neurons, replace_module
-from hasten.native.program import Attention, Bf16, Floats, Int4, Int8
+from hasten.native.program import Attention
 from hasten.native.program import Linear as Product
+from hasten.native.tensors import Bf16, Floats, Int4, Int8
 from hasten.passes.fake_quant import fake_quantized
 from hasten.passes.matrices import encoder_matrices
 from hasten.records import Rejected

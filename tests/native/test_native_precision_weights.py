@@ -11,8 +11,8 @@ from encoder_cases import wrapped
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hasten.native.program import Bf16, Floats, Int4, Int8
 from hasten.native.program import Linear as Product
+from hasten.native.tensors import Bf16, Floats, Int4, Int8
 from hasten.passes.calibration import Calibration
 from hasten.passes.fake_quant import round_weight
 from hasten.passes.grid import GridSpec, fitted

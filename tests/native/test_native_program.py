@@ -11,20 +11,9 @@ from native_programs import linear, one_op, weights, with_words
 
 from hasten.errors import InputError
 from hasten.native.engine import Engine
-from hasten.native.program import (
-    Attention,
-    Buffer,
-    Embed,
-    Features,
-    Floats,
-    Int8,
-    Linear,
-    Norm,
-    Pool,
-    Program,
-    Rotary,
-)
+from hasten.native.program import Attention, Buffer, Embed, Features, Linear, Norm, Pool, Program, Rotary
 from hasten.native.serialized import Serialized, serialize
+from hasten.native.tensors import Floats, Int8
 
 pytestmark = native_only
 F = np.float32

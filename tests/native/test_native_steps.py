@@ -20,16 +20,15 @@ from hasten.native.program import (
     Buffer,
     CachedAttention,
     Embed,
-    Floats,
     HeadNorm,
     Linear,
     Norm,
     Pool,
     Program,
     Rotary,
-    Tensor,
     Top,
 )
+from hasten.native.tensors import Floats, Tensor
 
 pytestmark = native_only
 F = np.float32

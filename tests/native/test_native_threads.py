@@ -12,7 +12,8 @@ from native_here import native_only
 from native_programs import weights
 
 from hasten.native.engine import Engine
-from hasten.native.program import Attention, Buffer, Features, Floats, Linear, Norm, Pool, Program
+from hasten.native.program import Attention, Buffer, Features, Linear, Norm, Pool, Program
+from hasten.native.tensors import Floats
 
 pytestmark = native_only
 F = np.float32

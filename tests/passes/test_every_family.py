@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from contextlib import suppress
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -17,10 +17,14 @@ from unit_cases import decoder, said
 from hasten.passes import PASSES, run_pass
 from hasten.passes.calibration import Calibration
 from hasten.passes.distillation import DistillConfig
+from hasten.passes.family import adapter_of
 from hasten.passes.gptq import GptqConfig
 from hasten.passes.group_quant import ZeroQuantConfig
+from hasten.passes.layers import LayersConfig
 from hasten.passes.llm_int8 import LlmInt8Config
+from hasten.passes.lora import LoraConfig
 from hasten.passes.low_rank import LowRankConfig
+from hasten.passes.matrices import encoder_matrices
 from hasten.passes.rtn import RtnConfig
 from hasten.passes.smooth_quant import SmoothQuantConfig, folds
 from hasten.records import Config, Rejected
@@ -30,9 +34,9 @@ from hasten.tasks.wrappers import LogitsWrapper
 FAMILIES = ("albert", "mobilebert", "gemma3_text", "phi3", "mixtral", "qwen2_moe", "t5", "bart", "whisper")
 # Passes over numbers go through layers that see differently, and through experts.
 SURE = {
-    (family, kind) for family in ("gemma3_text", "phi3", "mixtral", "t5", "bart", "mobilebert")
+    (family, kind) for family in ("gemma3_text", "phi3", "mixtral", "t5", "bart", "whisper", "mobilebert")
     for kind in ("rtn", "hqq", "gptq", "awq", "llm_int8", "wanda", "sparsegpt", "zeroquant", "distill", "qat", "lora")
-}  # fmt: skip
+} | {("whisper", kind) for kind in ("layers", "low_rank", "smooth_quant", "half", "gobo", "magnitude")}  # fmt: skip
 
 
 def model_of(family: str) -> Any:
@@ -40,7 +44,7 @@ def model_of(family: str) -> Any:
     if family in ("albert", "mobilebert"):
         return LogitsWrapper(classifier(family)).eval()
     if family == "whisper":
-        return Seq2SeqGenerationWrapper(whisper()).eval()
+        return Seq2SeqGenerationWrapper(whisper(encoder_layers=3)).eval()
     return Seq2SeqGenerationWrapper(language_model(family)).eval() if family in SEQ2SEQ else decoder(family)
 
 
@@ -92,23 +96,32 @@ def test_it_works_or_says_why_not(family: str, kind: str) -> None:
     assert found is not None or (family, kind) not in SURE
 
 
-@pytest.mark.parametrize("family", ["t5", "bart"])
+@pytest.mark.parametrize("family", ["t5", "bart", "whisper"])
 def test_int8_of_both_stacks(family: str) -> None:
     """The mask of a batch is the encoder's; what a decoder's maps take are its own tokens."""
     whole, given = model_of(family), rows_of(family)
     made = run_pass(copy.deepcopy(whole), LlmInt8Config(), given)
     before, after = matrices(whole), matrices(made)
-    assert {name for name in before if torch.equal(before[name], after[name])} == {"lm_head"}
+    head = {"proj_out" if family == "whisper" else "lm_head"}
+    assert {name for name in before if torch.equal(before[name], after[name])} == head
     wanted = said(whole, given)
     assert float((said(made, given) - wanted).norm()) < 0.1 * float(wanted.norm())
 
 
-@pytest.mark.parametrize("family", ["t5", "bart"])
-def test_an_encoder_decoder_is_taught_to_begin_as_its_teacher_does(family: str) -> None:
-    given, student = rows_of(family, count=24), model_of(family)
+def astray(family: str) -> Any:
+    """A student that has something to learn: what is computed and not learnt is as it was."""
+    student = model_of(family)
+    made = {id(weight) for weight in adapter_of(student, what="a test").computed(student.hf)}
     with torch.no_grad():
         for weight in student.parameters():
-            weight.add_(torch.randn_like(weight) * 0.05)
+            if id(weight) not in made:
+                weight.add_(torch.randn_like(weight) * 0.05)
+    return student
+
+
+@pytest.mark.parametrize("family", ["t5", "bart", "whisper"])
+def test_an_encoder_decoder_is_taught_to_begin_as_its_teacher_does(family: str) -> None:
+    given, student = rows_of(family, count=24), astray(family)
     wanted = said(given.original, given)
 
     def far() -> float:
@@ -119,11 +132,54 @@ def test_an_encoder_decoder_is_taught_to_begin_as_its_teacher_does(family: str) 
     assert far() < 0.8 * before
 
 
+@pytest.mark.parametrize("family", ["marian", "whisper"])
+def test_sinusoids_are_not_taught(family: str) -> None:
+    """Marian's are not even stored: what a training made of them would be lost."""
+    student, given = astray(family), rows_of(family)
+    positions = adapter_of(student, what="a test").computed(student.hf)
+    before = [weight.detach().clone() for weight in positions]
+    for _ in range(2):  # the first one leaves every weight free to learn
+        run_pass(student, DistillConfig(epochs=1, batch=8, lr=1e-2, embeddings=True), given)
+    assert len(before) == (2 if family == "marian" else 1)
+    assert all(torch.equal(old, new) for old, new in zip(before, positions, strict=True))
+
+
+@pytest.mark.parametrize("family", ["bart", "whisper"])
+def test_additions_are_all_that_moves_in_either_stack(family: str) -> None:
+    student, given = astray(family), rows_of(family)
+    made = run_pass(copy.deepcopy(student), LoraConfig(rank=2, epochs=1, batch=8, lr=1e-2), given)
+    changed = {f"{m.name}.weight" for m in encoder_matrices(made, what="a test")}
+    assert any(".encoder." in name for name in changed)
+    assert any(".decoder." in name for name in changed)
+    after = dict(made.hf.named_parameters())
+    ranks = set()
+    for name, old in student.hf.named_parameters():
+        if name in changed:
+            ranks.add(int(torch.linalg.matrix_rank((after[name] - old).detach(), rtol=1e-4)))
+        elif ".layers." in name or "embed" in name or "conv" in name:
+            assert torch.equal(after[name], old), name
+    assert ranks <= {0, 1, 2}
+    assert 2 in ranks
+
+
+@pytest.mark.parametrize("by", ["influence", "loss"])
+def test_a_layer_of_sounds_that_adds_nothing_goes(by: Literal["influence", "loss"]) -> None:
+    whole, given = model_of("whisper"), rows_of("whisper")
+    silent = adapter_of(whole, what="a test").layers(whole.hf)[1]
+    with torch.no_grad():
+        for weight in (*silent.self_attn.out_proj.parameters(), *silent.fc2.parameters()):  # type: ignore[union-attr]
+            weight.zero_()
+    made = run_pass(copy.deepcopy(whole), LayersConfig(count=2, by=by), given)
+    assert (made.hf.config.encoder_layers, made.hf.config.decoder_layers) == (2, 3)
+    assert torch.allclose(said(made, given), said(whole, given), atol=1e-5)
+
+
 @pytest.mark.parametrize("config", [GptqConfig(), LowRankConfig(), ZeroQuantConfig(steps=0)], ids=lambda c: c.kind)
-def test_what_walks_through_one_stack_says_what_it_left_alone(config: Config) -> None:
+@pytest.mark.parametrize("family", ["bart", "whisper"])
+def test_what_walks_through_one_stack_says_what_it_left_alone(family: str, config: Config) -> None:
     notes: list[str] = []
-    whole = model_of("bart")
-    after = matrices(run_pass(copy.deepcopy(whole), config, rows_of("bart", notes=notes)))
+    whole = model_of(family)
+    after = matrices(run_pass(copy.deepcopy(whole), config, rows_of(family, notes=notes)))
     same = {name for name, weight in matrices(whole).items() if name in after and torch.equal(after[name], weight)}
     assert {name for name in same if ".decoder." in name} == {n for n in after if ".decoder." in n}
     assert any("the encoder's matrices alone; those of the decoder are as they were" in note for note in notes)
@@ -132,7 +188,7 @@ def test_what_walks_through_one_stack_says_what_it_left_alone(config: Config) ->
     assert not any("alone" in note for note in notes)
 
 
-@pytest.mark.parametrize("family", ["gemma3_text", "gemma2", "t5"])
+@pytest.mark.parametrize("family", ["gemma3_text", "gemma2", "t5", "whisper"])
 def test_columns_answer_for_each_other_where_layers_are_called_differently(family: str) -> None:
     whole, given = model_of(family), rows_of(family, count=32)
     wanted = said(whole, given)
@@ -141,7 +197,7 @@ def test_columns_answer_for_each_other_where_layers_are_called_differently(famil
         made = run_pass(copy.deepcopy(whole), config, given)
         return float((said(made, given) - wanted).square().mean())
 
-    encoder_alone = family == "t5"  # where the decoder stays as it is, too
+    encoder_alone = family in ("t5", "whisper")  # where the decoder stays as it is, too
     assert far(GptqConfig(bits=3, group=32)) < far(RtnConfig(bits=3, group=32)) * (1.0 if encoder_alone else 0.9)
 
 

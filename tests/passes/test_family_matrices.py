@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from tiny_models import language_config, language_model, shaken
+from tiny_models import language_config, language_model, shaken, whisper
 from unit_cases import outputs, rows_for
 
 from hasten.models import adapter_for
@@ -53,10 +53,11 @@ def test_every_expert_reads_tokens_of_its_own() -> None:
     assert sorted(map(len, by_source(own))) == [1] * 6 + [2] * 5 + [3]
 
 
-@pytest.mark.parametrize("family", ["t5", "bart"])
-def test_a_decoder_follows_its_encoder(family: str) -> None:
-    found = encoder_matrices(SimpleNamespace(hf=language_model(family)), what="a test")
-    assert [max(m.layer for m in found), len(found)] == [4, 3 * 6 + 2 * 10]
+@pytest.mark.parametrize(("family", "layers"), [("t5", (3, 2)), ("bart", (3, 2)), ("whisper", (2, 3))])
+def test_a_decoder_follows_its_encoder(family: str, layers: tuple[int, int]) -> None:
+    model = whisper() if family == "whisper" else language_model(family)
+    found = encoder_matrices(SimpleNamespace(hf=model), what="a test")
+    assert [max(m.layer for m in found), len(found)] == [4, layers[0] * 6 + layers[1] * 10]
     groups = by_source([m for m in found if m.layer == 3])
     assert [len(group) for group in groups] == [3, 1, 1, 2, 1, 1, 1]
     assert {m.source for m in groups[3]} == {"memory"}

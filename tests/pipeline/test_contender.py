@@ -11,6 +11,8 @@ from bundles_for_tests import language_bundle
 from task_models import save_task_model
 
 from hasten.bundle.answers import Answers
+from hasten.measure.worker import Worker
+from hasten.pipeline.bench import bench
 from hasten.pipeline.contender import Contender, make_contender, workload_for
 from hasten.records import InputError, ModelRef, Workload
 from hasten.tasks.examples import Example
@@ -58,6 +60,22 @@ def test_a_checkpoint_takes_the_limit_of_the_bundle_that_it_meets(tmp_path: Path
     assert workload_for(refs, Workload(), task=None).max_length == manifest_limit
     with pytest.raises(InputError, match="--new-tokens"):
         workload_for(refs, Workload(new_tokens=9), task="language-modeling")
+
+
+def test_a_wrong_path_is_said_before_any_model_is_loaded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def never(**_: Any) -> Any:
+        raise AssertionError("a worker was started")
+
+    monkeypatch.setattr(Worker, "start", never)
+    model = save_task_model(tmp_path / "model", "language-modeling")
+    bundle = language_bundle(model, tmp_path / "bundle")
+    for source, task in ((model, "language-modeling"), (bundle, None)):
+        with pytest.raises(InputError, match=r"no such file: .*nowhere\.txt"):
+            bench(source, data=tmp_path / "nowhere.txt", task=task)
+    with pytest.raises(InputError, match="add --task"):
+        bench(model, data=tmp_path / "nowhere.txt")
+    with pytest.raises(InputError, match="is a bundle for"):
+        bench(bundle, data=tmp_path / "nowhere.txt", task="text-classification")
 
 
 def test_two_checkpoints_write_as_is_asked(tmp_path: Path) -> None:

@@ -172,6 +172,22 @@ def test_the_same_command_makes_a_bundle(task: str, runtime: str, tmp_path: Path
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("short_duels")
+def test_passes_are_tried_on_recordings(tmp_path: Path) -> None:
+    """Whisper is no family without an adapter: its features are what passes are calibrated on."""
+    model = save_task_model(tmp_path / "model", "speech-recognition")
+    result = hasten.optimize(
+        model, task="speech-recognition", data=save_task_rows(tmp_path, "speech-recognition"),
+        budget="quality_drop<=60%", time="120s", out=tmp_path / "out", cores=own_core(), runtimes=("torch",),
+        techniques=("fp32", "low_rank", "gptq"), new_tokens=6,
+    )  # fmt: skip
+    assert result.outcome in ("met", "baseline_best"), result
+    assert not any("adapter" in w for w in result.verdict.warnings)
+    built = [t for t in result.run.trials if t.status == "ok" and t.recipe["passes"]]
+    assert {p["kind"] for t in built for p in t.recipe["passes"]} == {"low_rank", "gptq"}
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("short_duels")
 def test_a_family_without_an_adapter_is_optimized_all_the_same(tmp_path: Path) -> None:
     import transformers as t
 

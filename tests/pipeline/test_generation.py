@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -114,7 +115,7 @@ def test_what_eager_torch_writes_is_what_transformers_writes(bench: Workbench) -
 
 def test_a_decoder_is_taught_as_a_language_model(bench: Workbench) -> None:
     assert lesson(bench.prepared.task).name == "language-modeling"
-    known = taught(bench.prepared)
+    known = taught(bench.prepared, write=lambda part: pytest.fail(f"{len(part)} rows need no answers"))
     example = known.calibration.encoded[0][0]
     text = known.rows_of(known.calibration).labels[0][0]  # type: ignore[index]
     fresh = example.arrays["input_ids"][example.arrays["fresh"] > 0].tolist()
@@ -151,6 +152,29 @@ def test_a_model_of_another_task_says_what_it_is_for(made_for: str, asked: str, 
     model = save_task_model(tmp_path / "model", made_for)
     with pytest.raises(InputError, match=message):
         load_checkpoint(ModelRef(str(model)), task=get_task(asked))
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("short_duels")
+@pytest.mark.parametrize("task", ["text-generation", "summarization"])
+def test_without_references_the_original_s_answers_are_forced_and_learnt(task: str, tmp_path: Path) -> None:
+    model, rows = save_task_model(tmp_path / "model", task), save_task_rows(tmp_path, task, count=120)
+    kept = "prompt" if task == "text-generation" else "document"
+    lines = [json.dumps({kept: json.loads(line)[kept]}) for line in rows.read_text().splitlines()]
+    rows.write_text("\n".join(lines) + "\n")
+    recipe = {"passes": [{"kind": "gptq", "bits": 3, "group": 32}], "runtime": {"kind": "torch"}}
+    result = hasten.optimize(
+        model, task=task, data=rows, budget="quality_drop<=100%, latency<=10s", time="180s", out=tmp_path / "out",
+        cores=own_core(), max_length=32, new_tokens=6, recipe=recipe,
+    )  # fmt: skip
+    assert result.verdict.chosen is not None, result
+    quality, before = (m.figures.quality for m in (result.verdict.chosen, result.verdict.baseline))
+    assert quality is not None
+    assert before is not None
+    assert (quality.metric, before.metric) == ("next_token_agreement", "next_token_agreement")
+    assert before.value == 100.0
+    assert 0.0 < quality.value < 100.0
+    assert not any("alone" in warning for warning in result.verdict.warnings), "both stacks"
 
 
 @pytest.mark.slow

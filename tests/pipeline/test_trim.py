@@ -106,6 +106,45 @@ def test_words_of_the_chat_template_stay(decoder: Path, corpus: Path, tmp_path: 
     assert old.tokenize(texts[0]) == new.tokenize(texts[1])
 
 
+ROWS: dict[str, list[dict[str, Any]]] = {
+    "prompts and completions": [{"prompt": TEXTS[n], "completion": TEXTS[n + 1]} for n in (0, 2)],
+    "instructions": [{"instruction": TEXTS[0], "input": TEXTS[1], "output": TEXTS[2], "text": TEXTS[3]}],
+    "messages": [
+        {"messages": [{"role": "user", "content": TEXTS[0]}, {"role": "assistant", "content": TEXTS[1]}], "id": 7},
+        {"messages": [{"role": "user", "content": [{"type": "text", "text": TEXTS[2]}]},
+                      {"role": "assistant", "content": TEXTS[3]}]},
+    ],
+    "conversations": [{"conversations": [{"from": "human", "value": TEXTS[n]}, {"from": "gpt", "value": TEXTS[n + 1]}]}
+                      for n in (0, 2)],
+    "conversations to go on with": [
+        {"prompt": [{"role": "user", "content": TEXTS[n]}],
+         "completion": [{"role": "assistant", "content": TEXTS[n + 1]}]}
+        for n in (0, 2)
+    ],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("form", ROWS)
+def test_all_that_is_said_in_rows_stays(form: str, decoder: Path, tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS[form]))
+    found = trim_vocabulary(decoder, corpus=tmp_path / "rows.jsonl", out=tmp_path / "small")
+    assert not found.notes
+    assert found.tokens_after < found.tokens_before
+    _, _, old, new = both(decoder, tmp_path / "small")
+    talk = [{"role": "user", "content": TEXTS[0]}, {"role": "assistant", "content": TEXTS[1]}]
+    for text in (*TEXTS[:4], old.apply_chat_template(talk, tokenize=False)):
+        assert old.tokenize(text) == new.tokenize(text)
+
+
+def test_a_column_that_is_named_is_read_alone(decoder: Path, tmp_path: Path) -> None:
+    rows = [{"prompt": TEXTS[0], "completion": text} for text in TEXTS]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    alone = trim_vocabulary(decoder, corpus=tmp_path / "rows.jsonl", out=tmp_path / "a", text_column="prompt")
+    whole = trim_vocabulary(decoder, corpus=tmp_path / "rows.jsonl", out=tmp_path / "b")
+    assert alone.tokens_after < whole.tokens_after
+    assert (alone.texts, whole.texts) == (1, 2 * len(TEXTS))
+
+
 def test_the_task_opens_it(decoder: Path, corpus: Path, tmp_path: Path) -> None:
     trim_vocabulary(decoder, corpus=corpus, out=tmp_path / "small")
     task = get_task("language-modeling")

@@ -45,6 +45,61 @@ def test_a_folder_with_texts_beside(folder: Path) -> None:
     assert len(set(found.keys())) == 3
 
 
+def test_librispeechs_folders(tmp_path: Path) -> None:
+    for speaker, chapter in ((84, 121123), (174, 50561)):
+        folder = tmp_path / "dev-clean" / str(speaker) / str(chapter)
+        folder.mkdir(parents=True)
+        names = [f"{speaker}-{chapter}-{number:04}" for number in range(2)]
+        for name in names:
+            (folder / f"{name}.flac").write_bytes(wav())
+        lines = "".join(f"{name} GO ON {name[-1]} {speaker}\n" for name in names)
+        (folder / f"{speaker}-{chapter}.trans.txt").write_text(lines)
+    found = read_recordings(tmp_path, columns=Columns())
+    assert found.texts[0] == "dev-clean/174/50561/174-50561-0000.flac"
+    assert found.labels == (("GO ON 0 174",), ("GO ON 1 174",), ("GO ON 0 84",), ("GO ON 1 84",))
+    (tmp_path / "dev-clean/84/121123/84-121123.trans.txt").write_text("84-121123-0000 GO ON\n84-121123-0001\n")
+    with pytest.raises(InputError, match=r"84-121123-0001\.flac has no .*no line in a \*\.trans\.txt"):
+        read_recordings(tmp_path, columns=Columns())
+
+
+def test_common_voices_table_and_its_clips(folder: Path) -> None:
+    (folder / "clips").mkdir()
+    for number in range(3):
+        (folder / f"{number}.wav").rename(folder / "clips" / f"common_voice_en_{number}.wav")
+    names = ("client_id", "path", "sentence_id", "sentence", "sentence_domain", "up_votes", "down_votes", "locale")
+    said = ("He said.", '"Go on," she said.', 'An "end')
+    rows = [f"a1\tcommon_voice_en_{n}.wav\tb{n}\t{text}\t\t2\t0\ten" for n, text in enumerate(said)]
+    (folder / "validated.tsv").write_text("\n".join(["\t".join(names), *rows]) + "\n")
+    found = read_recordings(folder / "validated.tsv", columns=Columns())
+    assert found.texts == tuple(f"common_voice_en_{n}.wav" for n in range(3))
+    assert found.labels == tuple((text,) for text in said)
+    assert found.sounds is not None
+    assert found.sounds[1] == wav(seed=1)
+
+
+@pytest.mark.skipif("MP3" not in soundfile.available_formats(), reason="an older libsndfile")
+def test_a_table_may_name_what_libsndfile_reads(folder: Path) -> None:
+    (folder / "clips").mkdir()
+    noise = np.random.default_rng(0).standard_normal(16000).astype(np.float32) * 0.1
+    soundfile.write(folder / "clips" / "a.mp3", noise, 16000, format="MP3")
+    (folder / "test.tsv").write_text("path\tsentence\na.mp3\tHello.\n")
+    found = read_recordings(folder / "test.tsv", columns=Columns())
+    assert found.sounds is not None
+    samples, rate = opened(found.sounds[0], name="a.mp3", seconds=2.0)
+    assert (samples.shape, rate) == ((16000, 1), 16000)
+
+
+def test_librispeechs_columns(folder: Path) -> None:
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    row = {"file": "/data/84-1-0.flac", "audio": {"bytes": wav(), "path": "84-1-0.flac"}, "text": "GO ON",
+           "speaker_id": 84, "chapter_id": 1, "id": "84-1-0"}  # fmt: skip
+    parquet.write_table(pa.Table.from_pylist([row]), folder / "rows.parquet")
+    found = read_recordings(folder / "rows.parquet", columns=Columns())
+    assert (found.texts, found.labels) == (("84-1-0.flac",), (("GO ON",),))
+
+
 def test_a_folder_with_a_table_and_a_table_of_paths(folder: Path) -> None:
     (folder / "metadata.csv").write_text("file_name,transcription\n2.wav,two\n0.wav,zero\n")
     for source in (folder, folder / "metadata.csv"):

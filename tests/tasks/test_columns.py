@@ -19,10 +19,31 @@ from hasten.tasks.columns import one_column, resolve_columns
         ("question sentence label idx", "question", "sentence", "label"),  # QNLI
         ("Question Sentence Label", "Question", "Sentence", "Label"),
         ("question label", "question", None, "label"),
+        ("quality text category", "text", None, "category"),
     ],
 )
 def test_glue(names: str, text: str, pair: str | None, label: str) -> None:
     assert resolve_columns(names.split(), Columns(), source="r") == Columns(text, pair, label)
+
+
+@pytest.mark.parametrize(
+    ("names", "text", "pair", "label"),
+    [
+        ("Quality,#1 ID,#2 ID,#1 String,#2 String", "#1 String", "#2 String", "Quality"),  # MRPC
+        ("id,qid1,qid2,question1,question2,is_duplicate", "question1", "question2", "is_duplicate"),  # QQP
+        (
+            "index,promptID,pairID,genre,sentence1_binary_parse,sentence2_binary_parse,sentence1_parse,"
+            "sentence2_parse,sentence1,sentence2,label1,gold_label", "sentence1", "sentence2", "gold_label",
+        ),  # MNLI, SNLI
+        (
+            "index,genre,filename,year,old_index,source1,source2,sentence1,sentence2,score", "sentence1", "sentence2",
+            "score",
+        ),  # STS-B
+        ("source,label,mark,sentence", "sentence", None, "label"),  # CoLA, which has no header of its own
+    ],
+)  # fmt: skip
+def test_glue_as_it_was_published(names: str, text: str, pair: str | None, label: str) -> None:
+    assert resolve_columns(names.split(","), Columns(), source="r") == Columns(text, pair, label)
 
 
 def test_what_the_user_names_wins() -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from tiny_models import save_tokenizer
 
+from hasten.models.marian_tokens import HIDDEN
 from hasten.records import Columns, InputError, Workload
 from hasten.tasks import TASKS, get_task
 from hasten.tasks.examples import collate
@@ -51,6 +52,29 @@ def test_agreement_counts_up_to_the_first_other_token() -> None:
     before, alike = agreement(outputs, reference)
     assert before.tolist() == pytest.approx([1.0, 1 / 3, 0.0, 0.5])
     assert alike.tolist() == pytest.approx([1.0, 2 / 3, 0.75, 0.5])
+
+
+def test_forced_answers_are_compared_token_by_token(tokenizer: Tokenizer) -> None:
+    task = task_of("text-generation", tokenizer).forcing()
+    rows = Rows(("a", "b"), None, None, "x", "")
+    reference = np.array([[7, 8, 9, 5], [7, 5, -1, -1]])
+    found = task.score(np.array([[1, 8, 9, 5], [7, 9, -1, -1]]), rows, (), reference=reference)
+    assert (found.metric, found.n) == ("next_token_agreement", 2)
+    assert found.value == pytest.approx(100 * (0.75 + 0.5) / 2)
+    assert dict(found.others) == {"tokens": 3.0}
+    each = task.per_row(np.array([[1, 8, 9, 5], [7, 9, -1, -1]]), rows, (), reference=reference)
+    assert each is not None
+    assert each.tolist() == [75.0, 50.0]
+    assert task.score(reference, rows, (), reference=reference).value == 100.0
+
+
+def test_a_tokenizer_says_whether_it_can_cut_what_is_written() -> None:
+    from tokenizers import Tokenizer as Plain
+    from tokenizers import models
+
+    known, hidden = ({"[UNK]": 0, piece: 1} for piece in ("w", f"{HIDDEN}w"))
+    made = [Tokenizer(Plain(models.WordLevel(v, unk_token="[UNK]")).to_str(), max_length=4) for v in (known, hidden)]
+    assert [tokenizer.writes for tokenizer in made] == [True, False]
 
 
 def ids_of(tokenizer: Tokenizer, *texts: str) -> np.ndarray:

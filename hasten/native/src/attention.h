@@ -1,4 +1,5 @@
-// Attention within each sequence: fp32 scores and sums, online softmax over blocks of keys.
+// Attention within each sequence: fp32 scores and sums (of products of bf16, where a task says so), online softmax over
+// blocks of keys.
 //
 // One item of work is a few queries of one head; a part takes items that lie together, so that keys and values are
 // packed once a head. Sequences of a few rows over a cache read it as it lies, a few heads at once.
@@ -23,12 +24,13 @@ static inline Sight sight_of(const AttentionTask& t, int64_t place, int64_t from
     return {low < 0 ? 0 : low, high < 0 ? 0 : high};
 }
 
+template <class Form>
 static inline void take_query(const AttentionTask& t, const Scratch& s, int64_t row, int64_t head, int64_t r) {
     const float* q = t.input.data + row * t.input.stride + head * t.head_dim;
-    for (int64_t i = 0; i < s.wide; i += PANEL) {
-        store(s.queries + r * s.wide + i, load_n(q + i, t.head_dim - i) * set1(t.scale));
-        store(s.outputs + r * s.wide + i, set1(0));
-    }
+    const auto scaled = [&](int64_t, int64_t i) { return load_n(q + i, t.head_dim - i) * set1(t.scale); };
+    for (int64_t i = 0; i < t.head_dim; i += PANEL * Form::PER_WORD)
+        store(s.queries + r * s.wide + i / Form::PER_WORD, word_at_column<Form>(scaled, 0, i, t.head_dim));
+    for (int64_t i = 0; i < s.wide; i += PANEL) store(s.outputs + r * s.wide + i, set1(0));
 }
 
 static inline void give_output(const AttentionTask& t, const Scratch& s, int64_t row, int64_t head, int64_t r,
@@ -43,27 +45,29 @@ static inline void give_output(const AttentionTask& t, const Scratch& s, int64_t
 }
 
 // Some rows of an item and one block of keys, of which scores are made, weights, and what they add to the outputs.
-template <int ROWS>
+template <class Form, int ROWS>
 static void attend(const AttentionTask& t, const Scratch& s, int64_t sequence, int64_t row, int64_t from, int64_t count,
                    float* top, float* total) {
     const int64_t padded = round_up(count, PANEL);
     float shrink[ROWS];
-    score<ROWS>(s, t.head_dim, padded);
+    score<Form, ROWS>(s, t.head_dim, padded);
     for (int r = 0; r < ROWS; r++) {
         const Sight sight = sight_of(t, place_of(t, sequence, row + r), from, count);
         if (t.cap > 0) cap_scores(s.scores + r * KEYS, t.cap, sight.low, sight.high);
         shrink[r] = soften(s.scores + r * KEYS, sight.low, sight.high, padded, top[r], total[r]);
+        pair_up<Form>(s.scores + r * KEYS, padded);
     }
-    mix<ROWS>(s, shrink, count);
+    mix<Form, ROWS>(s, shrink, count);
 }
 
+template <class Form>
 static void attend_item(const AttentionTask& t, const Scratch& s, int64_t sequence, int64_t head, int64_t first,
                         Packed& packed) {
     const int64_t start = t.starts[sequence], rows = least_of(rows_of(t, sequence) - first, QUERIES);
     const int64_t all = keys_of(t, sequence), kv_head = head / (t.heads / t.kv_heads);
     float top[QUERIES], total[QUERIES];
     for (int64_t r = 0; r < rows; r++) {
-        take_query(t, s, start + first + r, head, r);
+        take_query<Form>(t, s, start + first + r, head, r);
         top[r] = -LARGEST, total[r] = 0;
     }
     const int64_t low = sight_of(t, place_of(t, sequence, first), 0, all).low;
@@ -71,14 +75,14 @@ static void attend_item(const AttentionTask& t, const Scratch& s, int64_t sequen
     for (int64_t block = low / KEYS; block * KEYS < high; block++) {
         const int64_t from = block * KEYS, count = least_of(all - from, KEYS);
         if (packed.sequence != sequence || packed.kv_head != kv_head || packed.block != block)
-            pack_keys(t, s, sequence, kv_head, from, count);
+            pack_keys<Form>(t, s, sequence, kv_head, from, count);
         packed = {sequence, kv_head, block};
         Scratch group = s;
         int64_t r = 0;
         const auto go = [&](auto number) {
             constexpr int ROWS = decltype(number)::value;
             for (; r + ROWS <= rows; r += ROWS, group.queries += ROWS * s.wide, group.outputs += ROWS * s.wide)
-                attend<ROWS>(t, group, sequence, first + r, from, count, top + r, total + r);
+                attend<Form, ROWS>(t, group, sequence, first + r, from, count, top + r, total + r);
         };
         go(Number<ATTEND_ROWS>{});
         if constexpr (ATTEND_ROWS > 2) go(Number<2>{});
@@ -133,7 +137,7 @@ static void read_heads(const AttentionTask& t, const Scratch& s, int64_t sequenc
     for (int64_t row = 0; row < rows_of(t, sequence); row++) {
         float top[HEADS], total[HEADS];
         for (int h = 0; h < HEADS; h++) {
-            take_query(t, s, start + row, head + h, h);
+            take_query<Single>(t, s, start + row, head + h, h);
             top[h] = -LARGEST, total[h] = 0;
         }
         const int64_t place = place_of(t, sequence, row), low = sight_of(t, place, 0, place + 1).low;
@@ -171,12 +175,13 @@ static void attention(const AttentionTask& t, float* memory, int64_t part, int64
     Packed packed;
     for (int64_t q = 0; q < t.sequences; q++) {
         const int64_t length = rows_of(t, q), keys = keys_of(t, q);
-        const bool few = t.cache && length <= FEW_ROWS;
+        const bool few = t.cache && length <= FEW_ROWS, narrow = t.bf16 && keys >= MANY_KEYS;
         int64_t first_head = t.heads, last_head = -1;
         for (int64_t head = 0; head < t.heads; head++) {
             for (int64_t first = 0; first < length; first += QUERIES) {
                 const bool mine = before >= begin && before < end;
-                if (mine && !few) attend_item(t, s, q, head, first, packed);
+                if (mine && !few && narrow) attend_item<Pairs>(t, s, q, head, first, packed);
+                if (mine && !few && !narrow) attend_item<Single>(t, s, q, head, first, packed);
                 if (mine && few) first_head = least_of(first_head, head), last_head = head;
                 before += static_cast<double>(least_of(length - first, QUERIES)) * static_cast<double>(keys);
             }

@@ -151,8 +151,9 @@ HASTEN_API int32_t hasten_answer(const void* engine, int64_t output, int64_t* sh
     }, message, room) ? 0 : 1;
 }
 
-// `output`: the buffer that is asked for, -1 for none. `shape`: [kind, slots, block size, table width, layers]; `places` and `sizes`: keys, values and their scales of each
-// layer, of as many bytes. All other arrays have the lengths that those before them make.
+// `output`: the buffer that is asked for, -1 for none. `shape`: [kind, slots, block size, table width, layers];
+// `places` and `sizes`: keys, values and their scales of each layer, of as many bytes. All other arrays have the
+// lengths that those before them make.
 HASTEN_API int32_t hasten_forward(void* engine, const int32_t* ids, const int32_t* positions, const int32_t* slots,
                                   const int32_t* lengths, int64_t sequences, const int32_t* tables,
                                   const int64_t* shape, const uint64_t* places, const int64_t* sizes, int64_t output,

@@ -111,6 +111,7 @@ struct AttentionTask {
     bool causal = false;
     int64_t window = 0;
     float cap = 0;  // above 0: scores are cap tanh(score / cap)
+    bool bf16 = false;                // scores and sums of products of bf16, where the CPU has them
     const int32_t* starts = nullptr;  // [sequences + 1]
     int64_t sequences = 0;
     const Cache* cache = nullptr;     // null: keys and values are the input's own
@@ -151,6 +152,8 @@ struct RotaryTask {
 constexpr int64_t KEYS = 512, MOST_QUERIES = 6;
 // Queries of an item of work.
 constexpr int64_t QUERIES = 48;
+// From so many keys on it takes time to attend to them, and bf16 is multiplied where a task allows it.
+constexpr int64_t MANY_KEYS = 64;
 // `scratch` of attention, in floats, for one thread; `wide` is head_dim rounded up to 16.
 constexpr int64_t attention_scratch(int64_t wide) {
     return 2 * wide * KEYS + MOST_QUERIES * KEYS + 2 * QUERIES * wide + KEYS + wide;
@@ -172,7 +175,8 @@ struct Kernels {
     void (*head_norm)(const HeadNormTask&, int64_t begin, int64_t end);
     void (*keep)(const AttentionTask&, int64_t begin, int64_t end);  // keys and values into the cache
     void (*top)(const LinearTask&, const Best&, int64_t part, int64_t parts);  // `Best` of this part
-    void (*foretell)(const LinearTask&, const int32_t* asked, const Said&, int64_t part, int64_t parts);  // of this part
+    // `Said` of this part.
+    void (*foretell)(const LinearTask&, const int32_t* asked, const Said&, int64_t part, int64_t parts);
 };
 
 // By name; null where this host or this build has no such instructions. The empty name is the best one.

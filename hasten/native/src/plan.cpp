@@ -114,6 +114,7 @@ void Builder::add_attention() {
     task.causal = whole("causal", 0, 1) == 1;
     task.window = whole("window", 0, MOST_PLACES);
     task.cap = bound("bound of the scores");
+    task.bf16 = whole("bf16", 0, 1) == 1;
     ensure_shape(input, (task.heads + 2 * task.kv_heads) * task.head_dim, RowKind::token);
     ensure_shape(output, task.heads * task.head_dim, RowKind::token);
     ensure(input != output, "its input as output", "two buffers");

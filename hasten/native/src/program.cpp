@@ -12,7 +12,7 @@ constexpr int64_t MAGIC = 0x48415354454E, VERSION = 1;
 constexpr int64_t MOST_ITEMS = 1 << 20, MOST_ROWS_OF_TENSOR = 1 << 24, MOST_COLUMNS = 1 << 20;
 // Sums of 8-bit products stay within 32 bits.
 constexpr int64_t MOST_INTEGER_COLUMNS = 65536;
-const int64_t FIELDS[] = {0, 1, 6, 8, 8, 9, 3, 3, 3, 3, 7, 7, 9, 5, 5};
+const int64_t FIELDS[] = {0, 1, 6, 8, 8, 10, 3, 3, 3, 3, 7, 7, 10, 5, 5};
 
 std::string text(int64_t n) { return std::to_string(n); }
 

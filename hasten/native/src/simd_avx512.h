@@ -121,4 +121,16 @@ static inline I dot(I acc, I u, I s) {
 }
 #ifdef __AVX512BF16__
 static inline V dot_bf16(V acc, I a, I b) { return {_mm512_dpbf16_ps(acc.v, (__m512bh)a.v, (__m512bh)b.v)}; }
+static inline I bits_of(V a) { return {_mm512_castps_si512(a.v)}; }
+// 32 numbers as bf16, in their order.
+static inline V neighbours_bf16(V first, V second) {
+    return {_mm512_castsi512_ps((__m512i)_mm512_cvtne2ps_pbh(second.v, first.v))};
+}
+// Word i: first[i] in its lower half, second[i] in its upper one.
+static inline V paired_bf16(V first, V second) {
+    const __m512i both = (__m512i)_mm512_cvtne2ps_pbh(second.v, first.v);
+    const __m512i lower = _mm512_cvtepu16_epi32(_mm512_castsi512_si256(both));
+    const __m512i upper = _mm512_cvtepu16_epi32(_mm512_extracti64x4_epi64(both, 1));
+    return {_mm512_castsi512_ps(_mm512_or_si512(lower, _mm512_slli_epi32(upper, 16)))};
+}
 #endif
