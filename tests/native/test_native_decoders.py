@@ -24,14 +24,21 @@ from decoder_cases import (
     uncached,
     writer,
 )
+from interchange_models import saved, tiny
 from native_here import native_only
 from torch import nn
 
+import hasten
+from hasten.models.load import load_checkpoint
 from hasten.models.surgery import LowRankLinear, keep_heads, keep_neurons, replace_module
+from hasten.native.engine import Engine
+from hasten.records import ModelRef
 from hasten.runtimes import native_generation, native_pages
 from hasten.runtimes.generation import Generation
 from hasten.runtimes.native import NativeConfig
+from hasten.runtimes.native_decoders import lowered_writer
 from hasten.runtimes.parity import parity
+from hasten.tasks import get_task
 
 pytestmark = native_only
 FP32 = NativeConfig()
@@ -219,3 +226,45 @@ def test_heads_that_are_cut_leave_their_keys(tmp_path: Path) -> None:
     adapter.settle(wrapper.hf)
     session = session_of(wrapper, tmp_path, FP32)
     close(session.forced(arrays, IDS), uncached(wrapper, arrays, IDS), within=1e-4)
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma3_text"])
+def test_a_gguf_file_is_written_on_from(family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was dequantized is rounded our way."""
+    pytest.importorskip("gguf", reason="no gguf package: pip install 'hasten[gguf]'")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    file = tmp_path / "made" / "model.gguf"
+    hasten.export(saved(tiny(family), tmp_path / "model"), to="gguf", out=file, precision="q8_0")
+    task = get_task("text-generation")
+    wrapper = task.wrap(load_checkpoint(ModelRef(str(file)), task=task)).eval()
+    arrays = batch_of((9, 4), left=True)
+    wanted = uncached(wrapper, arrays, IDS)
+    close(session_of(wrapper, tmp_path / "fp32", FP32).forced(arrays, IDS), wanted, within=1e-4)
+    session = session_of(wrapper, tmp_path / "int8", NativeConfig(precision="int8-dynamic"))
+    close(session.forced(arrays, IDS), wanted, within=BOUNDS["int8-dynamic"])
+
+
+@pytest.mark.parametrize("family", ["gpt2", "mistral", "gemma2", "gemma3_text"])
+def test_prompts_and_single_tokens_mixed_in_one_call(family: str) -> None:
+    """As an engine above would have it: rows that write while others are still read."""
+    wrapper = writer(family)
+    made = lowered_writer(wrapper, precision="fp32", group=32, embeddings=False, head="fp32")
+    texts = np.random.default_rng(3).integers(6, 60, size=(3, 30)).astype(np.int32)
+    pages = native_pages.Pages(made.layers, kind="fp32")
+    pages.begin(np.array([12, 20, 7]))
+    at = np.zeros(3, np.int64)
+    with Engine(made.program, threads=2) as engine:
+        for piece in ({0: 12}, {0: 1, 1: 11}, {1: 9, 2: 7, 0: 1}, {2: 1, 0: 1, 1: 1}, {1: 4, 2: 2}, {0: 15, 2: 20}):
+            rows, counts = np.array(list(piece)), np.array(list(piece.values()))
+            ids = np.concatenate([texts[row, at[row] : at[row] + n] for row, n in piece.items()])
+            places = pages.take(rows, counts)
+            found = engine.forward(
+                ids, positions=places.positions, slots=places.slots, tables=places.tables, lengths=counts,
+                cache=pages.cache,
+            )  # fmt: skip
+            for row, n, got in zip(rows, counts, found, strict=True):
+                at[row] += n
+                text = {"input_ids": texts[row : row + 1, : at[row]].astype(np.int64)}
+                text["attention_mask"] = np.ones_like(text["input_ids"])
+                close(got, uncached(wrapper, text, IDS[:1, :0])[0, -1], within=1e-4)
+    assert at.tolist() == [30, 25, 30]

@@ -1,4 +1,4 @@
-// Rows of fp32 into the form that a product wants; the formulas stand in program.py beside Int8 and Int4.
+// Rows of fp32 into the form that a product wants; the formulas stand in tensors.py beside Int8 and Int4.
 #pragma once
 
 constexpr float SMALLEST_RANGE = 1e-30f, LARGEST = 3.402823466e38f;
