@@ -132,7 +132,8 @@ private:
         int64_t bytes = 0;
         for (const TensorSpec& t : program_.tensors) {
             const int64_t size = t.rows * t.columns;
-            bytes += t.kind == Kind::floats ? 4 * size : t.kind == Kind::bf16 ? 2 * size : size >> (t.kind == Kind::int4);
+            const bool half = t.kind == Kind::int4;
+            bytes += t.kind == Kind::floats ? 4 * size : t.kind == Kind::bf16 ? 2 * size : size >> half;
             bytes += t.rows * (t.kind == Kind::int4 ? 3 * t.groups() : 8) + 64 * t.columns;
         }
         return bytes + bytes / 32;
