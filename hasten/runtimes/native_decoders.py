@@ -36,7 +36,7 @@ from hasten.native.program import (
     Top,
 )
 from hasten.records import Rejected
-from hasten.runtimes.native_draft import Draft, activation_named, check_matrices
+from hasten.runtimes.native_draft import Draft, activation_of, check_matrices
 from hasten.runtimes.native_encoders import Lowered, begun
 from hasten.runtimes.native_weights import Precision
 
@@ -119,8 +119,7 @@ class _Decoder:
         self._out = model.get_output_embeddings()
         check_matrices([self._out])
         self._hidden = self._table.weight.shape[1]
-        said = [getattr(self._config, n, None) for n in ("hidden_activation", "activation_function", "hidden_act")]
-        self._activation = activation_named(next((str(one) for one in said if one), ""))
+        self._activation = activation_of(self._config)
         self._states, self._said = draft.buffer("states", self._hidden), draft.buffer("said", self._hidden)
         self._normed = draft.buffer("normed", self._hidden)
         self._pending = False  # is what the last sublayer said still to be added to the states?
