@@ -96,10 +96,11 @@ def _open_bundle(worker: Worker, *, folder: Path, threads: int, cores: tuple[int
 
 
 def _weight_bytes(start: Callable[[], Worker], folder: Path, kind: str) -> int | None:
-    """``None`` where the library that reads such files is not installed."""
+    """``None`` also where the library that reads such files is not installed."""
     with start() as worker:
         try:
-            return int(worker.call("hasten.pipeline.step_bytes:weight_bytes", folder=folder, kind=kind))
+            found: int | None = worker.call("hasten.pipeline.step_bytes:weight_bytes", folder=folder, kind=kind)
+            return found
         except (Rejected, MissingDependency):
             return None
 
