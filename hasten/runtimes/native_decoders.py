@@ -11,7 +11,7 @@ vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -43,7 +43,6 @@ from hasten.runtimes.native_weights import Precision
 # Angles that change once a text grows long: no table of frequencies says them.
 _CHANGING = ("dynamic", "longrope")
 _MOST_PLACES = 1 << 24  # of the engine; how many a model has positions for is the session's to know
-Output = Callable[["_Decoder", int], int]
 
 
 @dataclass(frozen=True, slots=True)
