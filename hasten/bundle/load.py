@@ -24,7 +24,7 @@ from hasten.measure.writing import FORCED, answered, forced
 from hasten.records import InputError, config_from_dict
 from hasten.tasks import get_task
 from hasten.tasks.examples import Example, collate, unbatched
-from hasten.tasks.processor import PROCESSOR_FOLDER, open_processor, sample
+from hasten.tasks.processor import files_of, open_processor, sample
 from hasten.tasks.rows import of_items
 from hasten.tasks.task import Item, reading
 
@@ -254,8 +254,7 @@ def open_model(folder: Path, manifest: Manifest, *, threads: int | None, cores: 
     wanted = manifest.workload.threads if threads is None else threads
     used = tuple(cores) if cores is not None else usable[: max(1, min(wanted, len(usable)))]
     session = open_session(folder, manifest, threads=min(wanted, len(used)), cores=used)
-    files = {path.name: path.read_bytes() for path in (folder / PROCESSOR_FOLDER).iterdir()}
-    processor = open_processor(files, max_length=manifest.max_length)
+    processor = open_processor(files_of(folder), max_length=manifest.max_length)
     made = sample(processor).arrays
     if not made.keys() >= set(manifest.input_names):
         session.close()

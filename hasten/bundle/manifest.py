@@ -72,6 +72,11 @@ class Manifest:
     format_version: int = FORMAT_VERSION
     manifest_sha256: str = ""
 
+    @property
+    def model_bytes(self) -> int:
+        """Of the model's files alone."""
+        return sum(entry.bytes for name, entry in self.files.items() if name.startswith("model/"))
+
 
 def hash_file(path: Path) -> FileEntry:
     """SHA-256 and size of one file, read in one pass."""

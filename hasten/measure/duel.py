@@ -136,8 +136,13 @@ def speedup(rounds: Sequence[Round], *, seed: int = 0) -> Interval:
         raise InputError("no rounds", expected="at least one round of a duel", remedy="measure before comparing")
     estimate = math.exp(sum(float(_log_ratio(a, b)) for a, b in pairs) / len(pairs))
     low, high = _bounds(pairs, seed) if len(pairs) > 1 or len(pairs[0][0]) > 1 else (estimate, estimate)
-    unseen = 1 + PROCESS_SPREAD / len(pairs)
-    return Interval(estimate, min(low, estimate) / unseen, max(high, estimate) * unseen)
+    return widened(Interval(estimate, min(low, estimate), max(high, estimate)), rounds=len(pairs))
+
+
+def widened(found: Interval, *, rounds: int) -> Interval:
+    """The interval with what so few pairs of processes cannot show."""
+    unseen = 1 + PROCESS_SPREAD / rounds
+    return Interval(found.estimate, found.low / unseen, found.high * unseen)
 
 
 def claims_speedup(interval: Interval) -> bool:

@@ -10,6 +10,7 @@ Legend: S streams, the rows of one call; P tokens of a prompt, N tokens written 
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
@@ -19,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from hasten.errors import DiskFull
-from hasten.measure.duel import PROCESS_SPREAD
+from hasten.measure.duel import SETTLE_MS, widened
 from hasten.measure.statistics import bootstrap
 from hasten.measure.worker import OpenFacts, Worker, WorkerStats
 from hasten.records import InputError, Interval, Rejected
@@ -165,11 +166,14 @@ def _answer(
 
 
 def _wake(worker: Worker, course: Course, count: int) -> None:
-    """An untimed call: the side has slept through the others' turns."""
+    """Short untimed calls, one at least and until the others' threads have gone to sleep, as in a duel's turn: this
+    side has slept through theirs."""
     short = {name: array[:, -_WAKE_PROMPT:] for name, array in course.prompts(count, 0).items()}
-    worker.spans(
-        [short], generation=replace(course.generation, new_tokens=min(_WAKE_TOKENS, course.generation.new_tokens))
-    )
+    generation = replace(course.generation, new_tokens=min(_WAKE_TOKENS, course.generation.new_tokens))
+    ((first_ms, _),) = worker.spans([short], generation=generation)
+    more = math.ceil(SETTLE_MS / first_ms) - 1 if first_ms > 0 else 0
+    if more > 0:
+        worker.spans([short] * more, generation=generation)
 
 
 class _Pace:
@@ -228,7 +232,6 @@ def rates(spans: Sequence[tuple[float, float]], *, streams: int, read: int, writ
 
 
 def median_of(values: np.ndarray[Any, Any], *, rounds: int) -> Interval:
-    """The median with a bootstrap over answers, widened by what so few processes cannot show (as in a duel)."""
+    """The median with a bootstrap over answers, widened as in a duel."""
     found = bootstrap(np.asarray(values, dtype=np.float64), lambda x, axis: np.median(x, axis=axis), seed=0)
-    unseen = 1 + PROCESS_SPREAD / rounds
-    return Interval(found.estimate, found.low / unseen, found.high * unseen)
+    return widened(found, rounds=rounds)

@@ -22,6 +22,8 @@ Reads = tuple[str, str, str]
 MEMORY = "memory"  # the states of another stack, which every layer of this one reads
 SELF: Reads = ("hidden", "hidden", "hidden")
 CROSS: Reads = ("asking", MEMORY, MEMORY)
+# What configs call the nonlinearity: Gemma has the second one too, for older readers.
+_ACTIVATIONS = ("hidden_activation", "hidden_act", "activation_function", "activation", "dense_act_fn")
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,6 +210,12 @@ class Adapter(Protocol):
                 say(configs_of(model), num_hidden_layers=len(stack.layers))
                 number_layers(stack.layers)
             settle_attentions(self, stack.layers)
+
+
+def activation_name(config: Any) -> str:
+    """The feed-forward blocks' nonlinearity, by transformers' name, wherever the family's config keeps it; else
+    nothing."""
+    return str(next((found for name in _ACTIVATIONS if (found := getattr(config, name, None))), ""))
 
 
 def settle_attentions(adapter: Adapter, layers: nn.ModuleList) -> None:

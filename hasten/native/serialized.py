@@ -1,6 +1,7 @@
 """A program in the form that C++ reads and that a file can hold: 64-bit words and arrays.
 
-Takes a `Program`, gives `Serialized`. Checks nothing: whoever opens one checks every word.
+Takes a `Program`, gives `Serialized`, and says of one how much of it a call reads. Checks nothing: whoever opens one
+checks every word.
 """
 
 from __future__ import annotations
@@ -14,10 +15,13 @@ from typing import Any, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from hasten.native.program import Activation, NormKind, PoolKind, Program, Rows
+from hasten.native.program import Activation, NormKind, Op, PoolKind, Program, Rows
 from hasten.native.tensors import Bf16, Floats, Int8, Tensor
 
 MAGIC, VERSION = 0x48415354454E, 1
+_HEADER = 6  # words before the buffers
+_OPS = {kind.code: kind for kind in get_args(Op)}
+_WHOLE = ("weight", "bias", "frequencies")  # what operators call a tensor of which they read every number
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,6 +56,24 @@ def serialize(program: Program) -> Serialized:
         fields = [_word(getattr(op, f.name), f.type) for f in dataclasses.fields(op)]
         words += [op.code, len(fields), *fields]
     return Serialized(np.array(words, np.int64), tuple(arrays))
+
+
+def read_in_whole(stored: Serialized) -> int:
+    """Bytes of the weights that a call reads from end to end: not those of tables from which rows are picked alone."""
+    words, arrays = stored.words.tolist(), iter(stored.arrays)
+    _, _, buffers, tensors, ops, _ = words[:_HEADER]
+    place, sizes, whole = _HEADER + 2 * buffers, list[int](), set[int]()
+    for _ in range(tensors):
+        kind, _, _, _, zeros = words[place : place + 5]
+        count = 1 if kind in (Floats.code, Bf16.code) else 2 + zeros
+        sizes.append(sum(next(arrays).nbytes for _ in range(count)))
+        place += 5
+    for _ in range(ops):
+        code, count = words[place : place + 2]
+        said = zip(dataclasses.fields(_OPS[code]), words[place + 2 : place + 2 + count], strict=True)
+        whole |= {value for field, value in said if field.name in _WHOLE}
+        place += 2 + count
+    return sum(size for number, size in enumerate(sizes) if number in whole)
 
 
 def _tensor(tensor: Tensor, arrays: list[NDArray[Any]]) -> list[int]:

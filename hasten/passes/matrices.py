@@ -63,11 +63,10 @@ def written_inputs(matrices: Sequence[Matrix]) -> frozenset[int]:
 
 def _roles(adapter: Adapter, layer: nn.Module) -> Iterator[tuple[str, Part, nn.Module]]:
     """Source, part and matrix. Experts of one layer take different tokens, and blocks in a row different states."""
-    for prefix, parts in (("", adapter.attention(layer)), ("cross ", adapter.cross_attention(layer))):
-        if parts is not None:
-            for source, matrix in zip(parts.reads, parts.inputs, strict=False):  # a fused matrix reads as queries do
-                yield source, "attention", matrix
-            yield f"{prefix}context", "attention", parts.output
+    for parts in adapter.attentions(layer):
+        for source, matrix in zip(parts.reads, parts.inputs, strict=False):  # a fused matrix reads as queries do
+            yield source, "attention", matrix
+        yield "cross context" if parts.cross else "context", "attention", parts.output
     for number, ffn in enumerate(adapter.ffns(layer)):
         own = f" {number}" if number else ""
         for matrix in ffn.inputs:

@@ -31,7 +31,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from hasten.models.adapter import Adapter, AttentionParts
+from hasten.models.adapter import Adapter, AttentionParts, activation_name
 from hasten.models.prefix import has_prefixes
 from hasten.models.surgery import LowRankLinear, is_rms
 from hasten.passes.calibration import Batch, Calibration
@@ -98,7 +98,7 @@ def folds(model: Any) -> list[Fold]:
     if has_prefixes(model.hf):
         raise Rejected("smooth_quant", "values of a prefix do not come from the matrix that would be divided")
     found: list[Fold] = []
-    relu = _activation(model.hf.config) == "relu"
+    relu = activation_name(model.hf.config) == "relu"
     for layer in (layer for stack in adapter.stacks(model.hf) for layer in stack.layers):
         attentions, ffns = adapter.attentions(layer), adapter.ffns(layer)
         found += _norm_folds(adapter, layer, attentions)
@@ -165,12 +165,6 @@ def input_maxima(model: Any, linears: Sequence[nn.Linear], batches: Sequence[Bat
             current[0] = batch
             model(**batch)
     return found
-
-
-def _activation(config: Any) -> str:
-    """The FFN's nonlinearity: DistilBERT, T5 and BART have names of their own for it."""
-    names = ("hidden_act", "activation", "dense_act_fn", "activation_function")
-    return str(next((found for name in names if (found := getattr(config, name, None))), ""))
 
 
 def _last(module: nn.Module) -> nn.Linear:

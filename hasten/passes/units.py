@@ -89,9 +89,9 @@ class Units:
         if has_prefixes(model.hf):
             raise Rejected(kind, f"{what} would leave prefixes of heads that are gone; prune before tuning a prefix")
         for number, layer in enumerate(self.layers):
-            ffn, attentions = adapter.ffn(layer), (adapter.attention(layer), adapter.cross_attention(layer))
+            ffn = adapter.ffn(layer)
             parts = [*ffn.inputs, ffn.down]
-            parts += [part for own in attentions if own is not None for part in (*own.inputs, own.output)]
+            parts += [part for own in adapter.attentions(layer) for part in (*own.inputs, own.output)]
             if not all(isinstance(part, nn.Linear) for part in parts):
                 raise Rejected(
                     kind, f"{what} needs whole matrices, and layer {number} of this {adapter.family} is factorised; "
@@ -100,8 +100,8 @@ class Units:
 
     @property
     def attention(self) -> list[AttentionParts]:
-        between = [self.adapter.cross_attention(layer) for layer in self.layers]
-        return [self.adapter.attention(layer) for layer in self.layers] + [own for own in between if own is not None]
+        every = [self.adapter.attentions(layer) for layer in self.layers]
+        return [own for own, *_ in every] + [own for _, *between in every for own in between]
 
     @property
     def ffn(self) -> list[FeedForward]:

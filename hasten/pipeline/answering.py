@@ -17,6 +17,7 @@ from hasten.measure.writing import NOTHING
 from hasten.models.writing import Writing
 from hasten.records import Budget, InputError, Quality, Workload
 from hasten.tasks import get_task
+from hasten.tasks.generating import AGREEMENT, NEXT_TOKEN
 from hasten.tasks.rows import Rows
 from hasten.tasks.task import Generative
 
@@ -27,7 +28,7 @@ _MOST_SHARE = 0.98
 _SHORTEST_PROMPT = 8
 _CUT_SHARE = 0.05
 _HARDLY_ANYTHING = 1.0
-_OWN_MEASURES = ("agreement", "next_token_agreement")  # with itself: there is no drop to be seen in them
+_OWN_MEASURES = (AGREEMENT, NEXT_TOKEN)  # with itself: there is no drop to be seen in them
 _WRITTEN = ("ttft_ms", "ttft_p95_ms", "tpot_ms", "tpot_p95_ms", "tokens_per_s")
 
 

@@ -26,6 +26,7 @@ from hasten.pipeline.progress import Reporter, Silent
 from hasten.pipeline.request import parse_cores, parse_threads
 from hasten.records import Columns, Host, InputError, Latency, ModelRef, Quality
 from hasten.tasks import get_task
+from hasten.tasks.generating import AGREEMENT, NEXT_TOKEN
 from hasten.tasks.rows import Rows
 from hasten.tasks.task import FEW_ROWS
 
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 _TIMED_ROWS = 300
-_REFERENCE_METRICS = ("fidelity", "perplexity kept", "agreement", "next_token_agreement")
+_REFERENCE_METRICS = ("fidelity", "perplexity kept", AGREEMENT, NEXT_TOKEN)
 _TIMED_ANSWERS = 10
 
 

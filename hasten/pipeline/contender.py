@@ -21,7 +21,7 @@ from hasten.pipeline.prepare import batches_of, processor_of
 from hasten.records import Budget, InputError, ModelRef, Workload
 from hasten.tasks import get_task
 from hasten.tasks.examples import Example, collate, unbatched
-from hasten.tasks.processor import PROCESSOR_FOLDER, open_processor, sample
+from hasten.tasks.processor import files_of, open_processor, sample
 from hasten.tasks.rows import Rows
 from hasten.tasks.task import Array, Task, reading
 
@@ -191,10 +191,8 @@ def _without_task(ref: ModelRef) -> InputError:
 def _of_bundle(folder: Path, *, task: str | None) -> Contender:
     manifest = read_manifest(folder)
     _check_task(folder, task=task, said=manifest.task)
-    files = {path.name: path.read_bytes() for path in (folder / PROCESSOR_FOLDER).iterdir()}
     return Contender(
         name=str(folder), label=manifest.recipe_label, task=manifest.task, labels=manifest.labels,
-        input_names=manifest.input_names, processor=open_processor(files, max_length=manifest.max_length),
-        bytes=sum(entry.bytes for name, entry in manifest.files.items() if name.startswith("model/")), bundle=folder,
-        answers=manifest.answers, workload=manifest.workload,
+        input_names=manifest.input_names, processor=open_processor(files_of(folder), max_length=manifest.max_length),
+        bytes=manifest.model_bytes, bundle=folder, answers=manifest.answers, workload=manifest.workload,
     )  # fmt: skip

@@ -157,7 +157,7 @@ def _on(cores: tuple[int, ...] | None) -> Iterator[None]:
 def _bundle(folder: Path, *, threads: int, cores: tuple[int, ...]) -> Iterator[tuple[Words, Any, Any, int]]:
     """A bundle's own session; what it can do is its task's."""
     from hasten.bundle import load
-    from hasten.tasks.processor import PROCESSOR_FOLDER
+    from hasten.tasks.processor import files_of
 
     with load(folder, threads=threads, cores=cores) as model:
         task = model.manifest.task
@@ -166,7 +166,7 @@ def _bundle(folder: Path, *, threads: int, cores: tuple[int, ...]) -> Iterator[t
                 f"{folder} is a bundle for {task}", expected=f"one for {', '.join((*_READS, _WRITES))}",
                 remedy="build a bundle of the language model for one of these tasks",
             )  # fmt: skip
-        words = Words({path.name: path.read_bytes() for path in (folder / PROCESSOR_FOLDER).iterdir()})
+        words = Words(files_of(folder))
         answers = model.manifest.answers
         write = None if answers is None else of_session(model.session, answers.scored)
         yield words, (model.run if task in _READS else None), write, model.manifest.max_length

@@ -164,7 +164,7 @@ def _of_bundle(folder: Path) -> tuple[Any, dict[str, bytes]]:
     from hasten.bundle.manifest import read_manifest, verify_files
     from hasten.models.classes import transformers_class
     from hasten.models.reshape import open_model
-    from hasten.tasks.processor import PROCESSOR_FOLDER
+    from hasten.tasks.processor import files_of
 
     manifest = read_manifest(folder)
     verify_files(folder, manifest)
@@ -183,7 +183,7 @@ def _of_bundle(folder: Path) -> tuple[Any, dict[str, bytes]]:
             f"the bundle {folder} holds a {name}", expected="a model of transformers", remedy="build the bundle again"
         )
     model = open_model(cls, folder / "model", attention="sdpa", dtype=torch.float32)
-    return model, {path.name: path.read_bytes() for path in (folder / PROCESSOR_FOLDER).iterdir()}
+    return model, files_of(folder)
 
 
 def _own_class(config: Path) -> str:

@@ -13,7 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hasten.native.packed import mapped
+from hasten.native.serialized import Serialized, read_in_whole
 from hasten.records import ModelRef
+from hasten.runtimes.native_generation import cache_kind
 
 _HEADS = ("lm_head.weight", "embed_out.weight")
 _WORDS = ("embed_tokens.weight", "wte.weight", "shared.weight")
@@ -42,12 +45,10 @@ def cache_bytes(layers: Sequence[Kept], *, tokens: float, precision: str) -> flo
 
 def cache_precision(runtime: Mapping[str, Any]) -> str:
     """In which numbers a runtime's config keeps keys and values."""
-    own, numbers = runtime.get("kv_cache"), runtime.get("precision")
-    if own in _BYTES:
-        return str(own)
-    if runtime.get("kind") == "native":  # integer products leave nothing behind that more bits would keep
-        return "fp32" if numbers == "fp32" else "bf16"
-    return "bf16" if numbers == "bf16" else "fp32"
+    own, numbers = runtime.get("kv_cache"), str(runtime.get("precision"))
+    if runtime.get("kind") == "native":
+        return cache_kind(numbers, own)
+    return str(own) if own in _BYTES else "bf16" if numbers == "bf16" else "fp32"
 
 
 def kept_by(*, ref: ModelRef, task: str) -> tuple[Kept, ...] | None:
@@ -81,12 +82,11 @@ def _windows(config: Any, layers: int) -> list[int | None]:
 # ------------------------------------------------------------------ weights
 
 
-def weight_bytes(*, folder: Path, kind: str) -> int:
-    """Bytes of the weights that a step reads, of an exported model."""
+def weight_bytes(*, folder: Path, kind: str) -> int | None:
+    """Bytes of the weights that a step reads, of an exported model; ``None`` of a runtime whose files nobody here can
+    read."""
     reader = _READERS.get(kind)
-    if reader is not None:
-        return reader(folder)
-    return sum(path.stat().st_size for path in folder.rglob("*.safetensors"))
+    return None if reader is None else reader(folder)
 
 
 def _of_safetensors(folder: Path) -> int:
@@ -112,6 +112,10 @@ def _of_onnx(folder: Path) -> int:
     sizes = {i.name: math.prod(i.dims) * item(i.data_type).itemsize for i in graph.initializer}
     nodes = [(str(node.op_type), list(node.input), list(node.output)) for node in graph.node]
     return _read(sizes, nodes)
+
+
+def _of_native(folder: Path) -> int:
+    return read_in_whole(Serialized.of(mapped(folder / "model.safetensors")))
 
 
 def _of_openvino(folder: Path) -> int:
@@ -161,4 +165,5 @@ _READERS: Mapping[str, Callable[[Path], int]] = {
     "torch": _of_safetensors,
     "onnxruntime": _of_onnx,
     "openvino": _of_openvino,
+    "native": _of_native,
 }

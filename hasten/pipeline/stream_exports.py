@@ -75,7 +75,7 @@ class Exports:
             return Side(config.kind, config.label, settings, reason=", ".join(str(error).splitlines()))
         return Side(
             config.kind, config.label, settings,
-            partial(_open, folder=folder, config=settings, threads=threads, cores=cores), built.bytes, int(reads),
+            partial(_open, folder=folder, config=settings, threads=threads, cores=cores), built.bytes, reads,
             cache_precision(settings), partial(_wrong, built=built, asked=asked, task=self._task, settings=settings),
         )  # fmt: skip
 

@@ -18,7 +18,7 @@ from hasten.measure.worker import OpenFacts, Worker
 from hasten.pipeline.step_bytes import Kept, cache_precision
 from hasten.records import InputError, MissingDependency, Rejected
 from hasten.runtimes.generation_facts import GenerationFacts, read_facts
-from hasten.tasks.processor import PROCESSOR_FOLDER, open_processor
+from hasten.tasks.processor import files_of, open_processor
 
 _LONGEST = 1 << 20  # for a tokenizer: nothing is cut here
 Open = Callable[[Worker], OpenFacts]
@@ -77,16 +77,16 @@ def of_bundle(folder: Path, *, runtimes: Sequence[str] | None, start: Callable[[
         raise writes_nothing(f"{folder} is a bundle for {manifest.task}", "give --data for a duel, without --generate")
     kind, model = str(manifest.recipe["runtime"]["kind"]), folder / "model"
     config: dict[str, Any] = dict(manifest.recipe["runtime"])
-    files = {path.name: path.read_bytes() for path in (folder / PROCESSOR_FOLDER).iterdir()}
-    writer = Writer(str(folder), manifest.task, files, read_facts(model), manifest.answers, words=None, kept=None)
+    writer = Writer(
+        str(folder), manifest.task, files_of(folder), read_facts(model), manifest.answers, words=None, kept=None
+    )
     sides = [Side(name, reason=f"the bundle is one for {kind}") for name in runtimes or () if name != kind]
     if runtimes is not None and kind not in runtimes:
         return writer, sides
     own = Side(
         kind, manifest.recipe_label, config,
         partial(_open_bundle, folder=folder, threads=threads, cores=cores),
-        sum(entry.bytes for name, entry in manifest.files.items() if name.startswith("model/")),
-        _weight_bytes(start, model, kind), cache_precision(config),
+        manifest.model_bytes, _weight_bytes(start, model, kind), cache_precision(config),
     )  # fmt: skip
     return writer, [own, *sides]
 
@@ -96,10 +96,11 @@ def _open_bundle(worker: Worker, *, folder: Path, threads: int, cores: tuple[int
 
 
 def _weight_bytes(start: Callable[[], Worker], folder: Path, kind: str) -> int | None:
-    """``None`` where the library that reads such files is not installed."""
+    """``None`` also where the library that reads such files is not installed."""
     with start() as worker:
         try:
-            return int(worker.call("hasten.pipeline.step_bytes:weight_bytes", folder=folder, kind=kind))
+            found: int | None = worker.call("hasten.pipeline.step_bytes:weight_bytes", folder=folder, kind=kind)
+            return found
         except (Rejected, MissingDependency):
             return None
 

@@ -11,7 +11,7 @@ vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -36,14 +36,13 @@ from hasten.native.program import (
     Top,
 )
 from hasten.records import Rejected
-from hasten.runtimes.native_draft import Draft, activation_named, check_matrices
+from hasten.runtimes.native_draft import Draft, activation_of, check_matrices
 from hasten.runtimes.native_encoders import Lowered, begun
 from hasten.runtimes.native_weights import Precision
 
 # Angles that change once a text grows long: no table of frequencies says them.
 _CHANGING = ("dynamic", "longrope")
 _MOST_PLACES = 1 << 24  # of the engine; how many a model has positions for is the session's to know
-Output = Callable[["_Decoder", int], int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,8 +118,7 @@ class _Decoder:
         self._out = model.get_output_embeddings()
         check_matrices([self._out])
         self._hidden = self._table.weight.shape[1]
-        said = [getattr(self._config, n, None) for n in ("hidden_activation", "activation_function", "hidden_act")]
-        self._activation = activation_named(next((str(one) for one in said if one), ""))
+        self._activation = activation_of(self._config)
         self._states, self._said = draft.buffer("states", self._hidden), draft.buffer("said", self._hidden)
         self._normed = draft.buffer("normed", self._hidden)
         self._pending = False  # is what the last sublayer said still to be added to the states?

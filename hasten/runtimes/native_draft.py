@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from hasten.models.adapter import activation_name
 from hasten.models.surgery import LowRankLinear
 from hasten.native.program import Activation, Buffer, Embed, Linear, Norm, Op, Program, Rows
 from hasten.native.tensors import Bf16, Floats, Int4, Int8, Tensor
@@ -30,12 +31,8 @@ _ACTIVATIONS: dict[str, Activation] = {
 
 
 def activation_of(config: Any) -> Activation:
-    """The feed-forward block's, which DistilBERT has a name of its own for. Raises as :func:`activation_named` does."""
-    return activation_named(str(getattr(config, "hidden_act", None) or getattr(config, "activation", "")))
-
-
-def activation_named(name: str) -> Activation:
-    """By transformers' name. Raises Rejected for a function that the engine does not have."""
+    """The feed-forward blocks'. Raises Rejected for a function that the engine does not have."""
+    name = activation_name(config)
     if name not in _ACTIVATIONS:
         raise Rejected(
             "export", f"the native engine has no activation {name!r}; it has {', '.join(sorted(_ACTIVATIONS))}"

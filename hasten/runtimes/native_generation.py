@@ -121,7 +121,7 @@ class NativeWriter(DecodingSession):
     """Ends the engine's threads when it is closed."""
 
     def __init__(self, engine: Engine, own: WriterFacts, facts: GenerationFacts, *, kv_cache: CacheKind | None) -> None:
-        kind: CacheKind = kv_cache or ("fp32" if own.precision == "fp32" else "bf16")
+        kind = cache_kind(own.precision, kv_cache)
         super().__init__(
             lambda: NativeDecoder(engine, own, kind=kind), facts=facts, precision=with_cache(own.precision, kv_cache)
         )
@@ -131,6 +131,12 @@ class NativeWriter(DecodingSession):
     def close(self) -> None:
         super().close()
         self._engine.close()
+
+
+def cache_kind(precision: str, kv_cache: CacheKind | None) -> CacheKind:
+    """In which numbers keys and values are kept: as asked for, else bf16, in fp32 models fp32. Rounded products leave
+    nothing behind that more bits would keep."""
+    return kv_cache or ("fp32" if precision == "fp32" else "bf16")
 
 
 def writer_of(engine: Engine, folder: Path, *, kv_cache: CacheKind | None, read: Any) -> NativeWriter:

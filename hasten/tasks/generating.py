@@ -25,7 +25,7 @@ from hasten.tasks.task import Array, Item, Task, few_rows_warning
 from hasten.tasks.text_metrics import TextMetric
 
 NOTHING = -1  # after an answer's end
-NEXT_TOKEN = "next_token_agreement"
+AGREEMENT, NEXT_TOKEN = "agreement", "next_token_agreement"
 _MOST_COMPARED = 4096  # of a vocabulary's logits; enough to tell a wrong export
 
 
@@ -124,10 +124,10 @@ class Generating:
         if self.forced:
             tokens = float((against != NOTHING).sum(axis=1).mean())
             return Quality(NEXT_TOKEN, 100.0 * float(alike.mean()), len(outputs), {"tokens": tokens})
-        agreed = {"agreement": 100.0 * float(prefix.mean()), "token_agreement": 100.0 * float(alike.mean())}
+        agreed = {AGREEMENT: 100.0 * float(prefix.mean()), "token_agreement": 100.0 * float(alike.mean())}
         agreed["tokens"] = float((outputs != NOTHING).sum(axis=1).mean())
         if rows.labels is None:
-            return Quality("agreement", agreed.pop("agreement"), len(outputs), agreed)
+            return Quality(AGREEMENT, agreed.pop(AGREEMENT), len(outputs), agreed)
         found = dict(self.metric.score(self._measured(outputs, rows)))
         return Quality(self.metric.name, found.pop(self.metric.name), len(outputs), {**found, **agreed})
 

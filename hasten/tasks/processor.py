@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from hasten.records import InputError
@@ -20,6 +21,11 @@ from hasten.tasks.tokenize import Tokenizer
 # Where a bundle keeps the files; bundles of texts were there first.
 PROCESSOR_FOLDER = "tokenizer"
 TOKENIZER = "tokenizer.json"
+
+
+def files_of(bundle: Path) -> dict[str, bytes]:
+    """What :func:`open_processor` takes, from a bundle's folder."""
+    return {path.name: path.read_bytes() for path in (bundle / PROCESSOR_FOLDER).iterdir()}
 
 
 def open_processor(files: Mapping[str, bytes], *, max_length: int) -> Tokenizer | ImageProcessor | SpeechProcessor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 
 from hasten.errors import DiskFull
+from hasten.measure.duel import SETTLE_MS
 from hasten.measure.streams import Course, Lane, look, race, rates
 from hasten.measure.worker import OpenFacts, WorkerStats
 from hasten.records import InputError, Rejected
@@ -41,8 +43,9 @@ class Fake:
         reason = self.fails(self.name, streams, self.calls)
         if reason is not None:
             raise Rejected("memory", reason)
-        self.log.append((self.name, streams, tokens, generation.new_tokens, int(batches[0]["input_ids"][0, 0])))
-        return [(10.0 * streams + generation.new_tokens, 10.0 * streams)]
+        said = (self.name, streams, tokens, generation.new_tokens, int(batches[0]["input_ids"][0, 0]))
+        self.log += [said] * len(batches)
+        return [(10.0 * streams + generation.new_tokens, 10.0 * streams)] * len(batches)
 
     def stats(self) -> WorkerStats:
         return WorkerStats(peak_rss_bytes=1000 * self.calls, rss_bytes=500, cpu_s=1.0)
@@ -109,6 +112,15 @@ def test_sides_take_turns_on_the_same_prompts() -> None:
     assert len(woken) == len(timed)
     assert log[:2] == ["start", "start"]
     assert all(len(one.loads_s) == 2 for one in lanes)
+
+
+def test_a_side_that_is_fast_is_woken_until_the_others_sleep() -> None:
+    """12 ms are the untimed call of one stream here, and 22 that of two."""
+    log: list[Any] = []
+    race([lane("a")], course(log, streams=(1, 2), rounds=1), together=True, tell=quiet)
+    woken = [entry[1] for entry in log if isinstance(entry, tuple) and entry[3] == 2]
+    assert woken == [1] * math.ceil(SETTLE_MS / 12) + [2]
+    assert woken == [1, 1, 2]
 
 
 def test_without_room_for_all_one_runs_after_the_other() -> None:

@@ -45,7 +45,7 @@ def from_bf16(bits: NDArray[np.uint16]) -> NDArray[np.float32]:
 
 
 def codes_u8(x: NDArray[np.float32]) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
-    """Codes [R, K], scales [R], zero points [R], as `program.Int8` says."""
+    """Codes [R, K], scales [R], zero points [R], as `tensors.Int8` says."""
     with np.errstate(all="ignore"):
         low = np.minimum(np.float32(0), np.nan_to_num(x.min(axis=1, initial=0), nan=0))
         size = (np.maximum(F(0), np.nan_to_num(x.max(axis=1, initial=0), nan=0)) - low).astype(F)
@@ -60,7 +60,7 @@ def codes_u8(x: NDArray[np.float32]) -> tuple[NDArray[Any], NDArray[Any], NDArra
 
 
 def codes_s8(x: NDArray[np.float32]) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Codes [R, K] and scales [R], as `program.Int4` says."""
+    """Codes [R, K] and scales [R], as `tensors.Int4` says."""
     with np.errstate(all="ignore"):
         bad = ~np.isfinite(x).all(axis=1) | ~np.isfinite(x.max(axis=1, initial=0) - x.min(axis=1, initial=0))
         size = np.abs(np.where(bad[:, None], 0, x)).max(axis=1, initial=0).astype(F)

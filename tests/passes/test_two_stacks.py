@@ -8,14 +8,14 @@ from typing import Any
 import pytest
 import torch
 from test_every_family import model_of, rows_of
-from unit_cases import said
+from unit_cases import said, units_of
 
 from hasten.models.reshape import open_model, save_model
 from hasten.passes import run_pass
 from hasten.passes.gradient import GradientConfig
 from hasten.passes.magnitude import MagnitudeUnitsConfig
 from hasten.passes.random_units import RandomUnitsConfig
-from hasten.passes.units import PerUnit, Units
+from hasten.passes.units import PerUnit
 from hasten.records import Config
 from hasten.tasks.generation_wrappers import Seq2SeqGenerationWrapper
 
@@ -27,13 +27,9 @@ PASSES = (
 )
 
 
-def units_of(model: Any) -> Units:
-    return Units(model, kind="test", what="a test", stacks="several")
-
-
 def sizes(model: Any) -> list[tuple[int, int]]:
     """Heads and neurons of the encoder, the decoder, and the attention between them."""
-    units = units_of(model)
+    units = units_of(model, stacks="several")
     heads, neurons = [own.groups for own in units.attention], [own.neurons for own in units.ffn]
     return [(sum(heads[of]), sum(neurons[at])) for of, at in units.parts]
 
@@ -59,7 +55,7 @@ def test_each_part_keeps_the_share(family: str, config: Config, tmp_path: Path) 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_masked_units_are_what_surgery_leaves_while_text_is_written(family: str) -> None:
     model, given = model_of(family), rows_of(family, count=4)
-    units = units_of(model)
+    units = units_of(model, stacks="several")
     masks = units.ones()
     for mask in masks.heads:
         mask[0] = 0.0
@@ -86,7 +82,7 @@ def written(model: Any, given: Any) -> torch.Tensor:
 
 
 def test_parts_are_put_together_again() -> None:
-    units = units_of(model_of("t5"))
+    units = units_of(model_of("t5"), stacks="several")
     ones = units.ones()
     assert len(ones.heads) == len(ones.neurons) * 3 // 2
     found = units.apart(ones.map(lambda mask: mask * 2).both())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -53,8 +53,8 @@ def outputs(model: Any, given: Calibration) -> torch.Tensor:
         return torch.cat([model(**batch) for batch, _ in given.batches(batch=8)])
 
 
-def units_of(model: Any) -> Units:
-    return Units(model, kind="test", what="a test")
+def units_of(model: Any, *, stacks: Literal["one", "several"] = "one") -> Units:
+    return Units(model, kind="test", what="a test", stacks=stacks)
 
 
 def counts(model: Any) -> tuple[list[int], list[int]]:

@@ -267,7 +267,7 @@ def test_the_verb_gives_json_or_a_table(decoder: Path, here: Callable[..., tuple
     assert "a first answer" in err
     code, out, err = here(*asked, *FLAGS)
     assert code == 0, err
-    assert "decode tok/s" in out.replace("\n", " ") or "decode" in out
+    assert "decode" in out
     assert "95 % intervals" in out
 
 

@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM
 from hasten.pipeline.step_bytes import Kept, _read, cache_bytes, cache_precision, kept_by, weight_bytes
 from hasten.records import Config, ModelRef
 from hasten.runtimes import get_runtime
+from hasten.runtimes.native import NativeConfig
 from hasten.runtimes.onnxruntime import OnnxRuntimeConfig
 from hasten.runtimes.openvino import OpenVinoConfig
 from hasten.runtimes.torch import TorchConfig
@@ -48,8 +49,9 @@ def parameters(family: str, changes: dict[str, bool]) -> tuple[int, int]:
         (TorchConfig(precision="bf16"), 2),
         (OnnxRuntimeConfig(fusion=False), 4),
         (OpenVinoConfig(), 4),
+        (NativeConfig(), 4),
     ],
-    ids=["torch", "torch bf16", "onnxruntime", "openvino"],
+    ids=["torch", "torch bf16", "onnxruntime", "openvino", "native"],
 )
 def test_of_llama_every_weight_is_read_once(
     config: Config, size: int, changes: dict[str, bool], tmp_path: Path
@@ -57,21 +59,43 @@ def test_of_llama_every_weight_is_read_once(
     folder = exported("llama", config, tmp_path, **changes)
     read, table = parameters("llama", changes)
     found = weight_bytes(folder=folder, kind=config.kind)
+    assert found is not None
     # Graphs hold a few numbers of their own (masks, frequencies, shapes), far fewer than a table of words.
     assert size * read <= found < size * (read + table / 4)
 
 
-def test_positions_of_gpt2_are_looked_up(tmp_path: Path) -> None:
-    folder = exported("gpt2", TorchConfig(), tmp_path)
+@pytest.mark.parametrize("config", [TorchConfig(), NativeConfig()], ids=lambda config: config.kind)
+def test_positions_of_gpt2_are_looked_up(config: Config, tmp_path: Path) -> None:
+    folder = exported("gpt2", config, tmp_path)
     model = language_model("gpt2")
     whole = sum(p.numel() for p in model.parameters())
-    assert weight_bytes(folder=folder, kind="torch") == 4 * (whole - model.transformer.wpe.weight.numel())
+    assert weight_bytes(folder=folder, kind=config.kind) == 4 * (whole - model.transformer.wpe.weight.numel())
+
+
+def test_native_integers_count_with_their_steps(tmp_path: Path) -> None:
+    """int4: half a byte, and a step of fp16 for 32 of them; the head in int8, with a step of fp32 a row."""
+    whole, table = parameters("llama", APART)
+    model = language_model("llama", **APART)
+    vectors = sum(p.numel() for p in model.parameters() if p.ndim == 1)
+    folder = exported("llama", NativeConfig(precision="int4"), tmp_path, **APART)
+    layers = whole - vectors - table
+    # What is left are the layers' three sets of frequencies, and inputs that are no multiple of 32.
+    wanted = layers * (1 / 2 + 2 / 32) + table + 4 * 66 + 4 * vectors
+    found = weight_bytes(folder=folder, kind="native")
+    assert found is not None
+    assert wanted <= found < 1.2 * wanted
+
+
+def test_of_files_that_nobody_can_read_nothing_is_said(tmp_path: Path) -> None:
+    assert weight_bytes(folder=tmp_path, kind="executorch") is None
 
 
 def test_integers_are_smaller(tmp_path: Path) -> None:
     read = parameters("llama", TIED)[0]
     eight = exported("llama", OpenVinoConfig(precision="int8-weights"), tmp_path, **TIED)
-    assert read < weight_bytes(folder=eight, kind="openvino") < 2 * read
+    found = weight_bytes(folder=eight, kind="openvino")
+    assert found is not None
+    assert read < found < 2 * read
 
 
 def test_a_table_is_left_out_only_where_nothing_else_uses_it() -> None:
