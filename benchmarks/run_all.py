@@ -20,7 +20,7 @@ FOLDERS = {
         "vocabulary", "techniques", "integers", "recovery", "pruning", "progressive", "search", "banking77",
     ),
     "families": ("encoders", "decoders", "eight_four", "trimmed", "stages", "whisper"),
-    "native": ("encoders", "decoders"),
+    "native": ("encoders", "decoders", "token_profile"),
 }  # fmt: skip
 PAGES = "compression/pages"
 

@@ -1,12 +1,12 @@
 """Where a written token's time goes on the native runtime, and what other numbers for its matrices would change.
 
-    token_profile.py [--model gemma|smollm2] [--context 512] [--steps 60] [--perplexity-tokens 4096]
+    token_profile.py [--model gemma|smollm2] [--context 512] [--turns 8] [--steps 10] [--perplexity-tokens 4096]
 
-One stream behind a context, in this process: milliseconds of the layers alone, of the search for the likeliest token
-behind them, the bytes that each reads and the share of the host's bandwidth that this makes, for several precisions of
-layers and head, and one and two threads; perplexity on WikiText-2's test text in windows of 512 tokens. ``screened``
-counts for how many tokens an exact search for the likeliest one would have to look at all eight bits of the head, if it
-read the upper four of each weight first: those whose logit may still be the largest by Cauchy and Schwarz.
+One stream behind a context, in this process, variants in turns: milliseconds of the layers alone, of the search for the
+likeliest token behind them, the bytes that each reads and the share of the host's bandwidth that this makes, for several
+precisions of layers and head, and one and two threads; perplexity on WikiText-2's test text in windows of 512 tokens.
+``screened`` counts for how many tokens an exact search for the likeliest one would have to look at all eight bits of the
+head, if it read the upper four of each weight first: those whose logit may still be the largest by Cauchy and Schwarz.
 """
 
 from __future__ import annotations
@@ -44,14 +44,15 @@ VARIANTS = {
     "int4 in 32, head int4": NativeConfig(precision="int4", head="int4"),
     "bf16, head bf16": NativeConfig(precision="bf16"),
 }
-WINDOW = 512
+WINDOW, _WARM = 512, 4
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--model", choices=sorted(MODELS), default="gemma")
     parser.add_argument("--context", type=int, default=512)
-    parser.add_argument("--steps", type=int, default=60)
+    parser.add_argument("--turns", type=int, default=8)
+    parser.add_argument("--steps", type=int, default=10, help="of each kind in a turn")
     parser.add_argument("--perplexity-tokens", type=int, default=4096)
     asked = parser.parse_args()
     kept = Kept("native/token_profile", "where a written token's time goes on the native runtime", vars(asked))
@@ -60,13 +61,14 @@ def main() -> None:
         if not kept.has(what="peak"):
             kept.add({"what": "peak", "bytes_s": bandwidth_bytes_s()})
         peak = float(next(row["bytes_s"] for row in kept.rows if row["what"] == "peak"))
+        if not kept.has(what="steps"):
+            kept.add({"what": "steps", "variants": timed(gguf, VARIANTS, Path(scratch), asked, peak)})
         for name, config in VARIANTS.items():
-            if not kept.has(variant=name):
-                found = timed(gguf, config, Path(scratch) / "timed" / name, asked, peak)
-                found |= perplexity(gguf, config, Path(scratch) / "judged" / name, asked.perplexity_tokens)
-                kept.add({"variant": name, **found})
+            if asked.perplexity_tokens and not kept.has(what="perplexity", variant=name):
+                found = perplexity(gguf, config, Path(scratch) / "judged" / name, asked.perplexity_tokens)
+                kept.add({"what": "perplexity", "variant": name, **found})
         if not kept.has(what="screened"):
-            kept.add({"what": "screened", **screened(gguf, tokens=asked.perplexity_tokens)})
+            kept.add({"what": "screened", **screened(gguf)})
 
 
 def session_of(gguf: Path, config: NativeConfig, folder: Path, *, task: str) -> tuple[Any, Any]:
@@ -88,30 +90,52 @@ def ids_of(found: Any) -> Callable[[str], np.ndarray[Any, Any]]:
     return lambda text: np.concatenate([part.arrays["input_ids"] for part in tokenizer.parts(text, stride=0)])
 
 
-def timed(gguf: Path, config: NativeConfig, folder: Path, asked: argparse.Namespace, peak: float) -> dict[str, Any]:
-    """Median milliseconds of a step in which only the layers run, and of a whole one."""
-    session, ids = session_of(gguf, config, folder, task="text-generation")
-    prompt = ids(text_of("valid", characters=20_000))[: asked.context][None].astype(np.int64)
-    decoder = session._make()
-    token = decoder.first({"input_ids": prompt, "attention_mask": np.ones_like(prompt)}, ())
-    one = np.ones(1, np.int64)
-    layers, whole = [], []
-    for number in range(asked.steps):
-        started = time.perf_counter()
-        if number % 2:
-            decoder._forward(np.arange(1), one, token.astype(np.int32), output=NOTHING)
-            layers.append(1e3 * (time.perf_counter() - started))
-        else:
-            token = decoder.next(token)
-            whole.append(1e3 * (time.perf_counter() - started))
-    session.close()
-    all_bytes, head_bytes = weight_bytes(folder)
-    layers_ms, whole_ms = float(np.median(layers[3:])), float(np.median(whole[3:]))
-    return {
-        "tok_s": 1e3 / whole_ms, "whole_ms": whole_ms, "layers_ms": layers_ms, "head_ms": whole_ms - layers_ms,
-        "layers_bytes": all_bytes - head_bytes, "head_bytes": head_bytes,
-        "share_of_peak": all_bytes / whole_ms * 1e3 / peak,
-    }  # fmt: skip
+def timed(
+    gguf: Path, wanted: dict[str, NativeConfig], scratch: Path, asked: argparse.Namespace, peak: float
+) -> dict[str, dict[str, Any]]:
+    """Of each variant the median milliseconds of a step in which only the layers run, and of a whole one; the variants
+    take turns, because the host's speed drifts."""
+    folders = {name: scratch / "timed" / name for name in wanted}
+    opened = {name: session_of(gguf, wanted[name], folders[name], task="text-generation") for name in wanted}
+    steps = {name: Steps(session, ids, context=asked.context) for name, (session, ids) in opened.items()}
+    for _ in range(asked.turns):
+        for own in steps.values():
+            own.take(asked.steps)
+    for session, _ in opened.values():
+        session.close()
+    return {name: own.figures(folders[name], peak) for name, own in steps.items()}
+
+
+class Steps:
+    """One stream behind its context, and the milliseconds of its steps."""
+
+    def __init__(self, session: Any, ids: Callable[[str], np.ndarray[Any, Any]], *, context: int) -> None:
+        prompt = ids(text_of("valid", characters=20_000))[:context][None].astype(np.int64)
+        self._decoder = session._make()
+        self._token = self._decoder.first({"input_ids": prompt, "attention_mask": np.ones_like(prompt)}, ())
+        self.layers: list[float] = []
+        self.whole: list[float] = []
+
+    def take(self, count: int) -> None:
+        """So many steps of each kind, behind a few that are not timed."""
+        for number in range(2 * count + _WARM):
+            started = time.perf_counter()
+            if number % 2:
+                one = np.ones(1, np.int64)
+                self._decoder._forward(np.arange(1), one, self._token.astype(np.int32), output=NOTHING)
+            else:
+                self._token = self._decoder.next(self._token)
+            if number >= _WARM:
+                (self.layers if number % 2 else self.whole).append(1e3 * (time.perf_counter() - started))
+
+    def figures(self, folder: Path, peak: float) -> dict[str, Any]:
+        all_bytes, head_bytes = weight_bytes(folder)
+        layers_ms, whole_ms = float(np.median(self.layers)), float(np.median(self.whole))
+        return {
+            "tok_s": 1e3 / whole_ms, "whole_ms": whole_ms, "layers_ms": layers_ms, "head_ms": whole_ms - layers_ms,
+            "layers_bytes": all_bytes - head_bytes, "head_bytes": head_bytes,
+            "share_of_peak": all_bytes / whole_ms * 1e3 / peak,
+        }  # fmt: skip
 
 
 def weight_bytes(folder: Path) -> tuple[int, int]:
@@ -144,14 +168,14 @@ def text_begins(ids: Callable[[str], np.ndarray[Any, Any]]) -> bool:
     return bool(ids("one")[0] == ids("two")[0])
 
 
-def screened(gguf: Path, *, tokens: int) -> dict[str, Any]:
+def screened(gguf: Path) -> dict[str, Any]:
     """How many rows of the head are left after its upper halves, for each token of the test text."""
     import torch
 
     kind = get_task("text-generation")
     found = load_checkpoint(ModelRef(str(gguf)), task=kind)
     hf = kind.wrap(found).eval().hf
-    ids = ids_of(found)(text_of("test", characters=8 * tokens))[: min(tokens, WINDOW)]
+    ids = ids_of(found)(text_of("test", characters=8 * WINDOW))[:WINDOW]
     with torch.inference_mode():
         states = hf.base_model(input_ids=torch.from_numpy(ids[None].astype(np.int64))).last_hidden_state[0].numpy()
     weight = hf.get_output_embeddings().weight.detach().float().numpy()
