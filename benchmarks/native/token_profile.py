@@ -2,11 +2,12 @@
 
     token_profile.py [--model gemma|smollm2] [--context 512] [--turns 8] [--steps 10] [--perplexity-tokens 4096]
 
-One stream behind a context, in this process, variants in turns: milliseconds of the layers alone, of the search for the
-likeliest token behind them, the bytes that each reads and the share of the host's bandwidth that this makes, for several
-precisions of layers and head, and one and two threads; perplexity on WikiText-2's test text in windows of 512 tokens.
-``screened`` counts for how many tokens an exact search for the likeliest one would have to look at all eight bits of the
-head, if it read the upper four of each weight first: those whose logit may still be the largest by Cauchy and Schwarz.
+One stream behind a context, in this process, variants in turns: milliseconds of the layers alone, of the search for
+the likeliest token behind them, the bytes that each reads and the share of the host's bandwidth that this makes, for
+several precisions of layers and head, and one and two threads; perplexity on WikiText-2's test text in windows of 512
+tokens. ``screened`` counts for how many tokens an exact search for the likeliest one would have to look at all eight
+bits of the head, if it read the upper four of each weight first: those whose logit may still be the largest by Cauchy
+and Schwarz.
 """
 
 from __future__ import annotations
