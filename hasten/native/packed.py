@@ -15,6 +15,7 @@ import math
 import os
 import struct
 import tempfile
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,8 @@ _START = 4096
 _TYPES = {"I8": np.int8, "U8": np.uint8, "I16": np.int16, "U16": np.uint16, "F16": np.float16, "I32": np.int32,
           "F32": np.float32, "I64": np.int64}  # fmt: skip
 _MOST_HEADER = 1 << 26
+# Who was killed while packing leaves a file that nobody will ever finish; nobody packs for so long.
+_STAGING, _ABANDONED_S = ".packing-", 3600.0
 
 
 def packed_folder() -> Path:
@@ -68,7 +71,10 @@ def mapped(path: Path) -> dict[str, NDArray[Any]]:
     size = int.from_bytes(whole[:8].tobytes(), "little")
     if len(whole) < 8 or not 0 < size <= min(len(whole) - 8, _MOST_HEADER):
         raise ValueError("it does not begin like a file of arrays")
-    header, data = json.loads(whole[8 : 8 + size].tobytes()), whole[8 + size :]
+    try:
+        header, data = json.loads(whole[8 : 8 + size].tobytes()), whole[8 + size :]
+    except RecursionError as error:
+        raise ValueError("its header is nested without end") from error
     if not isinstance(header, dict):
         raise ValueError("its header is no table of arrays")
     return {name: _array(data, name, said) for name, said in header.items() if name != "__metadata__"}
@@ -113,7 +119,7 @@ def _kept(place: Path, key: bytes, stored: Serialized, **settings: Any) -> Engin
 def _keep(engine: Engine, place: Path, key: bytes) -> None:
     """The whole file or none."""
     place.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, staging = tempfile.mkstemp(prefix=".packing-", dir=place.parent)
+    descriptor, staging = tempfile.mkstemp(prefix=_STAGING, dir=place.parent)
     try:
         with os.fdopen(descriptor, "r+b", buffering=0) as file:
             file.seek(_START)
@@ -128,7 +134,11 @@ def _keep(engine: Engine, place: Path, key: bytes) -> None:
 
 
 def _make_room(newest: Path) -> None:
-    """Delete what was used longest ago while all together is larger than the bound; never the ``newest``."""
+    """Delete what was used longest ago while all together is larger than the bound, never the ``newest``; and what
+    was begun and not ended."""
+    for path in newest.parent.glob(f"{_STAGING}*"):
+        if time.time() - path.stat().st_mtime > _ABANDONED_S:
+            path.unlink(missing_ok=True)
     found = [(path.stat().st_mtime, path.stat().st_size, path) for path in newest.parent.glob("*.packed")]
     total = sum(size for _, size, _ in found)
     for _, size, path in sorted(found):

@@ -26,7 +26,7 @@ from hasten.measure.worker import Worker
 from hasten.pipeline.arena import in_shares, times_of
 from hasten.pipeline.contender import Contender, asked_alike, make_contender, task_of, workload_for
 from hasten.pipeline.progress import Reporter, Silent
-from hasten.pipeline.request import parse_cores, parse_threads
+from hasten.pipeline.request import checked_seed, parse_cores, parse_threads
 from hasten.pipeline.scoring import drop_of
 from hasten.records import Columns, Figures, Host, InputError, Interval, Latency, ModelRef, Workload
 from hasten.tasks import get_task
@@ -104,6 +104,7 @@ def bench(
         say.line(f"warning: {warning}")
     width = parse_threads(threads, used)
     _positive(batch=batch, concurrency=concurrency, requests=requests, rounds=rounds)
+    checked_seed(seed)
     refs = [ModelRef(str(s), revision, allow_pickle, trust_remote_code) for s in (a, vs if vs is not None else a)]
     workload = workload_for(refs, Workload(new_tokens=new_tokens, chat=chat, prefix=prefix), task=task)
     read = task_of(refs, task=task).read(data, columns=Columns(text_column, text_pair_column, label_column))

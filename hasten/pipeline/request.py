@@ -102,8 +102,10 @@ def parse_cores(text: str | tuple[int, ...] | None) -> tuple[int, ...]:
     if text is None:
         return usable
     if isinstance(text, str):
-        if not re.fullmatch(r"\s*\d+(-\d+)?(\s*,\s*\d+(-\d+)?)*\s*", text):
-            raise InputError(f"--cores {text!r}", expected="core numbers such as 0,1 or 0-3", remedy="correct the list")
+        if not re.fullmatch(r"\s*\d{1,4}(-\d{1,4})?(\s*,\s*\d{1,4}(-\d{1,4})?)*\s*", text):
+            raise InputError(
+                f"--cores {text[:80]!r}", expected="core numbers such as 0,1 or 0-3", remedy="correct the list"
+            )
         ranges = [part.strip().split("-") for part in text.split(",")]
         numbers = {n for r in ranges for n in range(int(r[0]), int(r[-1]) + 1)}
     else:
@@ -111,7 +113,7 @@ def parse_cores(text: str | tuple[int, ...] | None) -> tuple[int, ...]:
     outside = sorted(numbers - set(usable))
     if outside or not numbers:
         raise InputError(
-            f"cores {sorted(numbers)}",
+            f"cores {str(sorted(numbers))[:80]}",
             expected=f"some of the cores this process may use: {', '.join(map(str, usable))}",
             remedy="leave --cores out to use them all",
         )
@@ -191,7 +193,7 @@ def _workload(
         threads=parse_threads(threads, used),
         cores=used,
         max_length=_at_least_one("--max-length", max_length if max_length is not None else 512),
-        seed=_seed(seed),
+        seed=checked_seed(seed),
         new_tokens=new_tokens if new_tokens is None else _at_least_one("--new-tokens", new_tokens),
         prompt_tokens=prompt_tokens if prompt_tokens is None else _at_least_one("--prompt-tokens", prompt_tokens),
         chat=chat,
@@ -236,7 +238,8 @@ def parse_threads(threads: int | None, cores: tuple[int, ...]) -> int:
     return threads
 
 
-def _seed(value: int) -> int:
+def checked_seed(value: int) -> int:
+    """The seed itself. Raises InputError for one that no generator of random numbers takes."""
     if not 0 <= value < 2**31:
         raise InputError(f"--seed {value}", expected=f"a whole number from 0 to {2**31 - 1}", remedy="correct the flag")
     return value

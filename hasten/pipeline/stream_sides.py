@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from hasten.bundle.answers import Answers
-from hasten.bundle.manifest import read_manifest
+from hasten.bundle.manifest import read_manifest, verify_files
 from hasten.measure.worker import OpenFacts, Worker
 from hasten.pipeline.step_bytes import Kept, cache_precision
 from hasten.records import InputError, MissingDependency, Rejected
@@ -75,6 +75,7 @@ def of_bundle(folder: Path, *, runtimes: Sequence[str] | None, start: Callable[[
     manifest = read_manifest(folder)
     if manifest.answers is None or "input_ids" not in manifest.input_names:
         raise writes_nothing(f"{folder} is a bundle for {manifest.task}", "give --data for a duel, without --generate")
+    verify_files(folder, manifest)  # what is read here would be believed
     kind, model = str(manifest.recipe["runtime"]["kind"]), folder / "model"
     config: dict[str, Any] = dict(manifest.recipe["runtime"])
     writer = Writer(

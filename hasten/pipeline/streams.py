@@ -19,7 +19,7 @@ from hasten.measure.worker import Worker
 from hasten.pipeline.contender import is_bundle
 from hasten.pipeline.progress import Reporter, Silent
 from hasten.pipeline.prompts import Prompts, tokens_of, vocabulary
-from hasten.pipeline.request import parse_cores, parse_threads
+from hasten.pipeline.request import checked_seed, parse_cores, parse_threads
 from hasten.pipeline.stream_exports import Exports, offers
 from hasten.pipeline.stream_figures import Lengths, StreamSide, StreamsResult, figures_of
 from hasten.pipeline.stream_sides import Side, Writer, of_bundle
@@ -29,6 +29,7 @@ from hasten.runtimes import RUNTIMES
 from hasten.tasks import get_task
 
 _MEMORY_SHARE = 0.7  # of what is free may be taken by sides that are there at once
+_MOST_STREAMS, _MOST_TOKENS = 4096, 1 << 20  # a slip of the finger should not take all memory
 
 
 def bench_streams(
@@ -65,7 +66,7 @@ def bench_streams(
     asked = _Asked(
         ModelRef(str(model), revision, allow_pickle, trust_remote_code), task, runtimes, techniques, data,
         Columns(text=text_column), parse_streams(streams), Lengths(input_tokens, output_tokens, rounds),
-        max(1, -(-requests // rounds)), seed, used, parse_threads(threads, used),
+        max(1, -(-requests // rounds)), checked_seed(seed), used, parse_threads(threads, used),
     )  # fmt: skip
     warnings = busy_host()
     for warning in warnings:
@@ -98,10 +99,10 @@ def parse_streams(given: str | Sequence[int]) -> tuple[int, ...]:
         counts = sorted({int(part) for part in parts})
     except ValueError:
         counts = []
-    if not counts or counts[0] < 1:
+    if not counts or counts[0] < 1 or counts[-1] > _MOST_STREAMS:
         raise InputError(
-            f"--streams {given if isinstance(given, str) else ','.join(map(str, given))}",
-            expected="whole numbers of at least 1, such as 1,16", remedy="correct the flag",
+            f"--streams {(given if isinstance(given, str) else ','.join(map(str, given)))[:80]}",
+            expected=f"whole numbers from 1 to {_MOST_STREAMS}, such as 1,16", remedy="correct the flag",
         )  # fmt: skip
     return tuple(counts)
 
@@ -112,10 +113,12 @@ def check_lengths(read: int, written: int, *, rounds: int, requests: int) -> Non
         ("--input-tokens", read, 1), ("--output-tokens", written, 2), ("--rounds", rounds, 1),
         ("--requests", requests, 1),
     ):  # fmt: skip
-        if value < least:
+        if not least <= value <= _MOST_TOKENS:
             why = ": the first one comes with the prompt" if flag == "--output-tokens" else ""
             raise InputError(
-                f"{flag} {value}", expected=f"a whole number of at least {least}{why}", remedy="correct the flag"
+                f"{flag} {value}",
+                expected=f"a whole number from {least} to {_MOST_TOKENS}{why}",
+                remedy="correct the flag",
             )
 
 

@@ -64,7 +64,12 @@ def recipes(
 
 
 def check_known(what: str, names: Sequence[str] | None, known: Sequence[str]) -> None:
-    """Raise InputError for a name that is not ``known``, with the nearest that is."""
+    """Raise InputError for a name that is not ``known``, with the nearest that is, and for a list of none."""
+    if names is not None and not names:
+        raise InputError(
+            f"--{what}s without a name", expected=f"some of {', '.join(known)}",
+            remedy="leave the flag out to have all of them",
+        )  # fmt: skip
     for name in names or ():
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1)

@@ -164,7 +164,7 @@ def open(folder: Path, config: NativeConfig, *, threads: int, cores: tuple[int, 
         if is_generative(folder):
             return writer_of(engine, folder, kv_cache=config.kv_cache, read=read)
         return session_of(engine, facts_of(read))
-    except (InputError, OSError, ValueError) as error:
+    except (InputError, OSError, ValueError, RecursionError) as error:
         said = error.got if isinstance(error, InputError) else str(error).strip()[:300]
         raise Rejected("open", f"the native engine cannot open {folder.name}/{MODEL}: {said}") from error
 

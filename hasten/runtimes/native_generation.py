@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 
 # Tokens of prompts that are read in one call: weights are read once for them, and the scratch memory stays small.
 _TOGETHER = 256
-_MOST_LAYERS, _MOST_WIDTH = 4096, 1 << 20
+# A cache is made before the program can say that it does not fit: numbers of a token in all layers together.
+_MOST_LAYERS, _MOST_WIDTH = 4096, 1 << 22
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +55,7 @@ def writer_facts(read: Any) -> WriterFacts:
         and isinstance(layers, list)
         and len(layers) <= _MOST_LAYERS
         and all(_is_layer(layer) for layer in layers)
+        and sum(heads * width for heads, width in layers) <= _MOST_WIDTH
         and type(best) is int
         and best >= 0
     )
@@ -63,8 +65,7 @@ def writer_facts(read: Any) -> WriterFacts:
 
 
 def _is_layer(found: Any) -> bool:
-    whole = isinstance(found, list) and len(found) == 2 and all(type(n) is int and n > 0 for n in found)
-    return bool(whole and found[0] * found[1] <= _MOST_WIDTH)
+    return isinstance(found, list) and len(found) == 2 and all(type(n) is int and n > 0 for n in found)
 
 
 class NativeDecoder:

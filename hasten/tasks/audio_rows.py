@@ -9,6 +9,7 @@ said. Recordings stay encoded as they are.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from os.path import isfile
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +54,7 @@ def _folder(folder: Path, columns: Columns, labels_wanted: bool) -> Found:
     table = next((folder / name for name in _METADATA if (folder / name).is_file()), None)
     if table is not None:
         return _table(table, columns, labels_wanted)
-    seen = sorted(path for path in folder.rglob("*") if not path.name.startswith("."))
+    seen = sorted(path for path in folder.rglob("*") if not (path.name.startswith(".") or path.is_dir()))
     unread = [path for path in seen if path.suffix.lower() in _UNREAD]
     if unread:
         raise InputError(
@@ -127,9 +128,9 @@ def _recording(value: Any, base: Path, number: int, *, where: str) -> tuple[str,
     name, content = (value.get("path"), value.get("bytes")) if isinstance(value, Mapping) else (value, None)
     if isinstance(name, (bytes, bytearray)):
         name, content = None, name
-    if content is not None:
+    if isinstance(content, (bytes, bytearray)):
         return str(name or f"recording {number}"), bytes(content)
-    if not isinstance(name, str) or not name.strip():
+    if content is not None or not isinstance(name, str) or not name.strip() or "\0" in name:
         raise InputError(
             f"{where} holds {type(value).__name__} {str(value)[:40]!r}", expected="a path, or a recording's bytes",
             remedy="fill or drop such rows, or name another column with --text-column",
@@ -141,7 +142,7 @@ def _inside(base: Path, name: str, *, where: str) -> Path:
     """The file that a table names. A table may be a stranger's: what lies outside of its folder is not for it to name,
     nor a link that leads there."""
     folder = base.resolve()
-    path = next((p for p in ((base / name).resolve(), (base / _CLIPS / name).resolve()) if p.is_file()), None)
+    path = next((p for p in ((base / name).resolve(), (base / _CLIPS / name).resolve()) if isfile(p)), None)
     path = path or (base / name).resolve()
     if not path.is_relative_to(folder):
         raise InputError(

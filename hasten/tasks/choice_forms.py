@@ -22,7 +22,9 @@ _COUNTED_FROM_1 = (("option1", "option2"), "answer")
 def is_of_causes(rows: Sequence[Mapping[str, Any]]) -> bool:
     """COPA's rows: a premise, two choices, and of which kind these are."""
     return bool(rows) and all(
-        isinstance(row.get(_PREMISE), str) and row.get(_ASKED) in _JOINED and all(name in row for name in _CHOICES)
+        isinstance(row.get(_PREMISE), str)
+        and row.get(_ASKED) in tuple(_JOINED)  # whatever a row asks: a list has no hash
+        and all(name in row for name in _CHOICES)
         for row in rows
     )
 

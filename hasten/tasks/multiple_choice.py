@@ -216,7 +216,7 @@ def _checked(found: Any, *, at: str) -> list[str]:
 def _parsed(text: str, *, at: str) -> Any:
     try:
         return json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(
             f"{at} has the choices {text[:60]!r}", expected="a JSON list of texts", remedy="correct the row"
         ) from error

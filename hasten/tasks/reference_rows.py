@@ -119,7 +119,7 @@ def _first(table: Table, given: str | None, usual: Sequence[str], *, what: str, 
 def references_of(value: Any, *, where: str) -> tuple[str, ...]:
     """One text or a list of them, also as JSON. Raises InputError for anything else, and for nothing."""
     if isinstance(value, str) and value.lstrip().startswith("["):
-        with suppress(ValueError):  # else it is a text that begins with a bracket
+        with suppress(ValueError, RecursionError):  # else it is a text that begins with a bracket
             value = json.loads(value)
     found = list(value) if isinstance(value, (list, tuple)) else [value]
     if not found or not all(isinstance(text, str) and text.strip() for text in found):
@@ -145,7 +145,7 @@ def _by_language(table: Table, columns: Columns, *, source: str | Path) -> tuple
     for number, row in enumerate(table.rows, start=1):
         both = row.get(_PAIRS)
         if isinstance(both, str):
-            with suppress(ValueError):  # the error below says what it is
+            with suppress(ValueError, RecursionError):  # the error below says what it is
                 both = json.loads(both)
         if not isinstance(both, Mapping) or len(both) < 2:
             raise InputError(

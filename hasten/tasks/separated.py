@@ -33,7 +33,14 @@ def read_tabs(text: str, path: Path) -> Rows:
     """The same; without quotes where the file means none."""
     if _is_cola(text):
         text = "\t".join(_COLA) + "\n" + text
-    return _read(text, path, separator="\t", quoted=_is_quoted(text))
+    quoted = _is_quoted(text)
+    try:
+        return _read(text, path, separator="\t", quoted=quoted)
+    except InputError as error:
+        if quoted and isinstance(error.__cause__, csv.Error):
+            # A quote that nothing closes is more likely none, beside a row of another length: that one is named.
+            _read(text, path, separator="\t", quoted=False)
+        raise
 
 
 def _is_quoted(text: str) -> bool:

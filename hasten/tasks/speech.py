@@ -13,6 +13,7 @@ import io
 import math
 from collections.abc import Mapping, Sequence
 from math import gcd
+from os.path import expanduser, isfile
 from pathlib import Path
 from typing import Any
 
@@ -117,10 +118,10 @@ def content_of(recording: object, *, name: str) -> bytes:
     if isinstance(recording, (bytes, bytearray)):
         return bytes(recording)
     if isinstance(recording, (str, Path)):
-        path = Path(recording).expanduser()
-        if path.is_file():
-            return path.read_bytes()
-        raise InputError(f"no such file: {path}", expected="a recording", remedy="check the path")
+        path = expanduser(recording)
+        if isfile(path):  # never an error: a name may be too long, or hold a zero byte
+            return Path(path).read_bytes()
+        raise InputError(f"{name}: no such file: {str(path)[:200]}", expected="a recording", remedy="check the path")
     raise InputError(
         f"{name} is a {type(recording).__name__}", expected="a file's bytes, or a path", remedy="convert it"
     )

@@ -63,7 +63,7 @@ def _gone_on(begun: list[Talk], others: list[Talk]) -> list[Talk]:
 def _said(value: Any) -> Spoken:
     """The texts of a cell: one, a list of them, or a conversation, also as JSON."""
     if isinstance(value, str) and value.lstrip().startswith("["):
-        with suppress(ValueError):  # else it is a text that begins with a bracket
+        with suppress(ValueError, RecursionError):  # else it is a text that begins with a bracket
             value = json.loads(value)
     parts: Sequence[Any] = value if isinstance(value, (list, tuple)) else [value]
     talk = [message for part in parts if (message := _message(part)) is not None]

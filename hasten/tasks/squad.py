@@ -120,7 +120,7 @@ def _answers(value: Any, start: Any, *, where: str) -> tuple[Answer, ...]:
     if isinstance(value, str) and start is None and value.lstrip()[:1] in ("{", "["):
         try:
             value = json.loads(value)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise _bad(value, where=where, expected="answers in JSON") from error
     if isinstance(value, list):
         return tuple(answer for one in value for answer in _answers(one, None, where=where))

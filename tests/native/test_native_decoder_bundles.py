@@ -28,6 +28,7 @@ from hasten.runtimes.generation_facts import FACTS as WRITING
 from hasten.runtimes.generation_spaces import generation_space
 from hasten.runtimes.native import FACTS, MODEL, NativeConfig
 from hasten.runtimes.native_decoders import Written, lowered_reader, lowered_writer
+from hasten.runtimes.native_generation import writer_facts
 
 INT8 = NativeConfig(precision="int8-dynamic")
 
@@ -222,8 +223,16 @@ def test_facts_that_do_not_fit_are_a_sentence(what: str, bundle: Path, tmp_path:
     assert len(said(folder).split()) > 6
 
 
+def test_layers_that_no_memory_holds_are_refused_before_a_cache_is_made() -> None:
+    """Each of them alone would do."""
+    facts = {"format": 1, "precision": "fp32", "best": 1, "layers": [[1024, 1024]] * 4}
+    assert len(writer_facts(facts).layers) == 4
+    with pytest.raises(ValueError, match="how a cache is made"):
+        writer_facts({**facts, "layers": [[1024, 1024]] * 4096})
+
+
 @native_only
-@pytest.mark.parametrize("text", ["", "{", "7", '{"encoder": 3}', "[]"])
+@pytest.mark.parametrize("text", ["", "{", "7", '{"encoder": 3}', "[]", "[" * 10**5])
 def test_facts_of_writing_that_do_not_fit_are_a_sentence(text: str, bundle: Path, tmp_path: Path) -> None:
     folder = copied(bundle, tmp_path / "model")
     (folder / WRITING).write_text(text)

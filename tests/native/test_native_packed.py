@@ -135,6 +135,18 @@ def test_what_was_used_longest_ago_goes(
     assert new != old
 
 
+def test_what_somebody_who_was_killed_had_begun_is_cleared_away(model: Path, cache: Path) -> None:
+    cache.mkdir(parents=True)
+    abandoned, begun = cache / ".packing-old", cache / ".packing-new"
+    for path in (abandoned, begun):
+        path.write_bytes(bytes(100))
+    os.utime(abandoned, (1, 1))
+    said(model)
+    assert not abandoned.exists()
+    assert begun.exists()
+    assert len(list(cache.glob("*.packed"))) == 1
+
+
 def test_small_programs_are_not_kept(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     said(model)
@@ -176,7 +188,10 @@ def test_headers_that_lie_are_a_sentence(what: str, model: Path, tmp_path: Path)
         get_runtime("native").open(folder, INT4, threads=1, cores=())
 
 
-@pytest.mark.parametrize("raw", [b"", b"\xff" * 8, b"\xff" * 40, bytes(40), (3).to_bytes(8, "little") + b"{{{"])
+DEEP = (10**5).to_bytes(8, "little") + b"[" * 10**5
+
+
+@pytest.mark.parametrize("raw", [b"", b"\xff" * 8, b"\xff" * 40, bytes(40), (3).to_bytes(8, "little") + b"{{{", DEEP])
 def test_files_that_are_none_are_a_sentence(raw: bytes, model: Path, tmp_path: Path) -> None:
     folder = tmp_path / "model"
     folder.mkdir()

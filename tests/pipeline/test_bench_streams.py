@@ -99,6 +99,15 @@ def test_a_bundle_runs_as_it_was_built(tmp_path: Path) -> None:
         hasten.bench_streams(bundle, runtimes=("openvino",), **SHORT)
 
 
+@pytest.mark.parametrize("name", ["model/generation.json", "tokenizer/tokenizer.json"])
+def test_a_damaged_bundle_is_a_sentence(name: str, tmp_path: Path) -> None:
+    model = save_task_model(tmp_path / "model", "text-generation")
+    bundle = language_bundle(model, tmp_path / "bundle", task="text-generation", answers=Answers(most=4, timed=4))
+    (bundle / name).write_bytes((bundle / name).read_bytes()[:-9])
+    with pytest.raises(InputError, match=rf"{name} has \d+ bytes, the manifest says"):
+        hasten.bench_streams(bundle, runtimes=("torch",), **SHORT)
+
+
 def test_a_bundle_that_answers_nothing_is_refused(tmp_path: Path) -> None:
     model = save_task_model(tmp_path / "model", "language-modeling")
     bundle = language_bundle(model, tmp_path / "bundle")
@@ -187,7 +196,7 @@ def test_texts_are_read_one_after_the_other_and_from_the_beginning_again() -> No
 # ------------------------------------------------------------------ bad input
 
 
-@pytest.mark.parametrize("given", ["0", "1,x", "", "1,-2", (), (0,)])
+@pytest.mark.parametrize("given", ["0", "1,x", "", "1,-2", (), (0,), "1,1000000000", "9" * 5000])
 def test_numbers_of_streams(given: Any) -> None:
     assert parse_streams("16, 1,1") == (1, 16)
     with pytest.raises(InputError, match="--streams"):
@@ -199,9 +208,13 @@ def test_numbers_of_streams(given: Any) -> None:
     [
         ({"input_tokens": 0}, "--input-tokens 0"),
         ({"output_tokens": 1}, "the first one comes with the prompt"),
+        ({"input_tokens": 10**12}, "--input-tokens 1000000000000"),
         ({"rounds": 0}, "--rounds 0"),
+        ({"seed": -1}, "--seed -1"),
         ({"requests": 0}, "--requests 0"),
         ({"runtimes": ("torhc",)}, "did you mean torch"),
+        ({"runtimes": ()}, "--runtimes without a name"),
+        ({"techniques": ()}, "--techniques without a name"),
         ({"techniques": ("int9",)}, "unknown technique 'int9'"),
         ({"threads": 99}, "--threads 99"),
         ({"task": "text-classification"}, "--task text-classification with --generate"),

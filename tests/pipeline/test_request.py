@@ -47,7 +47,7 @@ def test_any_time_text_is_seconds_or_an_input_error(text: str) -> None:
     assert seconds >= 20
 
 
-@pytest.mark.parametrize("text", ["", "x", "0-", "-1", "0,,1", "9999", "1;2"])
+@pytest.mark.parametrize("text", ["", "x", "0-", "-1", "0,,1", "9999", "1;2", "0-99999999999", "9" * 5000])
 def test_bad_cores(text: str) -> None:
     with pytest.raises(InputError):
         parse_cores(text)
@@ -118,3 +118,8 @@ def test_a_wrong_path_waits_for_no_model(
     with pytest.raises(InputError, match="no such file"):
         hasten.optimize(checkpoint("bert"), task="text-classification", out=tmp_path / "out", **sources)  # type: ignore[arg-type]
     assert not (tmp_path / "out").exists()
+
+
+def test_a_duel_refuses_a_seed_before_anything_is_loaded() -> None:
+    with pytest.raises(InputError, match="--seed -1"):
+        hasten.bench("nothing", data="nothing.csv", seed=-1)

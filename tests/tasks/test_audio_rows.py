@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -133,6 +134,32 @@ def test_what_is_refused(folder: Path) -> None:
         read_recordings(folder / "rows.csv", columns=Columns())
     assert read_recordings(folder / "rows.csv", columns=Columns(text="sound")).texts == ("0.wav",)
     assert len(read_recordings(folder, columns=Columns(), labels_wanted=False)) == 3
+
+
+@pytest.mark.parametrize(
+    ("audio", "message"),
+    [
+        ("a" * 5000 + ".wav", "no such file"),
+        ("0\0.wav", "expected: a path"),
+        ({"path": "0.wav", "bytes": "UklGRg=="}, "expected: a path"),
+        ({"path": "0.wav", "bytes": 10**13}, "expected: a path"),
+        ({"path": "0.wav", "bytes": [300]}, "expected: a path"),
+    ],
+    ids=["a long name", "a zero byte", "a text", "a number", "a list"],
+)
+def test_what_is_no_recording_is_named_with_its_row(folder: Path, audio: object, message: str) -> None:
+    (folder / "rows.jsonl").write_text(json.dumps({"audio": audio, "text": "zero"}) + "\n")
+    with pytest.raises(InputError, match=r"row 1 of .*rows\.jsonl") as refused:
+        read_recordings(folder / "rows.jsonl", columns=Columns())
+    assert message in str(refused.value)
+
+
+def test_folders_are_no_files_whatever_they_are_called(folder: Path) -> None:
+    for name in ("0.wav", "1.wav", "2.wav"):
+        (folder / name).with_suffix(".txt").write_text("said")
+    for name in ("a.trans.txt", "old.wav", "more.mp3"):
+        (folder / name).mkdir()
+    assert read_recordings(folder, columns=Columns()).texts == ("0.wav", "1.wav", "2.wav")
 
 
 def test_recordings_that_would_be_lost_are_said(folder: Path) -> None:

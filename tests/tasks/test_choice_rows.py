@@ -57,6 +57,8 @@ def test_the_usual_columns(name: str, tmp_path: Path) -> None:
         ({"premise": "it rained", "question": "what then", "choice1": "wet", "choice2": "dry", "label": 0}, "premise"),
         ({"sentence": "q _ r", "option1": "one", "option2": "two", "answer": "0"}, "says that '0' is right"),
         ({"sentence": "q _ r", "option1": "one", "option2": "two", "answer": ""}, "says that '' is right"),
+        ({"premise": "it rained", "question": ["effect"], "choice1": "wet", "choice2": "dry", "label": 0}, "premise"),
+        ({"question": "q", "choices": "[" * 100_000, "label": 0}, "has the choices"),
         ({"article": "long", "question": "who", "options": ["one", "two"], "answer": "A"}, "to be read before it"),
     ],
 )

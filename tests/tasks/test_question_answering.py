@@ -124,6 +124,7 @@ def test_one_answer_beside_its_start(tmp_path: Path) -> None:
         ("a.csv", "question,context,answer,answer_start\nq,w1,w1,x\n", "row 1 of .*'x'"),
         ("a.csv", "question,context,answer,answer_start\nq,w1,w1,0.5\n", "row 1 of .*'0.5'"),
         ("a.csv", 'question,context,answers\nq,w1,"{x"\n', "answers in JSON"),
+        ("a.csv", f"question,context,answers\nq,w1,{'[' * 100_000}\n", "answers in JSON"),
         ("a.csv", "question,context,answer,answer_start\nq,,w1,0\n", "row 1 of .*'context'"),
         ("a.csv", "question,context\n", "holds no rows"),
         ("a.jsonl", '{"question": 3, "context": "w1"}', "row 1 of .*'question' holds int"),

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from hasten.records import Columns, InputError
-from hasten.tasks.reference_rows import read_documents, read_prompts, read_translations
+from hasten.tasks.reference_rows import read_documents, read_prompts, read_translations, references_of
 
 
 def saved(folder: Path, *rows: dict[str, Any]) -> Path:
@@ -96,3 +96,8 @@ def test_instructions_come_with_what_they_are_about(tmp_path: Path, about: str) 
     assert found.texts == ("sum up\n\na text", "sing")
     assert found.labels == (("short",), ("la",))
     assert read_prompts(tmp_path / "rows.jsonl", columns=Columns(text="instruction")).texts == ("sum up", "sing")
+
+
+def test_a_reference_of_brackets_is_a_text() -> None:
+    deep = "[" * 100_000
+    assert references_of(deep, where="row 1") == (deep,)

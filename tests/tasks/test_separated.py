@@ -72,6 +72,12 @@ def test_ragged_rows_are_named_by_their_line(tmp_path: Path) -> None:
         read(tmp_path, "text\tlabel\na\tyes\nb\n")
 
 
+def test_a_quote_that_means_none_does_not_hide_the_ragged_row(tmp_path: Path) -> None:
+    lines = ['He said "so\tno\t1', '"So\tyes\t0', "a\tb", "c\td\t1"]
+    with pytest.raises(InputError, match="line 4: 2 fields, the header has 3"):
+        read(tmp_path, "\n".join(["sentence1\tsentence2\tlabel", *lines]) + "\n")
+
+
 def test_commas_come_with_quotes(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="line 2"):
         read(tmp_path, 'text,label\n"a" b,yes\n', name="rows.csv")
