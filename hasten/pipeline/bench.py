@@ -8,7 +8,7 @@ itself is a null duel, which should claim nothing.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -112,10 +112,7 @@ def bench(
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="hasten-bench-")))
         say.stage("loading both sides", done=0, total=1, left_s=None)
         with Worker.start(cores=used, threads=width) as loader:
-            make = partial(make_contender, task=task, worker=loader, workload=workload)
-            sides = [make(ref, scratch=scratch / str(number)) for number, ref in enumerate(refs)]
-        _check_alike(*sides)
-        sides = asked_alike(sides)
+            sides = _both(refs, partial(make_contender, task=task, worker=loader, workload=workload), scratch)
         rows, labelled = _checked(read, sides[0])
         arena = _Arena(sides, rows, labelled, batch=batch, threads=width, cores=used, seed=seed)
         made = []
@@ -267,6 +264,13 @@ _LINES: dict[str, Callable[[Side], str]] = {
         f"{s.figures.quality.metric} {s.figures.quality.value:.2f}" if s.figures.quality else "no labels"
     ),
 }
+
+
+def _both(refs: Sequence[ModelRef], make: Callable[..., Contender], scratch: Path) -> list[Contender]:
+    """The sides, asked the same. Raises InputError where they do not compare."""
+    sides = [make(ref, scratch=scratch / str(number)) for number, ref in enumerate(refs)]
+    _check_alike(*sides)
+    return asked_alike(sides)
 
 
 def _checked(rows: Rows, side: Contender) -> tuple[Rows, bool]:
