@@ -18,6 +18,8 @@ from hasten.runtimes.runtime import Array, Arrays
 from hasten.tasks.task import Task
 
 _MASK = "attention_mask"
+# Tasks whose outputs are of the token that follows: nothing follows a text's last one, and padding is not compared.
+_FORETELL = ("language-modeling", "multiple-choice")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +50,15 @@ def judged(outputs: Sequence[Array], batches: Sequence[Arrays], *, task: Task) -
     """What :func:`parity` is to look at, of outputs of a task's model on these batches: of outputs of every token the
     real tokens'. A runtime that computes without padding has nothing to say there, and what others say is never read.
     """
+    if task.name in _FORETELL:
+        batches = [{**batch, _MASK: _followed(batch[_MASK])} if _MASK in batch else batch for batch in batches]
     own = map(of_real_tokens, outputs, batches) if task.per_token else outputs
     return [task.comparable(o) for o in own]
+
+
+def _followed(mask: Array) -> Array:
+    """Which tokens have a real one behind them [B, L], padding on the right."""
+    return np.concatenate([mask[:, 1:], np.zeros_like(mask[:, :1])], axis=1)
 
 
 def of_real_tokens(outputs: Array, batch: Arrays) -> Array:
