@@ -22,7 +22,6 @@ from hasten.native.shared_library import Library, Packed, Step, library
 
 Integers = NDArray[np.int32] | Sequence[int]
 NOTHING = -1
-_OUTPUT = 5  # which word of a program names its output
 
 
 class Engine:
@@ -53,7 +52,7 @@ class Engine:
         self._handle, self._width, self._by_token = self._library.open(
             stored.words, stored.arrays, threads=threads, cores=tuple(cores or ()), isa=isa, packed=packed
         )
-        self._program_output = int(stored.words[_OUTPUT])
+        self._program_output = stored.output
 
     def save(self, file: int) -> tuple[int, int]:
         """The packed weights into an open file (a descriptor): their bytes and checksum. Raises InputError."""

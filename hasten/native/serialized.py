@@ -31,6 +31,11 @@ class Serialized:
     words: NDArray[np.int64]
     arrays: tuple[NDArray[Any], ...]
 
+    @property
+    def output(self) -> int:
+        """The buffer that the program ends in."""
+        return int(self.words[_HEADER - 1])
+
     def named(self) -> dict[str, NDArray[Any]]:
         """For a file of named arrays."""
         return {"words": self.words} | {f"data.{n:05d}": array for n, array in enumerate(self.arrays)}

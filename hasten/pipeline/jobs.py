@@ -113,7 +113,8 @@ def describe(found: Any) -> CheckpointFacts:
 
 
 def _words(model: Any) -> int | None:
-    """Rows of the word table; ``None`` for a family that does not say which one that is."""
+    """Rows of the word table; ``None`` for a family that does not say which one that is (transformers then raises the
+    one, or its class looks for a part that it lacks and raises the other)."""
     try:
         weight = getattr(model.get_input_embeddings(), "weight", None)
     except (NotImplementedError, AttributeError):

@@ -18,8 +18,6 @@ from hasten.runtimes.runtime import Array, Arrays
 from hasten.tasks.task import Task
 
 _MASK = "attention_mask"
-# Tasks whose outputs are of the token that follows: nothing follows a text's last one, and padding is not compared.
-_FORETELL = ("language-modeling", "multiple-choice")
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +48,7 @@ def judged(outputs: Sequence[Array], batches: Sequence[Arrays], *, task: Task) -
     """What :func:`parity` is to look at, of outputs of a task's model on these batches: of outputs of every token the
     real tokens'. A runtime that computes without padding has nothing to say there, and what others say is never read.
     """
-    if task.name in _FORETELL:
+    if task.foretells:
         batches = [{**batch, _MASK: _followed(batch[_MASK])} if _MASK in batch else batch for batch in batches]
     own = map(of_real_tokens, outputs, batches) if task.per_token else outputs
     return [task.comparable(o) for o in own]
@@ -82,6 +80,8 @@ def parity(reference: Sequence[Array], got: Sequence[Array], precision: str) -> 
         if not np.isfinite(b).all():
             return f"batch {number}: {int((~np.isfinite(b)).sum())} of {b.size} outputs are not finite"
     x, y = (np.concatenate([one.ravel() for one in side]).astype(np.float64) for side in (reference, got))
+    if not x.size:
+        return "there is no output to compare, as where every text has one token and none follows"
     scale = float(np.abs(x).max()) or 1.0
     difference = float(np.abs(x - y).max()) / scale
     if difference > tolerance.difference:

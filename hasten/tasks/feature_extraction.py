@@ -33,6 +33,7 @@ class FeatureExtraction:
     aliases: Mapping[str, str] = field(default_factory=dict)
     labelled: bool = False
     per_token: bool = False
+    foretells: bool = False
 
     def read(self, source: str | Path, *, columns: Columns, labels_wanted: bool = True) -> Rows:
         return read_rows(source, columns=columns, labels_wanted=labels_wanted)

@@ -55,6 +55,7 @@ class Generating:
     needs_references: bool = False
     labelled: bool = False
     per_token: bool = False
+    foretells: bool = False
     aliases: Mapping[str, str] = field(default_factory=dict)
     processor: Any = None
     chat: bool = False

@@ -32,6 +32,7 @@ class ImageClassification(OneLabel):
     auto: str = "AutoModelForImageClassification"
     labelled: bool = True
     per_token: bool = False
+    foretells: bool = False
     aliases: Mapping[str, str] = field(default_factory=dict)
 
     def read(self, source: str | Path, *, columns: Columns, labels_wanted: bool = True) -> Rows:

@@ -37,6 +37,7 @@ class LanguageModeling:
     aliases: Mapping[str, str] = field(default_factory=dict)
     labelled: bool = False
     per_token: bool = True
+    foretells: bool = True
 
     def read(self, source: str | Path, *, columns: Columns, labels_wanted: bool = True) -> Rows:
         """A plain text file (cut at paragraphs), or a table with a column of texts."""

@@ -46,6 +46,7 @@ class MultipleChoice:
     auto: str = "AutoModelForCausalLM"
     labelled: bool = False
     per_token: bool = True
+    foretells: bool = True
     aliases: Mapping[str, str] = field(
         default_factory=lambda: {"question": "text", "goal": "text", "prompt": "text", "choices": "text_pair"}
     )

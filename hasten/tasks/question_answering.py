@@ -36,6 +36,7 @@ class QuestionAnswering:
     auto: str = "AutoModelForQuestionAnswering"
     labelled: bool = False
     per_token: bool = True
+    foretells: bool = False
     aliases: Mapping[str, str] = field(default_factory=lambda: {"question": "text", "context": "text_pair"})
 
     def read(self, source: str | Path, *, columns: Columns, labels_wanted: bool = True) -> Rows:

@@ -47,6 +47,11 @@ class Task(Protocol):
         ...
 
     @property
+    def foretells(self) -> bool:
+        """Are a token's outputs of the one that follows it? Then those of a text's last one say nothing."""
+        ...
+
+    @property
     def aliases(self) -> Mapping[str, str]:
         """Other names that ``predict`` takes for an item's parts, such as "question" for "text"."""
         ...

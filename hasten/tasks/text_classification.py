@@ -30,6 +30,7 @@ class TextClassification(OneLabel):
     aliases: Mapping[str, str] = field(default_factory=dict)
     labelled: bool = True
     per_token: bool = False
+    foretells: bool = False
 
     def read(self, source: str | Path, *, columns: Columns, labels_wanted: bool = True) -> Rows:
         return read_rows(source, columns=columns, labels_wanted=labels_wanted)

@@ -28,6 +28,7 @@ class TextRegression:
     auto: str = "AutoModelForSequenceClassification"
     labelled: bool = False
     per_token: bool = False
+    foretells: bool = False
     aliases: Mapping[str, str] = field(default_factory=dict)
 
     def read(self, source: str | Path, *, columns: Columns, labels_wanted: bool = True) -> Rows:

@@ -38,6 +38,7 @@ class TokenClassification:
     auto: str = "AutoModelForTokenClassification"
     labelled: bool = True
     per_token: bool = True
+    foretells: bool = False
     aliases: Mapping[str, str] = field(default_factory=dict)
 
     def read(self, source: str | Path, *, columns: Columns, labels_wanted: bool = True) -> Rows:

@@ -52,3 +52,9 @@ def test_what_is_foretold_behind_a_text_is_not_compared(name: str) -> None:
     assert parity(wanted, got, "fp32") is None
     other[1, 0] = 99
     assert parity(wanted, judged([other], [batch], task=task), "fp32") is not None
+
+
+def test_nothing_to_compare_is_not_agreement() -> None:
+    one = np.ones((2, 1, 2), np.float32)
+    side = judged([one], [{"attention_mask": np.ones((2, 1), np.int64)}], task=get_task("multiple-choice"))
+    assert "no output to compare" in str(parity(side, side, "fp32"))
