@@ -34,7 +34,8 @@ int64_t most_memory() {
 
 Engine::Engine(const ProgramSpec& program, const Kernels& kernels, const PackedFile& packed, int64_t threads,
                std::vector<int> cores)
-    : kernels_(kernels), plan_(make_plan(program, kernels, packed)), pool_(threads, std::move(cores)) {
+    : kernels_(kernels), plan_(make_plan(program, kernels, packed)),
+      taken_(std::make_unique<Taken[]>(plan_->sections.size())), pool_(threads, std::move(cores)) {
     make_room(128, 8);
 }
 
@@ -71,14 +72,14 @@ void Engine::make_room(int64_t tokens, int64_t sequences) {
     for (const BestSpec& spec : plan_->best) {
         const int64_t count = (spec.rows == RowKind::token ? tokens : sequences) * spec.count;
         std::vector<Best> own;
-        for (int64_t t = 0; t < pool_.threads(); t++)
+        for (int64_t p = 0; p < places_of(pool_.threads()); p++)
             own.push_back({scratch.take_of<float>(count), scratch.take_of<int32_t>(count), spec.count});
         arena.best.push_back(own);
     }
     for (const RowKind kind : plan_->said) {
         const int64_t count = kind == RowKind::token ? tokens : sequences;
         std::vector<Said> own;
-        for (int64_t t = 0; t < pool_.threads(); t++)
+        for (int64_t p = 0; p < places_of(pool_.threads()); p++)
             own.push_back({scratch.take_of<float>(count), scratch.take_of<float>(count), scratch.take_of<float>(count),
                            scratch.take_of<int32_t>(count)});
         arena.said.push_back(own);
@@ -104,6 +105,20 @@ void Engine::compute_rows(const Stage& stage, int64_t begin, int64_t end) const 
     }
 }
 
+// A thread's own pieces first, in one go, and then free ones.
+void Engine::share_out(size_t section, int64_t thread) {
+    const Step& step = *plan_->sections[section].steps.front();
+    const int64_t threads = pool_.threads();
+    if (threads == 1 || !step.dealt()) return step.share(kernels_, {thread, thread + 1, threads}, size_t(thread));
+    const int64_t all = PIECES * threads, first = PIECES * thread;
+    step.share(kernels_, {first, first + OWN_PIECES, all}, size_t(thread));
+    std::atomic<int64_t>& taken = taken_[section].pieces;
+    for (int64_t n; (n = taken.fetch_add(1, std::memory_order_relaxed)) < FREE_PIECES * threads;) {
+        const int64_t piece = n / FREE_PIECES * PIECES + OWN_PIECES + n % FREE_PIECES;
+        step.share(kernels_, {piece, piece + 1, all}, size_t(threads + n));
+    }
+}
+
 void Engine::compute(int64_t thread) {
     const int64_t threads = pool_.threads();
     for (const Stage& stage : plan_->stages) {
@@ -116,7 +131,7 @@ void Engine::compute(int64_t thread) {
             if (!wanted(section)) continue;
             if (i > stage.begin) pool_.barrier();
             if (!section.steps.front()->by_rows()) {
-                section.steps.front()->share(kernels_, thread, threads);
+                share_out(i, thread);
                 continue;
             }
             for (int64_t row = begin; row < end; row += TOGETHER)
@@ -145,6 +160,7 @@ void Engine::run(int64_t output, float* result, int64_t room) {
     if (room < rows * spec.width) refuse("too little room", std::to_string(rows * spec.width) + " numbers");
     make_room(batch.tokens, batch.sequences);
     for (auto& step : plan_->steps) step->accept(batch);
+    for (size_t i = 0; i < plan_->sections.size(); i++) taken_[i].pieces.store(0, std::memory_order_relaxed);
     pool_.run([](void* engine, int64_t thread) { static_cast<Engine*>(engine)->compute(thread); }, this);
     if (!spec.width) return;
     const Rows& made = arena_.buffers[size_t(output)];

@@ -1,6 +1,7 @@
 // One program that runs: its plan, threads and scratch memory. One call at a time.
 #pragma once
 
+#include <atomic>
 #include <memory>
 #include <vector>
 
@@ -34,10 +35,17 @@ private:
     void make_room(int64_t tokens, int64_t sequences);
     void compute(int64_t thread);
     void compute_rows(const Stage& stage, int64_t begin, int64_t end) const;
+    void share_out(size_t section, int64_t thread);
     bool wanted(const Section& section) const { return section.serves == NOTHING || section.serves == output_; }
+
+    // Free pieces of a section that somebody has taken.
+    struct alignas(64) Taken {
+        std::atomic<int64_t> pieces{0};
+    };
 
     const Kernels& kernels_;
     std::unique_ptr<Plan> plan_;
+    std::unique_ptr<Taken[]> taken_;  // one a section
     Pool pool_;
     Store scratch_;
     Arena arena_;

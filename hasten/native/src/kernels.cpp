@@ -42,6 +42,7 @@ constexpr int64_t MAX_ROWS = 4, MAX_PANELS = 1, ATTEND_ROWS = 2;
 #include "rows.h"
 #include "cache.h"
 #include "softmax.h"
+#include "reading.h"
 #include "attention.h"
 
 #ifdef __AVX512BF16__

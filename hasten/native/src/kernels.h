@@ -159,24 +159,28 @@ constexpr int64_t attention_scratch(int64_t wide) {
     return 2 * wide * KEYS + MOST_QUERIES * KEYS + 2 * QUERIES * wide + KEYS + wide;
 }
 
-// Functions over rows work on [begin, end); those with `part, parts` take their share of that, or of the whole.
+// What lies between two of `of` equal pieces of some work.
+struct Share {
+    int64_t from, to, of;
+};
+
+// Functions over rows work on [begin, end); those with a share do that of it, or of the whole.
 struct Kernels {
     const char* name;
     bool wants_bf16;  // bf16 products read bf16 inputs
-    void (*linear)(const LinearTask&, int64_t begin, int64_t end, int64_t part, int64_t parts);
+    void (*linear)(const LinearTask&, int64_t begin, int64_t end, const Share&);
     void (*norm)(const NormTask&, int64_t begin, int64_t end);
     void (*encode)(const Rows&, const Codes&, int64_t begin, int64_t end);
     void (*embed)(const EmbedTask&, int64_t begin, int64_t end);
-    void (*attention)(const AttentionTask&, float* scratch, int64_t part, int64_t parts);
+    void (*attention)(const AttentionTask&, float* scratch, const Share&);
     void (*activate)(const Rows& input, const Rows& output, Act act, int64_t begin, int64_t end);
     void (*add)(const Rows& input, const Rows& other, const Rows& output, int64_t begin, int64_t end);
     void (*normalize)(const Rows& input, const Rows& output, float eps, int64_t begin, int64_t end);
     void (*rotary)(const RotaryTask&, int64_t begin, int64_t end);
     void (*head_norm)(const HeadNormTask&, int64_t begin, int64_t end);
     void (*keep)(const AttentionTask&, int64_t begin, int64_t end);  // keys and values into the cache
-    void (*top)(const LinearTask&, const Best&, int64_t part, int64_t parts);  // `Best` of this part
-    // `Said` of this part.
-    void (*foretell)(const LinearTask&, const int32_t* asked, const Said&, int64_t part, int64_t parts);
+    void (*top)(const LinearTask&, const Best&, const Share&);  // `Best` of this share
+    void (*foretell)(const LinearTask&, const int32_t* asked, const Said&, const Share&);  // `Said` of this share
 };
 
 // By name; null where this host or this build has no such instructions. The empty name is the best one.

@@ -73,13 +73,13 @@ static inline Ahead ahead_of(const LinearTask& task, int64_t panel, int64_t bloc
     return blocks == 1 ? Ahead{one, other} : block == 0 ? Ahead{one, one} : Ahead{other, other};
 }
 
-// Tiles are numbered block of rows by block of rows within a pair of panels, so that a part reads its weights once.
+// Tiles are numbered block of rows by block of rows within a pair of panels, so that a share reads its weights once.
 template <class Product>
-static void linear_with(const LinearTask& task, int64_t from, int64_t to, int64_t part, int64_t parts) {
+static void linear_with(const LinearTask& task, int64_t from, int64_t to, const Share& share) {
     const int64_t all = to - from, most = Product::MOST_ROWS, blocks = (all + most - 1) / most;
     const int64_t pairs = (task.weight->panels + 1) / 2, tiles = pairs * blocks;
     Tile tile;
-    for (int64_t t = tiles * part / parts; t < tiles * (part + 1) / parts; t++) {
+    for (int64_t t = tiles * share.from / share.of; t < tiles * share.to / share.of; t++) {
         const int64_t panel = t / blocks * 2, block = t % blocks;
         const int64_t panels = task.weight->panels - panel < 2 ? 1 : 2;
         const int64_t begin = from + all * block / blocks, rows = from + all * (block + 1) / blocks - begin;
@@ -104,13 +104,13 @@ static inline void take_best(const Best& best, int64_t row, V outputs, int64_t b
     }
 }
 
-// Makes the products of a part and gives `take(row, outputs, number of the first, how many)`.
+// Makes the products of a share and gives `take(row, outputs, number of the first, how many)`.
 template <class Product, class Take>
-HASTEN_INLINE static inline void products_of(const LinearTask& task, int64_t part, int64_t parts, Take take) {
+HASTEN_INLINE static inline void products_of(const LinearTask& task, const Share& share, Take take) {
     const int64_t most = Product::MOST_ROWS, blocks = (task.rows + most - 1) / most;
     const int64_t pairs = (task.weight->panels + 1) / 2;
     Tile tile;
-    for (int64_t pair = pairs * part / parts; pair < pairs * (part + 1) / parts; pair++) {
+    for (int64_t pair = pairs * share.from / share.of; pair < pairs * share.to / share.of; pair++) {
         for (int64_t block = 0; block < blocks; block++) {
             const int64_t begin = task.rows * block / blocks, rows = task.rows * (block + 1) / blocks - begin;
             fill_rows<Product>(task, begin, rows, pair * 2, ahead_of(task, pair * 2, block, blocks), tile);
@@ -126,9 +126,9 @@ HASTEN_INLINE static inline void products_of(const LinearTask& task, int64_t par
 }
 
 template <class Product>
-static void top_with(const LinearTask& task, const Best& best, int64_t part, int64_t parts) {
+static void top_with(const LinearTask& task, const Best& best, const Share& share) {
     for (int64_t i = 0; i < task.rows * best.count; i++) best.values[i] = -LARGEST, best.numbers[i] = -1;
-    products_of<Product>(task, part, parts, [&](int64_t row, V outputs, int64_t base, int64_t count) HASTEN_INLINE {
+    products_of<Product>(task, share, [&](int64_t row, V outputs, int64_t base, int64_t count) HASTEN_INLINE {
         take_best(best, row, outputs, base, count);
     });
 }
@@ -152,44 +152,44 @@ static inline void take_said(const Said& said, int64_t row, V outputs, int64_t b
 }
 
 template <class Product>
-static void foretell_with(const LinearTask& task, const int32_t* asked, const Said& said, int64_t part, int64_t parts) {
+static void foretell_with(const LinearTask& task, const int32_t* asked, const Said& said, const Share& share) {
     for (int64_t i = 0; i < task.rows; i++)
         said.top[i] = -LARGEST, said.total[i] = said.asked[i] = 0, said.number[i] = 0;
-    products_of<Product>(task, part, parts, [&](int64_t row, V outputs, int64_t base, int64_t count) HASTEN_INLINE {
+    products_of<Product>(task, share, [&](int64_t row, V outputs, int64_t base, int64_t count) HASTEN_INLINE {
         if (task.cap > 0) outputs = capped(outputs, task.cap);
         take_said(said, row, outputs, base, count, asked[row]);
     });
 }
 
-static void foretell(const LinearTask& task, const int32_t* asked, const Said& said, int64_t part, int64_t parts) {
+static void foretell(const LinearTask& task, const int32_t* asked, const Said& said, const Share& share) {
     switch (task.weight->kind) {
-        case Kind::int8: return foretell_with<Int8Product>(task, asked, said, part, parts);
-        case Kind::int4: return foretell_with<Int4Product>(task, asked, said, part, parts);
+        case Kind::int8: return foretell_with<Int8Product>(task, asked, said, share);
+        case Kind::int4: return foretell_with<Int4Product>(task, asked, said, share);
         case Kind::bf16:
-            if (task.codes.form == Form::bf16) return foretell_with<Bf16Product>(task, asked, said, part, parts);
-            return foretell_with<WideProduct>(task, asked, said, part, parts);
-        default: return foretell_with<FloatProduct>(task, asked, said, part, parts);
+            if (task.codes.form == Form::bf16) return foretell_with<Bf16Product>(task, asked, said, share);
+            return foretell_with<WideProduct>(task, asked, said, share);
+        default: return foretell_with<FloatProduct>(task, asked, said, share);
     }
 }
 
-static void top(const LinearTask& task, const Best& best, int64_t part, int64_t parts) {
+static void top(const LinearTask& task, const Best& best, const Share& share) {
     switch (task.weight->kind) {
-        case Kind::int8: return top_with<Int8Product>(task, best, part, parts);
-        case Kind::int4: return top_with<Int4Product>(task, best, part, parts);
+        case Kind::int8: return top_with<Int8Product>(task, best, share);
+        case Kind::int4: return top_with<Int4Product>(task, best, share);
         case Kind::bf16:
-            if (task.codes.form == Form::bf16) return top_with<Bf16Product>(task, best, part, parts);
-            return top_with<WideProduct>(task, best, part, parts);
-        default: return top_with<FloatProduct>(task, best, part, parts);
+            if (task.codes.form == Form::bf16) return top_with<Bf16Product>(task, best, share);
+            return top_with<WideProduct>(task, best, share);
+        default: return top_with<FloatProduct>(task, best, share);
     }
 }
 
-static void linear(const LinearTask& task, int64_t begin, int64_t end, int64_t part, int64_t parts) {
+static void linear(const LinearTask& task, int64_t begin, int64_t end, const Share& share) {
     switch (task.weight->kind) {
-        case Kind::int8: return linear_with<Int8Product>(task, begin, end, part, parts);
-        case Kind::int4: return linear_with<Int4Product>(task, begin, end, part, parts);
+        case Kind::int8: return linear_with<Int8Product>(task, begin, end, share);
+        case Kind::int4: return linear_with<Int4Product>(task, begin, end, share);
         case Kind::bf16:
-            if (task.codes.form == Form::bf16) return linear_with<Bf16Product>(task, begin, end, part, parts);
-            return linear_with<WideProduct>(task, begin, end, part, parts);
-        default: return linear_with<FloatProduct>(task, begin, end, part, parts);
+            if (task.codes.form == Form::bf16) return linear_with<Bf16Product>(task, begin, end, share);
+            return linear_with<WideProduct>(task, begin, end, share);
+        default: return linear_with<FloatProduct>(task, begin, end, share);
     }
 }

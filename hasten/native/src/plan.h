@@ -44,8 +44,8 @@ struct Arena {
     std::vector<Rows> buffers;
     std::vector<Codes> codes;
     std::vector<float*> attention;  // one a thread
-    std::vector<std::vector<Best>> best;  // for each search one a thread
-    std::vector<std::vector<Said>> said;  // for each softmax one a thread
+    std::vector<std::vector<Best>> best;  // for each search one a place
+    std::vector<std::vector<Said>> said;  // for each softmax one a place
 };
 
 // Rows of a buffer in the form for some products. `group` and `groups` only for s8.
@@ -72,8 +72,17 @@ public:
     // Steps that need `share` with few rows, and can do `rows` as well.
     virtual bool either_way() const { return by_rows(); }
     virtual void rows(const Kernels&, int64_t, int64_t) const {}
-    virtual void share(const Kernels&, int64_t, int64_t) const {}
+    // Steps that are shared out by their outputs: threads take what is left as they get free.
+    virtual bool dealt() const { return false; }
+    // `place`: of this share's own results, or of the scratch memory.
+    virtual void share(const Kernels&, const Share&, size_t) const {}
 };
+
+// Of steps that are dealt each thread has so many pieces, the first ones its own. What is left over goes to whoever is
+// free: cores differ, and on most hosts somebody else runs on them too.
+constexpr int64_t PIECES = 16, OWN_PIECES = 12, FREE_PIECES = PIECES - OWN_PIECES;
+// Results of such a step: one a thread, and one a piece that is free.
+constexpr int64_t places_of(int64_t threads) { return threads == 1 ? 1 : threads * (1 + FREE_PIECES); }
 
 // Steps between two barriers: one that is shared out its own way, or several that go row by row.
 struct Section {

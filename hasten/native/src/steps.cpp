@@ -16,6 +16,9 @@ void check_within(const int32_t* values, int64_t count, int64_t most, const char
                    "use the tokenizer of this model");
 }
 
+// Of two numbers of equal outputs, which is the answer? Below 0: none.
+bool precedes(int32_t number, int32_t other) { return other < 0 || (number >= 0 && number < other); }
+
 void check_length(const Batch& batch, int64_t most) {
     if (batch.last_place >= most)
         refuse("a sequence of " + text(batch.last_place + 1) + " tokens", "at most " + text(most), "cut longer inputs");
@@ -124,9 +127,9 @@ void TellStep::rows(const Kernels&, int64_t begin, int64_t end) const {
     for (int64_t row = begin; row < end; row++) {
         float top = found_.front().top[row], total = 0, asked = 0;
         int32_t number = found_.front().number[row];
-        // Parts lie in the order of their outputs, so the first of equals is the lowest.
         for (const Said& part : found_)
-            if (part.top[row] > top) top = part.top[row], number = part.number[row];
+            if (part.top[row] > top || (part.top[row] == top && part.number[row] < number))
+                top = part.top[row], number = part.number[row];
         for (const Said& part : found_)
             total += part.total[row] * std::exp(part.top[row] - top), asked += part.asked[row];
         float* to = to_.data + row * to_.stride;
@@ -139,25 +142,26 @@ void MergeStep::rows(const Kernels&, int64_t begin, int64_t end) const {
     const int64_t count = found_.front().count;
     for (int64_t row = begin; row < end; row++) {
         float* to = to_.data + row * to_.stride;
-        int64_t taken[MAX_THREADS] = {0};
+        int64_t taken[places_of(MAX_THREADS)] = {0};
         for (int64_t i = 0; i < count; i++) {
-            // Parts lie in the order of their outputs, so the first of equals is the lowest.
-            size_t from = 0;
-            const auto value = [&](size_t p) {
-                return taken[p] < count ? found_[p].values[row * count + taken[p]] : -__builtin_inff();
-            };
-            for (size_t p = 1; p < found_.size(); p++)
-                if (value(p) > value(from)) from = p;
-            to[i] = value(from);
-            to[count + i] = static_cast<float>(found_[from].numbers[row * count + taken[from]]);
-            taken[from]++;
+            size_t from = found_.size();
+            float most = -__builtin_inff();
+            int32_t number = -1;
+            for (size_t p = 0; p < found_.size(); p++) {
+                if (taken[p] == count) continue;
+                const float value = found_[p].values[row * count + taken[p]];
+                const int32_t own = found_[p].numbers[row * count + taken[p]];
+                if (value > most || (value == most && precedes(own, number))) from = p, most = value, number = own;
+            }
+            to[i] = most, to[count + i] = static_cast<float>(number), taken[from]++;
         }
         for (int64_t k = 2 * count; k < up_to(2 * count, PANEL); k++) to[k] = 0;
     }
 }
 
-void PoolStep::share(const Kernels&, int64_t part, int64_t parts) const {
-    for (int64_t s = sequences_ * part / parts; s < sequences_ * (part + 1) / parts; s++) pool_one(s);
+void PoolStep::share(const Kernels&, const Share& share, size_t) const {
+    const int64_t end = sequences_ * share.to / share.of;
+    for (int64_t s = sequences_ * share.from / share.of; s < end; s++) pool_one(s);
 }
 
 void PoolStep::pool_one(int64_t sequence) const {

@@ -70,10 +70,9 @@ public:
     void accept(const Batch& batch) override { task_.rows = batch.rows(kind_); }
     bool by_rows() const override { return false; }
     bool either_way() const override { return true; }
-    void rows(const Kernels& k, int64_t begin, int64_t end) const override { k.linear(task_, begin, end, 0, 1); }
-    void share(const Kernels& k, int64_t part, int64_t parts) const override {
-        k.linear(task_, 0, task_.rows, part, parts);
-    }
+    void rows(const Kernels& k, int64_t begin, int64_t end) const override { k.linear(task_, begin, end, {0, 1, 1}); }
+    bool dealt() const override { return true; }
+    void share(const Kernels& k, const Share& share, size_t) const override { k.linear(task_, 0, task_.rows, share); }
 
 private:
     int64_t input_, output_, residual_, codes_;
@@ -81,7 +80,7 @@ private:
     LinearTask task_;
 };
 
-// A search: every part finds its best, `MergeStep` the best of those.
+// A search: every share finds its best, `MergeStep` the best of those.
 class TopStep : public Step {
 public:
     TopStep(int64_t input, int64_t codes, int64_t best, RowKind kind, const Matrix& weight, const LinearTask& task)
@@ -91,8 +90,9 @@ public:
     void bind(const Arena& arena) override;
     void accept(const Batch& batch) override { task_.rows = batch.rows(kind_); }
     bool by_rows() const override { return false; }
-    void share(const Kernels& k, int64_t part, int64_t parts) const override {
-        k.top(task_, found_[size_t(part)], part, parts);
+    bool dealt() const override { return true; }
+    void share(const Kernels& k, const Share& share, size_t place) const override {
+        k.top(task_, found_[place], share);
     }
 
 private:
@@ -154,8 +154,8 @@ public:
     void bind(const Arena& arena) override;
     void accept(const Batch& batch) override;
     bool by_rows() const override { return false; }
-    void share(const Kernels& k, int64_t part, int64_t parts) const override {
-        k.attention(task_, scratch_[size_t(part)], part, parts);
+    void share(const Kernels& k, const Share& share, size_t place) const override {
+        k.attention(task_, scratch_[place], share);
     }
 
 private:
@@ -173,7 +173,7 @@ public:
     }
     void accept(const Batch& batch) override { starts_ = batch.starts.data(), sequences_ = batch.sequences; }
     bool by_rows() const override { return false; }
-    void share(const Kernels&, int64_t part, int64_t parts) const override;
+    void share(const Kernels&, const Share& share, size_t) const override;
 
 private:
     void pool_one(int64_t sequence) const;
@@ -213,7 +213,7 @@ private:
     RotaryTask task_;
 };
 
-// A softmax over a product's outputs: every part has its own, `TellStep` puts them together.
+// A softmax over a product's outputs: every share has its own, `TellStep` puts them together.
 class ForetellStep : public Step {
 public:
     ForetellStep(int64_t input, int64_t codes, int64_t said, const Matrix& weight, const LinearTask& task)
@@ -223,8 +223,9 @@ public:
     void bind(const Arena& arena) override;
     void accept(const Batch& batch) override;
     bool by_rows() const override { return false; }
-    void share(const Kernels& k, int64_t part, int64_t parts) const override {
-        k.foretell(task_, following_.data(), found_[size_t(part)], part, parts);
+    bool dealt() const override { return true; }
+    void share(const Kernels& k, const Share& share, size_t place) const override {
+        k.foretell(task_, following_.data(), found_[place], share);
     }
 
 private:
