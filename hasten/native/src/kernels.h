@@ -9,7 +9,7 @@
 
 namespace hasten {
 
-constexpr int64_t PANEL = 16;
+constexpr int64_t PANEL = 16, LINE = 64;
 constexpr int64_t MAX_THREADS = 256;
 
 enum class Kind : int64_t { floats = 1, bf16 = 2, int8 = 3, int4 = 4 };
@@ -19,11 +19,11 @@ enum class PoolKind : int64_t { first, mean, last, max, count };
 // How a product wants its input: as it is, 8 bits without or with sign, or bf16.
 enum class Form : int64_t { plain, u8, s8, bf16, count };
 
-// Weights [n, k] in panels of 16 outputs; `panels` counts them; one of zeros
-// follows an odd number. With `gated`, gate and up panels alternate.
+// Weights [n, k] in panels of 16 outputs; `panels` counts them; one of zeros follows an odd number. A panel has so many
+// lines of LINE bytes, and those of two neighbours alternate. With `gated`, gate and up panels do.
 struct Matrix {
     Kind kind = Kind::floats;
-    int64_t n = 0, k = 0, panels = 0, panel_bytes = 0;
+    int64_t n = 0, k = 0, panels = 0, lines = 0;
     const uint8_t* data = nullptr;
     const float* scales = nullptr;      // int8: [panels * 16]
     const int32_t* sums = nullptr;      // int8: [panels * 16], sums of codes over k

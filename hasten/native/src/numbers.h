@@ -17,7 +17,8 @@ static inline V numbers_at(Kind kind, const uint8_t* data, int64_t place, int64_
 
 // Four bytes of an output's column, from which its inputs k.. come.
 static inline const uint8_t* bytes_of(const Matrix& m, int64_t row, int64_t k, int64_t together, int64_t size) {
-    return m.data + row / PANEL * m.panel_bytes + (k / together * PANEL + row % PANEL) * together * size;
+    const int64_t panel = row / PANEL, line = (panel / 2 * m.lines + k / together) * 2 + panel % 2;
+    return m.data + line * LINE + row % PANEL * together * size;
 }
 
 // Inputs column.. of one output of packed weights.

@@ -30,16 +30,19 @@ void each_row(const Order& order, const Store& store, Write write) {
             if (const int64_t row = order.row(panel, column); row >= 0) write(panel, column, row);
 }
 
+// Where a panel begins; its next line lies two lines on.
+int64_t first_line(const Matrix& m, int64_t panel) { return panel / 2 * 2 * m.lines + panel % 2; }
+
 // fp32, bf16 and int8 lie alike: of each output four bytes (1, 2 or 4 inputs), then those of the next.
 uint8_t* pack_bytes(const TensorSpec& t, const Order& order, int64_t size, Matrix& m, Store& store) {
     const int64_t bytes = m.k * size, words = bytes / 4, left = bytes % 4;
-    m.panel_bytes = up_to(bytes, 4) * PANEL;
-    auto* data = store.take_of<uint8_t>(order.filled() * m.panel_bytes);
+    m.lines = words + (left > 0);
+    auto* data = store.take_of<uint8_t>(order.filled() * m.lines * LINE);
     each_row(order, store, [&](int64_t panel, int64_t column, int64_t row) {
         const uint8_t* from = t.values + row * bytes;
-        uint8_t* to = data + panel * m.panel_bytes + column * 4;
-        for (int64_t w = 0; w < words; w++) std::memcpy(to + w * 64, from + w * 4, 4);
-        if (left) std::memcpy(to + words * 64, from + words * 4, static_cast<size_t>(left));
+        uint8_t* to = data + first_line(m, panel) * LINE + column * 4;
+        for (int64_t w = 0; w < words; w++) std::memcpy(to + w * 2 * LINE, from + w * 4, 4);
+        if (left) std::memcpy(to + words * 2 * LINE, from + words * 4, static_cast<size_t>(left));
     });
     return data;
 }
@@ -73,19 +76,19 @@ void pack_codes(const uint8_t* from, int64_t bytes, int64_t columns, uint8_t* to
         if (left <= 4 && columns % 2) four[left - 1] &= 15;
         const uint32_t first = four[0] | uint32_t{four[1]} << 8, last = four[2] | uint32_t{four[3]} << 8;
         const uint32_t both = spread(first) | spread(last) << 4;
-        for (int byte = 0; byte < 4; byte++) to[eight * 64 + byte] = static_cast<uint8_t>(both >> (8 * byte));
+        for (int byte = 0; byte < 4; byte++) to[eight * 2 * LINE + byte] = static_cast<uint8_t>(both >> (8 * byte));
     }
 }
 
 void pack_int4(const TensorSpec& t, const Order& order, Matrix& m, Store& store) {
     m.group = t.group, m.groups = t.groups();
-    m.panel_bytes = m.groups * m.group / 2 * PANEL;
-    auto* data = store.take_of<uint8_t>(order.filled() * m.panel_bytes);
+    m.lines = m.groups * m.group / 8;
+    auto* data = store.take_of<uint8_t>(order.filled() * m.lines * LINE);
     auto* halves = store.take_of<uint16_t>(order.filled() * m.groups * PANEL);
     auto* zeros = t.zeros ? store.take_of<uint8_t>(order.filled() * m.groups * PANEL) : nullptr;
     const int64_t bytes = (m.k + 1) / 2;
     each_row(order, store, [&](int64_t panel, int64_t column, int64_t row) {
-        pack_codes(t.values + row * bytes, bytes, m.k, data + panel * m.panel_bytes + column * 4);
+        pack_codes(t.values + row * bytes, bytes, m.k, data + first_line(m, panel) * LINE + column * 4);
         for (int64_t g = 0; g < m.groups; g++) {
             const int64_t place = (panel * m.groups + g) * PANEL + column;
             std::memcpy(halves + place, t.scales + (row * m.groups + g) * 2, 2);

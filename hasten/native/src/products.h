@@ -3,21 +3,26 @@
 // Integer sums are exact. A row's fp32 sums are added in the same order however many rows are computed beside it.
 #pragma once
 
-static inline const uint8_t* panel_at(const Matrix& w, int64_t panel) { return w.data + panel * w.panel_bytes; }
+// Bytes between what is multiplied and what is asked for.
+constexpr int64_t AHEAD = 4096;
+
 static inline int32_t word_at(const uint8_t* p) {
     int32_t word;
     __builtin_memcpy(&word, p, sizeof word);
     return word;
 }
-// Where the weights of the next tiles lie: a line of each is asked for with every line of these.
-struct Ahead {
-    const uint8_t *one, *other;
-
-    void ask(int64_t line) const {
-        __builtin_prefetch(one + line * 64, 0, 3);
-        __builtin_prefetch(other + line * 64, 0, 3);
-    }
-};
+// The first line of a panel; its next one lies two lines on, those of its neighbour between.
+static inline const uint8_t* panel_at(const Matrix& w, int64_t panel) {
+    return w.data + (panel / 2 * 2 * w.lines + panel % 2) * LINE;
+}
+// A line of each of some panels; those that come are asked for, the next panels' too: they lie behind these.
+template <int PANELS>
+HASTEN_INLINE static inline void take_line(I (&weights)[PANELS], const uint8_t* lines) {
+    each<PANELS>([&](auto p) HASTEN_INLINE {
+        __builtin_prefetch(lines + p.value * LINE + AHEAD, 0, 3);
+        weights[p.value] = load_i(lines + p.value * LINE);
+    });
+}
 template <int R, int P>
 static inline float* place_in(float* values, Number<R>, Number<P>) {
     return values + R * 2 * PANEL + P * PANEL;
@@ -29,21 +34,20 @@ struct Int8Product {
 
     // With few rows, several sums at once: one would wait for itself.
     template <int ROWS, int PANELS>
-    HASTEN_INLINE static inline void tile(const LinearTask& task, int64_t row, int64_t panel, const Ahead& ahead,
+    HASTEN_INLINE static inline void tile(const LinearTask& task, int64_t row, int64_t panel,
                                           float* values) {
         constexpr int SUMS = ROWS * PANELS >= 8 ? 1 : ROWS * PANELS >= 4 ? 2 : MAX_ROWS >= 8 ? 4 : 2;
         const Matrix& w = *task.weight;
         const uint8_t* a = task.codes.data + row * task.codes.stride;
         const uint8_t* b = panel_at(w, panel);
-        const int64_t steps = (w.k + 3) / 4, stride = task.codes.stride, next = w.panel_bytes;
+        const int64_t steps = w.lines, stride = task.codes.stride;
         I acc[SUMS][ROWS][PANELS];
         each<SUMS>([&](auto s) HASTEN_INLINE {
             each_of<ROWS, PANELS>([&](auto r, auto p) HASTEN_INLINE { acc[s.value][r.value][p.value] = set1_i(0); });
         });
         const auto step = [&](auto s, int64_t k) HASTEN_INLINE {
-            ahead.ask(k);
             I weights[PANELS];
-            each<PANELS>([&](auto p) HASTEN_INLINE { weights[p.value] = load_i(b + p.value * next + k * 64); });
+            take_line(weights, b + k * 2 * LINE);
             each<ROWS>([&](auto r) HASTEN_INLINE {
                 const I four = set1_i(word_at(a + r.value * stride + k * 4));
                 each<PANELS>([&](auto p) HASTEN_INLINE {
@@ -74,14 +78,14 @@ struct Int4Product {
     static constexpr int64_t MOST_ROWS = MAX_ROWS / 2;
 
     template <int ROWS, int PANELS>
-    HASTEN_INLINE static inline void tile(const LinearTask& task, int64_t row, int64_t panel, const Ahead& ahead,
+    HASTEN_INLINE static inline void tile(const LinearTask& task, int64_t row, int64_t panel,
                                           float* values) {
         const Matrix& w = *task.weight;
         V total[ROWS][PANELS];
         each_of<ROWS, PANELS>([&](auto r, auto p) HASTEN_INLINE { total[r.value][p.value] = set1(0); });
         for (int64_t g = 0; g < w.groups; g++) {
             I acc[ROWS][PANELS];
-            add_group<ROWS, PANELS>(acc, task, row, panel, g, ahead);
+            add_group<ROWS, PANELS>(acc, task, row, panel, g);
             each<PANELS>([&](auto p) HASTEN_INLINE {
                 const V scale = load_half(w.halves + ((panel + p.value) * w.groups + g) * PANEL);
                 each<ROWS>([&](auto r) HASTEN_INLINE {
@@ -98,11 +102,11 @@ struct Int4Product {
     // Sums begin at what the zero points take away.
     template <int ROWS, int PANELS>
     HASTEN_INLINE static inline void add_group(I (&acc)[ROWS][PANELS], const LinearTask& task, int64_t row,
-                                               int64_t panel, int64_t g, const Ahead& ahead) {
+                                               int64_t panel, int64_t g) {
         const Matrix& w = *task.weight;
-        const int64_t stride = task.codes.stride, next = w.panel_bytes, steps = w.group / 8;
+        const int64_t stride = task.codes.stride, steps = w.group / 8;
         const uint8_t* a = task.codes.data + row * stride + g * w.group;
-        const uint8_t* b = panel_at(w, panel) + g * steps * 64;
+        const uint8_t* b = panel_at(w, panel) + g * steps * 2 * LINE;
         each<PANELS>([&](auto p) HASTEN_INLINE {
             I zeros = set1_i(8);
             if (w.zeros) zeros = load_bytes(w.zeros + ((panel + p.value) * w.groups + g) * PANEL);
@@ -111,11 +115,10 @@ struct Int4Product {
             });
         });
         for (int64_t k = 0; k < steps; k++) {
-            ahead.ask(g * steps + k);
-            I low[PANELS], high[PANELS];
+            I codes[PANELS], low[PANELS], high[PANELS];
+            take_line(codes, b + k * 2 * LINE);
             each<PANELS>([&](auto p) HASTEN_INLINE {
-                const I codes = load_i(b + p.value * next + k * 64);
-                low[p.value] = low_nibbles(codes), high[p.value] = high_nibbles(codes);
+                low[p.value] = low_nibbles(codes[p.value]), high[p.value] = high_nibbles(codes[p.value]);
             });
             each<ROWS>([&](auto r) HASTEN_INLINE {
                 const uint8_t* x = a + r.value * stride + k * 8;
@@ -135,18 +138,20 @@ struct FloatTiles {
     static constexpr int64_t MOST_ROWS = MAX_ROWS;
 
     template <int ROWS, int PANELS>
-    HASTEN_INLINE static inline void tile(const LinearTask& task, int64_t row, int64_t panel, const Ahead& ahead,
+    HASTEN_INLINE static inline void tile(const LinearTask& task, int64_t row, int64_t panel,
                                           float* values) {
         const Matrix& w = *task.weight;
         V acc[ROWS][PANELS];
         each_of<ROWS, PANELS>([&](auto r, auto p) HASTEN_INLINE { acc[r.value][p.value] = set1(0); });
         const auto* a = Step::row(task, row);
         const uint8_t* b = panel_at(w, panel);
-        const int64_t stride = Step::stride(task), next = w.panel_bytes;
-        for (int64_t k = 0; k < w.k; k += Step::INPUTS) {
-            ahead.ask(k / Step::INPUTS);
+        const int64_t stride = Step::stride(task);
+        for (int64_t line = 0; line < w.lines; line++) {
+            const int64_t k = line * Step::INPUTS;
+            I words[PANELS];
+            take_line(words, b + line * 2 * LINE);
             typename Step::Weights weights[PANELS];
-            each<PANELS>([&](auto p) HASTEN_INLINE { weights[p.value] = Step::weights(b + p.value * next, k); });
+            each<PANELS>([&](auto p) HASTEN_INLINE { weights[p.value] = Step::weights(words[p.value]); });
             each<ROWS>([&](auto r) HASTEN_INLINE {
                 const auto x = Step::inputs(a + r.value * stride, k);
                 each<PANELS>([&](auto p) HASTEN_INLINE {
@@ -176,7 +181,7 @@ struct Two {
 struct FloatStep : PlainRows {
     using Weights = V;
     static constexpr int64_t INPUTS = 1;
-    static inline V weights(const uint8_t* b, int64_t k) { return load(reinterpret_cast<const float*>(b) + k * PANEL); }
+    static inline V weights(I words) { return floats_of(words); }
     static inline V inputs(const float* a, int64_t k) { return set1(a[k]); }
     static inline V add(V sum, V x, V w) { return fma(x, w, sum); }
 };
@@ -185,10 +190,7 @@ struct FloatStep : PlainRows {
 struct WideStep : PlainRows {
     using Weights = Two;
     static constexpr int64_t INPUTS = 2;
-    static inline Two weights(const uint8_t* b, int64_t k) {
-        const I pairs = load_i(b + k * 32);
-        return {first_bf16(pairs), second_bf16(pairs)};
-    }
+    static inline Two weights(I pairs) { return {first_bf16(pairs), second_bf16(pairs)}; }
     static inline Two inputs(const float* a, int64_t k) { return {set1(a[k]), set1(a[k + 1])}; }
     static inline V add(V sum, const Two& x, const Two& w) {
         return fma(x.second, w.second, fma(x.first, w.first, sum));
@@ -207,7 +209,7 @@ struct Bf16Step {
         return task.codes.data + row * task.codes.stride;
     }
     static inline int64_t stride(const LinearTask& task) { return task.codes.stride; }
-    static inline I weights(const uint8_t* b, int64_t k) { return load_i(b + k * 32); }
+    static inline I weights(I pairs) { return pairs; }
     static inline I inputs(const uint8_t* a, int64_t k) { return set1_i(word_at(a + k * 2)); }
     static inline V add(V sum, I x, I w) { return dot_bf16(sum, x, w); }
 };

@@ -44,6 +44,7 @@ static inline I set1_i(int32_t x) { return {_mm512_set1_epi32(x)}; }
 static inline I operator+(I a, I b) { return {_mm512_add_epi32(a.v, b.v)}; }
 static inline I operator-(I a, I b) { return {_mm512_sub_epi32(a.v, b.v)}; }
 static inline I operator*(I a, I b) { return {_mm512_mullo_epi32(a.v, b.v)}; }
+static inline V floats_of(I a) { return {_mm512_castsi512_ps(a.v)}; }  // the same bits
 static inline V to_float(I a) { return {_mm512_cvtepi32_ps(a.v)}; }
 static inline I to_int(V a) { return {_mm512_cvtps_epi32(a.v)}; }
 static inline int32_t sum_i(I a) { return _mm512_reduce_add_epi32(a.v); }

@@ -80,6 +80,7 @@ static inline I set1_i(int32_t x) { return {Ints16{} + x}; }
 static inline I operator+(I a, I b) { return {a.v + b.v}; }
 static inline I operator-(I a, I b) { return {a.v - b.v}; }
 static inline I operator*(I a, I b) { return {a.v * b.v}; }
+static inline V floats_of(I a) { return from_bits((Bits16)a.v); }
 static inline V to_float(I a) { return {__builtin_convertvector(a.v, Floats16)}; }
 static inline int32_t sum_i(I a) {
     int32_t total = 0;
