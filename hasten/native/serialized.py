@@ -16,9 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hasten.native.program import Activation, NormKind, Op, PoolKind, Program, Rows
-from hasten.native.tensors import Bf16, Floats, Int8, Tensor
+from hasten.native.tensors import Bf16, Floats, Int5, Int8, Tensor
 
-MAGIC, VERSION = 0x48415354454E, 1
+MAGIC, VERSION = 0x48415354454E, 2
 _HEADER = 6  # words before the buffers
 _OPS = {kind.code: kind for kind in get_args(Op)}
 _WHOLE = ("weight", "bias", "frequencies")  # what operators call a tensor of which they read every number
@@ -50,7 +50,8 @@ class Serialized:
 
 
 def serialize(program: Program) -> Serialized:
-    """Words: magic, version, counts, output; then buffers, tensors [kind, d0, d1, group, zeros?], operators."""
+    """Words: magic, version, counts, output; then buffers, tensors [kind, d0, d1, group, 0, 1 with zero points or 2
+    with offsets], operators."""
     words = [MAGIC, VERSION, len(program.buffers), len(program.tensors), len(program.ops), program.output]
     for buffer in program.buffers:
         words += [buffer.width, get_args(Rows).index(buffer.rows)]
@@ -69,8 +70,8 @@ def read_in_whole(stored: Serialized) -> int:
     _, _, buffers, tensors, ops, _ = words[:_HEADER]
     place, sizes, whole = _HEADER + 2 * buffers, list[int](), set[int]()
     for _ in range(tensors):
-        kind, _, _, _, zeros = words[place : place + 5]
-        count = 1 if kind in (Floats.code, Bf16.code) else 2 + zeros
+        kind, _, _, _, shift = words[place : place + 5]
+        count = 1 if kind in (Floats.code, Bf16.code) else 2 + (kind == Int5.code) + (shift > 0)
         sizes.append(sum(next(arrays).nbytes for _ in range(count)))
         place += 5
     for _ in range(ops):
@@ -91,10 +92,17 @@ def _tensor(tensor: Tensor, arrays: list[NDArray[Any]]) -> list[int]:
     if isinstance(tensor, Int8):
         arrays += [np.ascontiguousarray(tensor.codes, np.int8), np.ascontiguousarray(tensor.scales, np.float32)]
         return [tensor.code, *tensor.codes.shape, 0, 0]
-    arrays += [np.ascontiguousarray(tensor.codes, np.uint8), np.ascontiguousarray(tensor.scales, np.float16)]
-    if tensor.zeros is not None:
-        arrays.append(np.ascontiguousarray(tensor.zeros, np.uint8))
-    return [tensor.code, len(tensor.codes), tensor.columns, tensor.group, int(tensor.zeros is not None)]
+    zeros = None if isinstance(tensor, Int5) else tensor.zeros
+    arrays.append(np.ascontiguousarray(tensor.codes, np.uint8))
+    if isinstance(tensor, Int5):
+        arrays.append(np.ascontiguousarray(tensor.fifths, np.uint8))
+    arrays.append(np.ascontiguousarray(tensor.scales, np.float16))
+    if zeros is not None:
+        arrays.append(np.ascontiguousarray(zeros, np.uint8))
+    if tensor.offsets is not None:
+        arrays.append(np.ascontiguousarray(tensor.offsets, np.float16))
+    shift = 1 if zeros is not None else 2 if tensor.offsets is not None else 0
+    return [tensor.code, len(tensor.codes), tensor.columns, tensor.group, shift]
 
 
 _CHOICES: dict[str, tuple[str, ...]] = {

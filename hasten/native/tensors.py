@@ -49,10 +49,12 @@ class Int8:
 
 @dataclass(frozen=True, eq=False)
 class Int4:
-    """w[n, k] = (c[n, k] - z[n, k // group]) scales[n, k // group] with 4-bit codes c, two to a byte.
+    """w[n, k] = (c[n, k] - z[n, g]) scales[n, g], or c[n, k] scales[n, g] + offsets[n, g], with 4-bit codes c, two to a
+    byte, and g = k // group.
 
     codes uint8 [N, ceil(K / 2)], the even column in the lower half; scales fp16 [N, G]; zeros uint8 [N, G] of 0..15,
-    or None for 8 everywhere; G = ceil(K / group), group a multiple of 16 (usually 32, 64, 128).
+    or None for 8 everywhere; offsets fp16 [N, G], or None; not both; G = ceil(K / group), group a multiple of 16
+    (usually 32, 64, 128).
 
     A product with it rounds its input to 8 bits with sign, one scale a row: ``scale = max |x| / 127, q = rint(x (127 /
     max |x|))``; sums within a group are exact integers, groups are added in fp32 in their order.
@@ -64,6 +66,24 @@ class Int4:
     zeros: NDArray[np.uint8] | None
     columns: int
     group: int
+    offsets: NDArray[np.float16] | None = None
 
 
-Tensor = Floats | Bf16 | Int8 | Int4
+@dataclass(frozen=True, eq=False)
+class Int5:
+    """As `Int4` with codes of 5 bits, 16 for zero where there are no offsets, and groups of a multiple of 32 inputs.
+
+    codes uint8 [N, ceil(K / 2)]: the lower four bits, as in `Int4`; fifths uint8 [N, ceil(K / 8)]: column k's fifth
+    bit is bit k % 8 of byte k // 8.
+    """
+
+    code: ClassVar[int] = 5
+    codes: NDArray[np.uint8]
+    fifths: NDArray[np.uint8]
+    scales: NDArray[np.float16]
+    columns: int
+    group: int
+    offsets: NDArray[np.float16] | None = None
+
+
+Tensor = Floats | Bf16 | Int8 | Int4 | Int5

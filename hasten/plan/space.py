@@ -22,6 +22,7 @@ TECHNIQUES: Mapping[str, Callable[[Settings], bool]] = {
     "int8-dynamic": lambda c: c["precision"] == "int8-dynamic",
     "int8-static": lambda c: c["precision"] == "int8-static" or (c["kind"], c["precision"]) == ("openvino", "int8"),
     "int8-cache": lambda c: c.get("kv_cache") == "int8",
+    "int5": lambda c: c["precision"] == "int5",
     "int4": lambda c: str(c["precision"]).startswith("int4"),
     "smoothquant": lambda c: c["precision"] == "int8" and c.get("smooth_quant_alpha", -1.0) >= 0,
     "compile": lambda c: bool(c.get("compile")),

@@ -65,6 +65,7 @@ def _native(instructions: frozenset[str], threads: int) -> tuple[Config, ...]:
     del threads
     found = [
         NativeConfig(precision="int8-dynamic"),
+        NativeConfig(precision="int5", fitted=True),
         NativeConfig(precision="int4", fitted=True),
         NativeConfig(precision="int4"),  # what passes and training for it leave
         NativeConfig(precision="int8-dynamic", kv_cache="int8"),

@@ -29,26 +29,27 @@ if TYPE_CHECKING:
     from hasten.runtimes.native_weights import Precision
 
 MODEL, FACTS = "model.safetensors", "model.json"
+_GROUPED = ("int5", "int4")
 _BF16 = frozenset({"avx512_bf16", "amx_bf16"})
 
 
 @dataclass(frozen=True, slots=True)
 class NativeConfig:
     """``int8-dynamic``: weights with a step for every output row, activations for every token at run time. ``group``
-    inputs share a step in ``int4``; ``fitted``: steps and zero points that are searched for each group to be nearest
-    to the weights, and not those of training on the grid. ``embeddings``: the table of words in int8 too (smaller, as
-    fast).
+    inputs share a step in ``int4`` and ``int5``; ``fitted``: steps and offsets that are searched for each group to be
+    nearest to the weights, and not those of training on the grid. ``embeddings``: the table of words in int8 too
+    (smaller, as fast). Matrices that come on a grid of few bits keep it in every precision of integers.
 
     Of models that write or foretell text, ``head`` is the form of the product with the vocabulary, and of the table of
-    words where they are one matrix (``None``: int8 where the layers are int8 or int4, else theirs); ``kv_cache`` that
+    words where they are one matrix (``None``: int8 where the layers are integers, else theirs); ``kv_cache`` that
     of what was read (``None``: bf16, in fp32 models fp32)."""
 
     kind: ClassVar[str] = "native"
-    precision: Literal["fp32", "bf16", "int8-dynamic", "int4"] = "fp32"
+    precision: Literal["fp32", "bf16", "int8-dynamic", "int5", "int4"] = "fp32"
     group: Literal[32, 64, 128] = 32
     fitted: bool = False
     embeddings: bool = False
-    head: Literal["fp32", "bf16", "int8", "int4"] | None = None
+    head: Literal["fp32", "bf16", "int8", "int5", "int4"] | None = None
     kv_cache: Literal["fp32", "bf16", "int8"] | None = None
     threads: int | None = None
 
@@ -56,13 +57,15 @@ class NativeConfig:
     def grid(self) -> tuple[int, int | None] | None:
         """Bits and group (``None``: an output row) of the integers that weights are rounded to, where one trains for
         them."""
-        grids: dict[str, tuple[int, int | None]] = {"int8-dynamic": (8, None), "int4": (4, self.group)}
+        grids: dict[str, tuple[int, int | None]] = {
+            "int8-dynamic": (8, None), "int5": (5, self.group), "int4": (4, self.group),
+        }  # fmt: skip
         return None if self.fitted else grids.get(self.precision)
 
     @property
     def label(self) -> str:
         parts = [self.precision.replace("-", " ")]
-        parts += [f"groups of {self.group}"] if self.precision == "int4" else []
+        parts += [f"groups of {self.group}"] if self.precision in _GROUPED else []
         parts += ["fitted"] if self.fitted else []
         parts += ["with embeddings"] if self.embeddings else []
         parts += [f"{self.head} head"] if self.head else []
@@ -102,8 +105,8 @@ def export(wrapper: Any, config: NativeConfig, *, calibration: Sequence[Arrays],
     """Lower, round, write. Raises Rejected for what the engine cannot run."""
     del cache  # made in seconds
     generative = bool(getattr(wrapper, "generative", False))
-    if config.fitted and config.precision != "int4":
-        raise Rejected("export", f"fitted: {config.precision} has no steps to be searched for, int4 has")
+    if config.fitted and config.precision not in _GROUPED:
+        raise Rejected("export", f"fitted: {config.precision} has no steps to be searched for, int4 and int5 have")
     check_cache(config.kv_cache, generative=generative)
     try:
         return (_export_writer if generative else _export)(wrapper, config, dict(calibration[0]), folder)
@@ -145,7 +148,7 @@ def _written(
 def _head(config: NativeConfig) -> Precision:
     """The form of the product with a vocabulary. int4 there costs more quality than it saves memory."""
     if config.head is None:
-        return "int8-dynamic" if config.precision in ("int8-dynamic", "int4") else config.precision
+        return "int8-dynamic" if config.precision in ("int8-dynamic", *_GROUPED) else config.precision
     return "int8-dynamic" if config.head == "int8" else config.head
 
 

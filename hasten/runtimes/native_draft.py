@@ -12,17 +12,27 @@ from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
 from hasten.models.adapter import activation_name
 from hasten.models.surgery import LowRankLinear
 from hasten.native.program import Activation, Buffer, Embed, Linear, Norm, Op, Program, Rows
-from hasten.native.tensors import Bf16, Floats, Int4, Int8, Tensor
+from hasten.native.tensors import Bf16, Floats, Int4, Int5, Int8, Tensor
 from hasten.records import Rejected
-from hasten.runtimes.native_weights import Precision, on_grid, plain, rounded, side_by_side, stored_table
+from hasten.runtimes.native_weights import (
+    INTEGERS,
+    Precision,
+    on_grid,
+    plain,
+    rounded,
+    side_by_side,
+    stored_table,
+    values,
+)
 
-_FORMS = {Floats: "fp32", Bf16: "bf16", Int8: "int8", Int4: "int4"}
+_FORMS = {Floats: "fp32", Bf16: "bf16", Int8: "int8", Int5: "int5", Int4: "int4"}
 # What transformers calls it -> what the engine does.
 _ACTIVATIONS: dict[str, Activation] = {
     "gelu": "gelu_erf", "gelu_python": "gelu_erf", "gelu_new": "gelu_tanh", "gelu_fast": "gelu_tanh",
@@ -48,7 +58,7 @@ def check_matrices(modules: Sequence[Any]) -> None:
 
 
 class Draft:
-    """``kept``: modules whose matrices stay in fp32, whatever the precision. ``fitted``: steps of int4 are searched."""
+    """``kept``: modules whose matrices stay in fp32, whatever the precision. ``fitted``: steps are searched for."""
 
     def __init__(
         self, *, precision: Precision, group: int, fitted: bool = False, kept: Collection[nn.Module] = ()
@@ -79,7 +89,7 @@ class Draft:
         forms = ", ".join(f"{count} in {form}" for form, count in sorted(self._forms.items()))
         found = [f"matrices of the layers: {forms or 'none'}"]
         if self._exact:
-            found.append(f"{self._exact} of them keep the integers that a pass gave them")
+            found.append(f"{self._exact} of them keep the integers that they came with")
         return (*found, self._head) if self._head else tuple(found)
 
     def buffer(self, name: str, width: int, rows: Rows = "token") -> int:
@@ -143,7 +153,7 @@ class Draft:
         own: Precision = "fp32" if module in self._kept else precision
 
         def made() -> Tensor:
-            found = on_grid(plain(module.weight)) if own in ("int8-dynamic", "int4") else None
+            found = on_grid(plain(module.weight)) if own in INTEGERS else None
             stored = found or rounded(module.weight, precision=own, group=self.group, fitted=self._fitted)
             self._head = f"the head over {module.out_features} tokens: {_FORMS[type(stored)]}"
             return stored
@@ -173,17 +183,32 @@ class Draft:
         self.add(Linear(input, output, weight, bias, activation, residual, gated))
 
     def _joined(self, linears: Sequence[nn.Linear]) -> Tensor:
-        parts = [self._stored(linear) for linear in linears]
-        found = parts[0] if len(parts) == 1 else side_by_side(parts)
-        self._forms[_FORMS[type(found)]] += len(parts)
+        """One matrix: on the grids of its parts where one form holds them all, else all of it rounded; where some of
+        it is kept, it is kept."""
+        if set(linears) & self._kept:
+            found: Tensor | None = Floats(np.concatenate([plain(linear.weight).numpy() for linear in linears]))
+        else:
+            found = self._on_grids(linears)
+        if found is None:
+            parts = [self._rounded(linear) for linear in linears]
+            found = side_by_side(parts) or Floats(np.concatenate([values(part) for part in parts]))  # some are empty
+        self._forms[_FORMS[type(found)]] += len(linears)
         return found
 
-    def _stored(self, linear: nn.Linear) -> Tensor:
-        if linear in self._kept:
-            return rounded(linear.weight, precision="fp32", group=self.group)
-        found = on_grid(plain(linear.weight)) if self.precision in ("int8-dynamic", "int4") else None
-        self._exact += found is not None
-        return found or rounded(linear.weight, precision=self.precision, group=self.group, fitted=self._fitted)
+    def _on_grids(self, linears: Sequence[nn.Linear]) -> Tensor | None:
+        """What holds exactly what is on a grid, beside matrices of the same form that are not."""
+        if self.precision not in INTEGERS:
+            return None
+        grids = [on_grid(plain(linear.weight)) for linear in linears]
+        if not any(grid is not None for grid in grids):
+            return None
+        parts = [grid or self._rounded(linear) for grid, linear in zip(grids, linears, strict=True)]
+        found = parts[0] if len(parts) == 1 else side_by_side(parts)
+        self._exact += sum(grid is not None for grid in grids) if found is not None else 0
+        return found
+
+    def _rounded(self, linear: nn.Linear) -> Tensor:
+        return rounded(linear.weight, precision=self.precision, group=self.group, fitted=self._fitted)
 
     def _whole(self, module: Any) -> nn.Linear:
         """The matrix that two factors make, or the matrix itself."""

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 FORMAT = 1
 TEXTS = ("input_ids", "attention_mask", "token_type_ids")
 IMAGES = ("pixel_values",)
-PRECISIONS = ("fp32", "bf16", "int8-dynamic", "int4")
+PRECISIONS = ("fp32", "bf16", "int8-dynamic", "int5", "int4")
 _MOST_PIXELS, _MOST_OWN = 1 << 24, 16
 
 

@@ -41,7 +41,7 @@ from hasten.native.tensors import Floats, Tensor
 
 F = np.float32
 ODD = [np.nan, np.inf, -np.inf, 0.0, -0.0, 1e-40, -1e-42, 3e38, -3e38, 1e-30, 1.0, 65504.0]
-KINDS = ["fp32", "bf16", "int8", "int4"]
+KINDS = ["fp32", "bf16", "int8", "int5", "int4"]
 ACTS = ["none", "gelu_erf", "gelu_tanh", "relu", "silu", "tanh"]
 WORDS, PLACES = 37, 400
 
@@ -61,11 +61,9 @@ def random_program(random: np.random.Generator, *, cached: bool) -> Program:
     for layer in range(int(random.integers(1, 3))):
         first, gated, act = len(tensors), bool(random.integers(0, 2)), str(random.choice(ACTS))
         shapes = ((qkv, width), (width, heads * d), (inner * (1 + gated), width), (width, inner))
-        group = int(random.choice([16, 32, 64]))
-        tensors += [
-            weights(random, str(random.choice(KINDS)), *shape, group=group, zeros=bool(random.integers(0, 2)))
-            for shape in shapes
-        ]
+        group, shift = int(random.choice([32, 64])), str(random.choice(["zeros", "offsets", "none"]))
+        shifted = {"zeros": shift == "zeros", "offsets": shift == "offsets"}
+        tensors += [weights(random, str(random.choice(KINDS)), *shape, group=group, **shifted) for shape in shapes]
         kind = str(random.choice(["layer", "rms", "rms_plus_one"]))
         attention = (
             CachedAttention(2, 3, layer, heads, kv, d, 0.2, window, cap)

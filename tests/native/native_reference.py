@@ -28,7 +28,7 @@ from hasten.native.program import (
     Program,
     Rotary,
 )
-from hasten.native.tensors import Bf16, Floats, Int4, Int8, Tensor
+from hasten.native.tensors import Bf16, Floats, Int4, Int5, Int8, Tensor
 
 F = np.float32
 _ERF = np.vectorize(math.erf, otypes=[np.float64])
@@ -71,10 +71,13 @@ def codes_s8(x: NDArray[np.float32]) -> tuple[NDArray[Any], NDArray[Any]]:
     return codes.astype(np.int64), scales
 
 
-def unpacked(tensor: Int4) -> NDArray[np.int64]:
-    """4-bit codes [N, K]."""
+def unpacked(tensor: Int4 | Int5) -> NDArray[np.int64]:
+    """Codes [N, K] of 4 or 5 bits."""
     both = np.stack([tensor.codes & 15, tensor.codes >> 4], axis=2).reshape(len(tensor.codes), -1)
-    return both[:, : tensor.columns].astype(np.int64)
+    found = both[:, : tensor.columns].astype(np.int64)
+    if isinstance(tensor, Int5):
+        found += 16 * np.unpackbits(tensor.fifths, axis=1, bitorder="little")[:, : tensor.columns].astype(np.int64)
+    return found
 
 
 def plain(tensor: Tensor) -> NDArray[Any]:
@@ -85,9 +88,14 @@ def plain(tensor: Tensor) -> NDArray[Any]:
         return from_bf16(tensor.values)
     if isinstance(tensor, Int8):
         return tensor.codes.astype(F) * tensor.scales[:, None]
-    zeros = np.full(tensor.scales.shape, 8) if tensor.zeros is None else tensor.zeros.astype(np.int64)
     spread = np.repeat(np.arange(tensor.scales.shape[1]), tensor.group)[: tensor.columns]
-    return (unpacked(tensor) - zeros[:, spread]) * tensor.scales.astype(np.float64)[:, spread]
+    scales = tensor.scales.astype(np.float64)[:, spread]
+    if tensor.offsets is not None:
+        return unpacked(tensor) * scales + tensor.offsets.astype(np.float64)[:, spread]
+    zeros = np.full(tensor.scales.shape, 16 if isinstance(tensor, Int5) else 8)
+    if isinstance(tensor, Int4) and tensor.zeros is not None:
+        zeros = tensor.zeros.astype(np.int64)
+    return (unpacked(tensor) - zeros[:, spread]) * scales
 
 
 def product(x: NDArray[Any], tensor: Tensor) -> NDArray[Any]:
@@ -97,7 +105,7 @@ def product(x: NDArray[Any], tensor: Tensor) -> NDArray[Any]:
             codes, scales, zeros = codes_u8(x.astype(F))
             sums = codes @ tensor.codes.astype(np.int64).T - zeros[:, None] * tensor.codes.astype(np.int64).sum(axis=1)
             return (sums.astype(F) * (scales[:, None] * tensor.scales)).astype(F)
-        if isinstance(tensor, Int4):
+        if isinstance(tensor, Int4 | Int5):
             signed, steps = codes_s8(x.astype(F))
             return (signed.astype(np.float64) @ plain(tensor).T) * steps[:, None]
         return x.astype(np.float64) @ plain(tensor).astype(np.float64).T

@@ -104,14 +104,14 @@ def test_integers_that_a_pass_left_stay(bits: int, forms: str) -> None:
                 linear.weight.copy_(fitted(linear.weight, spec).nearest(linear.weight))
     notes = made(wrapper, "int4" if bits == 4 else "int8-dynamic").notes
     assert notes[0] == f"matrices of the layers: {forms}"
-    assert notes[1] == "12 of them keep the integers that a pass gave them"
+    assert notes[1] == "12 of them keep the integers that they came with"
 
 
 def test_steps_of_int4_may_be_searched_for(tmp_path: Path) -> None:
     wrapper = writer("llama")
     fitted = NativeConfig(precision="int4", fitted=True)
     tensors = made(wrapper, "int4", fitted=True).program.tensors
-    assert any(isinstance(t, Int4) and t.zeros is not None for t in tensors)
+    assert any(isinstance(t, Int4) and t.offsets is not None for t in tensors)
     assert fitted.grid is None, "nobody trains for steps that are searched for"
     assert session_of(wrapper, tmp_path, fitted).run(batch_of((4,), left=True)).shape == (1, 66)
     with pytest.raises(Rejected, match="int8-dynamic has no steps"):

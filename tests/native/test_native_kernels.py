@@ -14,6 +14,7 @@ from native_here import native_only
 from native_programs import linear, one_op, weights
 from native_reference import expected
 
+from hasten.errors import InputError
 from hasten.native import library, missing
 from hasten.native.engine import Engine
 from hasten.native.program import (
@@ -38,7 +39,7 @@ F = np.float32
 ISAS = ["portable"]
 if missing() is None:
     ISAS = list(library().isas)
-KINDS = ["fp32", "bf16", "int8", "int4"]
+KINDS = ["fp32", "bf16", "int8", "int5", "int4"]
 SHAPES = [(1, 1, 1), (1, 384, 384), (2, 17, 33), (3, 64, 16), (13, 100, 47), (25, 384, 96), (64, 129, 31), (5, 0, 7)]
 
 
@@ -73,11 +74,18 @@ def test_products(isa: str, kind: str, rows: int, columns: int, outputs: int, ra
         np.testing.assert_allclose(got, want, atol=1e-5 * (1 + np.abs(want).max(initial=0)), rtol=0)
 
 
-@pytest.mark.parametrize("zeros", [False, True])
+@pytest.mark.parametrize(
+    ("kind", "shift"), [("int4", "none"), ("int4", "zeros"), ("int4", "offsets"), ("int5", "none"), ("int5", "offsets")]
+)
 @pytest.mark.parametrize("group", [16, 32, 64, 128])
-def test_int4_groups(isa: str, group: int, zeros: bool, random: np.random.Generator) -> None:
+def test_groups(isa: str, kind: str, group: int, shift: str, random: np.random.Generator) -> None:
     x = random.standard_normal((7, 200)).astype(F)
-    program = linear(weights(random, "int4", 50, 200, group=group, zeros=zeros))
+    tensor = weights(random, kind, 50, 200, group=group, zeros=shift == "zeros", offsets=shift == "offsets")
+    program = linear(tensor)
+    if kind == "int5" and group % 32:
+        with pytest.raises(InputError, match="multiple of 32"):
+            Engine(program, isa=isa)
+        return
     got = answer(program, isa, lengths=[7], features=x)
     want = expected(program, lengths=[7], features=x)
     np.testing.assert_allclose(got, want, atol=1e-5 * np.abs(want).max(), rtol=0)

@@ -102,7 +102,7 @@ private:
         ensure(t.columns == width && t.rows > 0,
                "table " + text(number) + " of " + text(t.rows) + " x " + text(t.columns), "rows of " + text(width));
         auto [found, fresh] = tables_.try_emplace(number);
-        if (fresh && (t.kind == Kind::int4 || is_product(number))) {
+        if (fresh && (in_groups(t.kind) || is_product(number))) {
             found->second.rows = t.rows, found->second.width = width;
             found->second.panels = &matrix(number, false);
         } else if (fresh) {
@@ -132,9 +132,9 @@ private:
         int64_t bytes = 0;
         for (const TensorSpec& t : program_.tensors) {
             const int64_t size = t.rows * t.columns;
-            const bool half = t.kind == Kind::int4;
-            bytes += t.kind == Kind::floats ? 4 * size : t.kind == Kind::bf16 ? 2 * size : size >> half;
-            bytes += t.rows * (t.kind == Kind::int4 ? 3 * t.groups() : 8) + 64 * t.columns;
+            const int64_t bits = t.kind == Kind::floats ? 32 : t.kind == Kind::bf16 ? 16 : t.kind == Kind::int8 ? 8 : 5;
+            bytes += size / 8 * (t.kind == Kind::int4 ? 4 : bits);
+            bytes += t.rows * (in_groups(t.kind) ? 4 * t.groups() : 8) + 64 * t.columns;
         }
         return bytes + bytes / 32;
     }
@@ -163,7 +163,7 @@ private:
 
     Form form_for(Kind kind) const {
         if (kind == Kind::int8) return Form::u8;
-        if (kind == Kind::int4) return Form::s8;
+        if (in_groups(kind)) return Form::s8;
         return kind == Kind::bf16 && kernels_.wants_bf16 ? Form::bf16 : Form::plain;
     }
 

@@ -12,7 +12,8 @@ namespace hasten {
 constexpr int64_t PANEL = 16, LINE = 64;
 constexpr int64_t MAX_THREADS = 256;
 
-enum class Kind : int64_t { floats = 1, bf16 = 2, int8 = 3, int4 = 4 };
+enum class Kind : int64_t { floats = 1, bf16 = 2, int8 = 3, int4 = 4, int5 = 5 };
+constexpr bool in_groups(Kind kind) { return kind == Kind::int4 || kind == Kind::int5; }
 enum class Act : int64_t { none, gelu_erf, gelu_tanh, relu, silu, tanh, count };
 enum class NormKind : int64_t { layer, rms, rms_plus_one, count };
 enum class PoolKind : int64_t { first, mean, last, max, count };
@@ -27,9 +28,10 @@ struct Matrix {
     const uint8_t* data = nullptr;
     const float* scales = nullptr;      // int8: [panels * 16]
     const int32_t* sums = nullptr;      // int8: [panels * 16], sums of codes over k
-    int64_t group = 0, groups = 0;      // int4
-    const uint16_t* halves = nullptr;   // int4: fp16 scales [panels, groups, 16]
-    const uint8_t* zeros = nullptr;     // int4: [panels, groups, 16] or null for 8
+    int64_t group = 0, groups = 0;      // int4 and int5
+    const uint16_t* halves = nullptr;   // of groups: fp16 scales [panels, groups, 16]
+    const uint8_t* zeros = nullptr;     // int4: [panels, groups, 16] or null
+    const uint16_t* offsets = nullptr;  // of groups: fp16 [panels, groups, 16] or null; no zero points then
 };
 
 struct Rows {

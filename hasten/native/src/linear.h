@@ -152,35 +152,26 @@ static void foretell_with(const LinearTask& task, const int32_t* asked, const Sa
     });
 }
 
-static void foretell(const LinearTask& task, const int32_t* asked, const Said& said, const Share& share) {
+// use(product) with the product for a task's weights.
+template <class Use>
+HASTEN_INLINE static inline void with_product(const LinearTask& task, Use use) {
     switch (task.weight->kind) {
-        case Kind::int8: return foretell_with<Int8Product>(task, asked, said, share);
-        case Kind::int4: return foretell_with<Int4Product>(task, asked, said, share);
-        case Kind::bf16:
-            if (task.codes.form == Form::bf16) return foretell_with<Bf16Product>(task, asked, said, share);
-            return foretell_with<WideProduct>(task, asked, said, share);
-        default: return foretell_with<FloatProduct>(task, asked, said, share);
+        case Kind::int8: return use(Int8Product{});
+        case Kind::int4: return use(Int4Product{});
+        case Kind::int5: return use(Int5Product{});
+        case Kind::bf16: return task.codes.form == Form::bf16 ? use(Bf16Product{}) : use(WideProduct{});
+        default: return use(FloatProduct{});
     }
+}
+
+static void foretell(const LinearTask& task, const int32_t* asked, const Said& said, const Share& share) {
+    with_product(task, [&](auto product) { foretell_with<decltype(product)>(task, asked, said, share); });
 }
 
 static void top(const LinearTask& task, const Best& best, const Share& share) {
-    switch (task.weight->kind) {
-        case Kind::int8: return top_with<Int8Product>(task, best, share);
-        case Kind::int4: return top_with<Int4Product>(task, best, share);
-        case Kind::bf16:
-            if (task.codes.form == Form::bf16) return top_with<Bf16Product>(task, best, share);
-            return top_with<WideProduct>(task, best, share);
-        default: return top_with<FloatProduct>(task, best, share);
-    }
+    with_product(task, [&](auto product) { top_with<decltype(product)>(task, best, share); });
 }
 
 static void linear(const LinearTask& task, int64_t begin, int64_t end, const Share& share) {
-    switch (task.weight->kind) {
-        case Kind::int8: return linear_with<Int8Product>(task, begin, end, share);
-        case Kind::int4: return linear_with<Int4Product>(task, begin, end, share);
-        case Kind::bf16:
-            if (task.codes.form == Form::bf16) return linear_with<Bf16Product>(task, begin, end, share);
-            return linear_with<WideProduct>(task, begin, end, share);
-        default: return linear_with<FloatProduct>(task, begin, end, share);
-    }
+    with_product(task, [&](auto product) { linear_with<decltype(product)>(task, begin, end, share); });
 }

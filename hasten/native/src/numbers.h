@@ -15,10 +15,33 @@ static inline V numbers_at(Kind kind, const uint8_t* data, int64_t place, int64_
     return to_float(load_signed_bytes(at));
 }
 
-// Four bytes of an output's column, from which its inputs k.. come.
+// A line of an output's panel.
+static inline const uint8_t* line_at(const Matrix& m, int64_t row, int64_t line) {
+    const int64_t panel = row / PANEL;
+    return m.data + ((panel / 2 * m.lines + line) * 2 + panel % 2) * LINE;
+}
+// The bytes of an output in the line of its input k, of which a line has `together`.
 static inline const uint8_t* bytes_of(const Matrix& m, int64_t row, int64_t k, int64_t together, int64_t size) {
-    const int64_t panel = row / PANEL, line = (panel / 2 * m.lines + k / together) * 2 + panel % 2;
-    return m.data + line * LINE + row % PANEL * together * size;
+    return line_at(m, row, k / together) + row % PANEL * together * size;
+}
+
+static inline float half_number(uint16_t bits) {
+    alignas(64) uint16_t half[16] = {bits};
+    alignas(64) float number[16];
+    store(number, load_half(half));
+    return number[0];
+}
+
+// One weight of those in groups.
+static float group_number(const Matrix& m, int64_t row, int64_t k) {
+    const int64_t at = (row / PANEL * m.groups + k / m.group) * PANEL + row % PANEL, byte = row % PANEL * 4 + k % 4;
+    const bool five = m.kind == Kind::int5;
+    const int64_t line = five ? k / 32 * 5 + 1 + k % 32 / 8 : k / 8;
+    int code = (line_at(m, row, line)[byte] >> (k % 8 / 4 * 4)) & 15;
+    if (five) code |= (line_at(m, row, k / 32 * 5)[k % 32 / 4 * 8 + byte / 8] >> byte % 8 & 1) << 4;
+    const float scale = half_number(m.halves[at]);
+    if (m.offsets) return static_cast<float>(code) * scale + half_number(m.offsets[at]);
+    return static_cast<float>(code - (m.zeros ? m.zeros[at] : five ? 16 : 8)) * scale;
 }
 
 // Inputs column.. of one output of packed weights.
@@ -29,13 +52,8 @@ static V panel_numbers(const Matrix& m, int64_t row, int64_t column) {
         const int64_t k = column + i;
         if (m.kind == Kind::int8) {
             found[i] = static_cast<float>(static_cast<int8_t>(bytes_of(m, row, k, 4, 1)[k % 4])) * m.scales[row];
-        } else if (m.kind == Kind::int4) {
-            const int64_t group = (row / PANEL * m.groups + k / m.group) * PANEL + row % PANEL;
-            const int code = (bytes_of(m, row, k / 8 * 4, 4, 1)[k % 4] >> (k % 8 / 4 * 4)) & 15;
-            alignas(64) uint16_t half[16] = {m.halves[group]};
-            alignas(64) float scale[16];
-            store(scale, load_half(half));
-            found[i] = static_cast<float>(code - (m.zeros ? m.zeros[group] : 8)) * scale[0];
+        } else if (in_groups(m.kind)) {
+            found[i] = group_number(m, row, k);
         } else if (m.kind == Kind::bf16) {
             uint32_t bits = 0;
             __builtin_memcpy(reinterpret_cast<uint8_t*>(&bits) + 2, bytes_of(m, row, k, 2, 2) + k % 2 * 2, 2);

@@ -67,7 +67,10 @@ uint32_t spread(uint32_t nibbles) {
     return (nibbles | nibbles << 4) & 0x0f0f0f0fu;
 }
 
-void pack_codes(const uint8_t* from, int64_t bytes, int64_t columns, uint8_t* to) {
+// Which line has so many eights of inputs of int5: behind the fifth bits of their 32.
+int64_t line_of(Kind kind, int64_t eight) { return kind == Kind::int4 ? eight : eight / 4 * 5 + 1 + eight % 4; }
+
+void pack_codes(const uint8_t* from, int64_t bytes, int64_t columns, Kind kind, uint8_t* to) {
     for (int64_t eight = 0; eight * 4 < bytes; eight++) {
         uint8_t four[4] = {0};
         const int64_t left = bytes - eight * 4;
@@ -76,26 +79,41 @@ void pack_codes(const uint8_t* from, int64_t bytes, int64_t columns, uint8_t* to
         if (left <= 4 && columns % 2) four[left - 1] &= 15;
         const uint32_t first = four[0] | uint32_t{four[1]} << 8, last = four[2] | uint32_t{four[3]} << 8;
         const uint32_t both = spread(first) | spread(last) << 4;
-        for (int byte = 0; byte < 4; byte++) to[eight * 2 * LINE + byte] = static_cast<uint8_t>(both >> (8 * byte));
+        uint8_t* line = to + line_of(kind, eight) * 2 * LINE;
+        for (int byte = 0; byte < 4; byte++) line[byte] = static_cast<uint8_t>(both >> (8 * byte));
     }
 }
 
-void pack_int4(const TensorSpec& t, const Order& order, Matrix& m, Store& store) {
+// The fifth bits of an output, whose place within a line is its column: bit 4 column + i of word w is input 4 w + i's.
+void pack_fifths(const uint8_t* from, int64_t columns, int64_t column, uint8_t* to) {
+    for (int64_t k = 0; k < columns; k++) {
+        const int64_t bit = column * 4 + k % 4;
+        uint8_t* word = to + k / 32 * 5 * 2 * LINE + k % 32 / 4 * 8;
+        if (from[k / 8] >> (k % 8) & 1) word[bit / 8] = static_cast<uint8_t>(word[bit / 8] | 1 << bit % 8);
+    }
+}
+
+void pack_groups(const TensorSpec& t, const Order& order, Matrix& m, Store& store) {
     m.group = t.group, m.groups = t.groups();
-    m.lines = m.groups * m.group / 8;
+    m.lines = line_of(t.kind, m.groups * m.group / 8) - (t.kind == Kind::int5);
+    const int64_t numbers = order.filled() * m.groups * PANEL;
     auto* data = store.take_of<uint8_t>(order.filled() * m.lines * LINE);
-    auto* halves = store.take_of<uint16_t>(order.filled() * m.groups * PANEL);
-    auto* zeros = t.zeros ? store.take_of<uint8_t>(order.filled() * m.groups * PANEL) : nullptr;
+    auto* halves = store.take_of<uint16_t>(numbers);
+    auto* zeros = t.zeros ? store.take_of<uint8_t>(numbers) : nullptr;
+    auto* offsets = t.offsets ? store.take_of<uint16_t>(numbers) : nullptr;
     const int64_t bytes = (m.k + 1) / 2;
     each_row(order, store, [&](int64_t panel, int64_t column, int64_t row) {
-        pack_codes(t.values + row * bytes, bytes, m.k, data + first_line(m, panel) * LINE + column * 4);
+        uint8_t* lines = data + first_line(m, panel) * LINE;
+        pack_codes(t.values + row * bytes, bytes, m.k, t.kind, lines + column * 4);
+        if (t.fifths) pack_fifths(t.fifths + row * ((m.k + 7) / 8), m.k, column, lines);
         for (int64_t g = 0; g < m.groups; g++) {
             const int64_t place = (panel * m.groups + g) * PANEL + column;
             std::memcpy(halves + place, t.scales + (row * m.groups + g) * 2, 2);
             if (zeros) zeros[place] = t.zeros[row * m.groups + g];
+            if (offsets) std::memcpy(offsets + place, t.offsets + (row * m.groups + g) * 2, 2);
         }
     });
-    m.data = data, m.halves = halves, m.zeros = zeros;
+    m.data = data, m.halves = halves, m.zeros = zeros, m.offsets = offsets;
 }
 
 }  // namespace
@@ -106,7 +124,8 @@ Matrix pack(const TensorSpec& tensor, bool gated, Store& store) {
     m.kind = tensor.kind, m.n = tensor.rows, m.k = tensor.columns, m.panels = order.panels();
     switch (tensor.kind) {
         case Kind::int8: pack_int8(tensor, order, m, store); break;
-        case Kind::int4: pack_int4(tensor, order, m, store); break;
+        case Kind::int4:
+        case Kind::int5: pack_groups(tensor, order, m, store); break;
         case Kind::bf16: m.data = pack_bytes(tensor, order, 2, m, store); break;
         default: m.data = pack_bytes(tensor, order, 4, m, store);
     }

@@ -73,13 +73,14 @@ struct Int8Product {
     }
 };
 
-// Panels of 4-bit codes [k / 8, 16, 4], the first four inputs of eight in the lower halves, and rows of s8.
-struct Int4Product {
+// Panels of codes of 4 or 5 bits in groups, as pack.h says, and rows of s8.
+template <int BITS>
+struct GroupProduct {
     static constexpr int64_t MOST_ROWS = MAX_ROWS / 2;
+    static constexpr int MIDDLE = 1 << (BITS - 1);
 
     template <int ROWS, int PANELS>
-    HASTEN_INLINE static inline void tile(const LinearTask& task, int64_t row, int64_t panel,
-                                          float* values) {
+    HASTEN_INLINE static inline void tile(const LinearTask& task, int64_t row, int64_t panel, float* values) {
         const Matrix& w = *task.weight;
         V total[ROWS][PANELS];
         each_of<ROWS, PANELS>([&](auto r, auto p) HASTEN_INLINE { total[r.value][p.value] = set1(0); });
@@ -87,10 +88,17 @@ struct Int4Product {
             I acc[ROWS][PANELS];
             add_group<ROWS, PANELS>(acc, task, row, panel, g);
             each<PANELS>([&](auto p) HASTEN_INLINE {
-                const V scale = load_half(w.halves + ((panel + p.value) * w.groups + g) * PANEL);
+                const int64_t at = ((panel + p.value) * w.groups + g) * PANEL;
+                const V scale = load_half(w.halves + at);
                 each<ROWS>([&](auto r) HASTEN_INLINE {
                     V& sum = total[r.value][p.value];
                     sum = fma(to_float(acc[r.value][p.value]), scale, sum);
+                });
+                if (!w.offsets) return;
+                const V offset = load_half(w.offsets + at);
+                each<ROWS>([&](auto r) HASTEN_INLINE {
+                    V& sum = total[r.value][p.value];
+                    sum = fma(set1(static_cast<float>(sum_of(task, row + r.value, g))), offset, sum);
                 });
             });
         }
@@ -99,38 +107,52 @@ struct Int4Product {
         });
     }
 
+    static inline int32_t sum_of(const LinearTask& task, int64_t row, int64_t g) {
+        return task.codes.sums[row * task.weight->groups + g];
+    }
+
     // Sums begin at what the zero points take away.
     template <int ROWS, int PANELS>
     HASTEN_INLINE static inline void add_group(I (&acc)[ROWS][PANELS], const LinearTask& task, int64_t row,
                                                int64_t panel, int64_t g) {
+        constexpr int64_t STEPS = BITS == 5 ? 4 : 1, LINES = BITS == 5 ? 5 : 1;  // of 8 inputs between fifth bits
         const Matrix& w = *task.weight;
-        const int64_t stride = task.codes.stride, steps = w.group / 8;
+        const int64_t stride = task.codes.stride, units = w.group / (8 * STEPS);
         const uint8_t* a = task.codes.data + row * stride + g * w.group;
-        const uint8_t* b = panel_at(w, panel) + g * steps * 2 * LINE;
+        const uint8_t* b = panel_at(w, panel) + g * units * LINES * 2 * LINE;
         each<PANELS>([&](auto p) HASTEN_INLINE {
-            I zeros = set1_i(8);
+            I zeros = set1_i(w.offsets ? 0 : MIDDLE);
             if (w.zeros) zeros = load_bytes(w.zeros + ((panel + p.value) * w.groups + g) * PANEL);
             each<ROWS>([&](auto r) HASTEN_INLINE {
-                acc[r.value][p.value] = zeros * set1_i(-task.codes.sums[(row + r.value) * w.groups + g]);
+                acc[r.value][p.value] = zeros * set1_i(-sum_of(task, row + r.value, g));
             });
         });
-        for (int64_t k = 0; k < steps; k++) {
-            I codes[PANELS], low[PANELS], high[PANELS];
-            take_line(codes, b + k * 2 * LINE);
-            each<PANELS>([&](auto p) HASTEN_INLINE {
-                low[p.value] = low_nibbles(codes[p.value]), high[p.value] = high_nibbles(codes[p.value]);
-            });
-            each<ROWS>([&](auto r) HASTEN_INLINE {
-                const uint8_t* x = a + r.value * stride + k * 8;
-                const I first = set1_i(word_at(x)), second = set1_i(word_at(x + 4));
+        for (int64_t unit = 0; unit < units; unit++, a += 8 * STEPS, b += LINES * 2 * LINE) {
+            each<STEPS>([&](auto step) HASTEN_INLINE {
+                I codes[PANELS], low[PANELS], high[PANELS];
+                take_line(codes, b + (step.value + LINES - STEPS) * 2 * LINE);
                 each<PANELS>([&](auto p) HASTEN_INLINE {
-                    I& sum = acc[r.value][p.value];
-                    sum = dot(dot(sum, low[p.value], first), high[p.value], second);
+                    low[p.value] = low_nibbles(codes[p.value]), high[p.value] = high_nibbles(codes[p.value]);
+                    if constexpr (BITS == 5) {
+                        const uint8_t* fifths = b + p.value * LINE + step.value * 16;
+                        low[p.value] = sixteen_more(low[p.value], fifths);
+                        high[p.value] = sixteen_more(high[p.value], fifths + 8);
+                    }
+                });
+                each<ROWS>([&](auto r) HASTEN_INLINE {
+                    const uint8_t* x = a + r.value * stride + step.value * 8;
+                    const I first = set1_i(word_at(x)), second = set1_i(word_at(x + 4));
+                    each<PANELS>([&](auto p) HASTEN_INLINE {
+                        I& sum = acc[r.value][p.value];
+                        sum = dot(dot(sum, low[p.value], first), high[p.value], second);
+                    });
                 });
             });
         }
     }
 };
+using Int4Product = GroupProduct<4>;
+using Int5Product = GroupProduct<5>;
 
 // What fp32 and bf16 products share: one accumulator a row and panel, `Step::INPUTS` inputs at a time.
 template <class Step>

@@ -8,10 +8,12 @@ void refuse(const std::string& got, const std::string& expected, const std::stri
 
 namespace {
 
-constexpr int64_t MAGIC = 0x48415354454E, VERSION = 1;
+constexpr int64_t MAGIC = 0x48415354454E, VERSION = 2;
 constexpr int64_t MOST_ITEMS = 1 << 20, MOST_ROWS_OF_TENSOR = 1 << 24, MOST_COLUMNS = 1 << 20;
 // Sums of 8-bit products stay within 32 bits.
 constexpr int64_t MOST_INTEGER_COLUMNS = 65536;
+// What brings the codes of a group to where they belong.
+constexpr int64_t ZEROS = 1, OFFSETS = 2;
 const int64_t FIELDS[] = {0, 1, 6, 8, 8, 10, 3, 3, 3, 3, 7, 7, 10, 5, 5};
 
 std::string text(int64_t n) { return std::to_string(n); }
@@ -62,25 +64,29 @@ void check_zeros(const TensorSpec& t) {
 
 TensorSpec read_tensor(Words& words, Arrays& arrays) {
     TensorSpec t;
-    t.kind = static_cast<Kind>(words.next("kind of tensor", 1, 4));
-    const bool integers = t.kind == Kind::int8 || t.kind == Kind::int4;
+    t.kind = static_cast<Kind>(words.next("kind of tensor", 1, 5));
+    const bool integers = t.kind == Kind::int8 || in_groups(t.kind);
     t.rows = words.next("tensor's rows", 0, MOST_ROWS_OF_TENSOR);
     const int64_t most = t.kind == Kind::floats ? MOST_ROWS_OF_TENSOR : MOST_COLUMNS;
     t.columns = words.next("tensor's columns", 0, integers ? MOST_INTEGER_COLUMNS : most);
     t.group = words.next("group", 0, MOST_INTEGER_COLUMNS);
-    const int64_t zeros = words.next("mark of zero points", 0, 1), size = t.rows * t.columns;
-    if (t.kind == Kind::int4 && (t.group < 16 || t.group % 16))
-        refuse("groups of " + text(t.group), "a multiple of 16");
+    const int64_t shift = words.next("mark of zero points", 0, 2), size = t.rows * t.columns;
+    const int64_t unit = t.kind == Kind::int5 ? 32 : 16;
+    if (in_groups(t.kind) && (t.group < unit || t.group % unit))
+        refuse("groups of " + text(t.group), "a multiple of " + text(unit));
+    if (t.kind == Kind::int5 && shift == ZEROS) refuse("zero points beside 5 bits", "offsets, or none");
     if (t.kind == Kind::floats) t.values = arrays.next(size * 4);
     if (t.kind == Kind::bf16) t.values = arrays.next(size * 2);
     if (t.kind == Kind::int8) t.values = arrays.next(size), t.scales = arrays.next(t.rows * 4);
-    if (t.kind != Kind::int4) {
+    if (!in_groups(t.kind)) {
         t.group = 0;
         return t;
     }
     t.values = arrays.next(t.rows * ((t.columns + 1) / 2));
+    if (t.kind == Kind::int5) t.fifths = arrays.next(t.rows * ((t.columns + 7) / 8));
     t.scales = arrays.next(t.rows * t.groups() * 2);
-    if (zeros) t.zeros = arrays.next(t.rows * t.groups());
+    if (shift == ZEROS) t.zeros = arrays.next(t.rows * t.groups());
+    if (shift == OFFSETS) t.offsets = arrays.next(t.rows * t.groups() * 2);
     check_zeros(t);
     return t;
 }

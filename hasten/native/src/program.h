@@ -30,6 +30,8 @@ struct TensorSpec {
     const uint8_t* values = nullptr;  // or codes
     const uint8_t* scales = nullptr;
     const uint8_t* zeros = nullptr;
+    const uint8_t* fifths = nullptr;   // of codes of 5 bits the highest
+    const uint8_t* offsets = nullptr;
     int64_t groups() const { return group ? (columns + group - 1) / group : 0; }
 };
 

@@ -110,6 +110,18 @@ static inline I low_nibbles(I x) {
     return {_mm256_and_si256(x.a, mask), _mm256_and_si256(x.b, mask)};
 }
 static inline I high_nibbles(I x) { return low_nibbles({_mm256_srli_epi32(x.a, 4), _mm256_srli_epi32(x.b, 4)}); }
+static inline __m256i sixteen_where(const uint8_t* bits) {
+    int32_t four;
+    __builtin_memcpy(&four, bits, sizeof four);
+    const __m256i order = _mm256_setr_epi64x(0, 0x0101010101010101, 0x0202020202020202, 0x0303030303030303);
+    const __m256i own = _mm256_set1_epi64x(static_cast<int64_t>(0x8040201008040201u));
+    const __m256i spread = _mm256_and_si256(_mm256_shuffle_epi8(_mm256_set1_epi32(four), order), own);
+    return _mm256_and_si256(_mm256_cmpeq_epi8(spread, own), _mm256_set1_epi8(16));
+}
+// Bytes below 16, and 16 more where their bit is set.
+static inline I sixteen_more(I x, const uint8_t* bits) {
+    return {_mm256_or_si256(x.a, sixteen_where(bits)), _mm256_or_si256(x.b, sixteen_where(bits + 4))};
+}
 static inline V load_half(const uint16_t* p) {
     const auto* q = reinterpret_cast<const __m128i*>(p);
     return {_mm256_cvtph_ps(_mm_loadu_si128(q)), _mm256_cvtph_ps(_mm_loadu_si128(q + 1))};

@@ -60,6 +60,12 @@ static inline I load_signed_bytes(const uint8_t* p) {
 }
 static inline I low_nibbles(I a) { return {_mm512_and_si512(a.v, _mm512_set1_epi8(15))}; }
 static inline I high_nibbles(I a) { return {_mm512_and_si512(_mm512_srli_epi32(a.v, 4), _mm512_set1_epi8(15))}; }
+// Bytes below 16, and 16 more where their bit is set.
+static inline I sixteen_more(I a, const uint8_t* bits) {
+    __mmask64 mask;
+    __builtin_memcpy(&mask, bits, sizeof mask);
+    return {_mm512_mask_add_epi8(a.v, mask, a.v, _mm512_set1_epi8(16))};
+}
 static inline V load_half(const uint16_t* p) {
     return {_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)))};
 }

@@ -102,6 +102,15 @@ static inline I load_signed_bytes(const uint8_t* p) {
 }
 static inline I low_nibbles(I a) { return {a.v & 0x0f0f0f0f}; }
 static inline I high_nibbles(I a) { return {(a.v >> 4) & 0x0f0f0f0f}; }
+// Bytes below 16, and 16 more where their bit is set.
+static inline I sixteen_more(I a, const uint8_t* bits) {
+    Bits16 more = {};
+    for (int i = 0; i < 16; i++) {
+        const uint32_t four = static_cast<uint32_t>(bits[i / 2] >> i % 2 * 4) & 15u;
+        more[i] = ((four * 0x00204081u) & 0x01010101u) << 4;
+    }
+    return {a.v | (decltype(a.v))more};
+}
 static inline V first_bf16(I a) { return from_bits((Bits16)a.v << 16); }
 static inline V second_bf16(I a) { return from_bits((Bits16)a.v & 0xffff0000u); }
 static inline V load_bf16(const uint16_t* p) {
