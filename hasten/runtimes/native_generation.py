@@ -20,7 +20,7 @@ from hasten.native.cache import CacheKind
 from hasten.records import Rejected
 from hasten.runtimes.generation import DecodingSession
 from hasten.runtimes.generation_facts import GenerationFacts, with_cache
-from hasten.runtimes.native_pages import Pages
+from hasten.runtimes.native_pages import Pages, Places
 from hasten.runtimes.native_sessions import FORMAT, PRECISIONS, flat
 from hasten.runtimes.runtime import Array, Arrays
 
@@ -80,15 +80,14 @@ class NativeDecoder:
         return self._read(arrays, output=None)
 
     def step(self, ids: Array) -> Array:
-        return self._forward(np.arange(len(ids)), np.ones(len(ids), np.int64), flat(ids, None), output=None)
+        return self._write(ids, output=None)
 
     def first(self, arrays: Arrays, start: tuple[int, ...]) -> Array:
         del start
         return _likeliest(self._read(arrays, output=self._best))
 
     def next(self, ids: Array) -> Array:
-        counts = np.ones(len(ids), np.int64)
-        return _likeliest(self._forward(np.arange(len(ids)), counts, flat(ids, None), output=self._best))
+        return _likeliest(self._write(ids, output=self._best))
 
     def reset(self) -> None:
         self._pages.clear()
@@ -111,9 +110,15 @@ class NativeDecoder:
         return np.stack(answers)
 
     def _forward(self, rows: Array, counts: Array, ids: Array, *, output: int | None) -> Array:
-        places = self._pages.take(rows, counts)
+        return self._say(ids, self._pages.take(rows, counts), counts.astype(np.int32), output=output)
+
+    def _write(self, ids: Array, *, output: int | None) -> Array:
+        """One token more of every row."""
+        return self._say(flat(ids, None), self._pages.take_one(), np.ones(len(ids), np.int32), output=output)
+
+    def _say(self, ids: Array, places: Places, lengths: Array, *, output: int | None) -> Array:
         return self._engine.forward(
-            ids, positions=places.positions, slots=places.slots, tables=places.tables, lengths=counts.astype(np.int32),
+            ids, positions=places.positions, slots=places.slots, tables=places.tables, lengths=lengths,
             cache=self._pages.cache, output=output,
         )  # fmt: skip
 
@@ -175,6 +180,6 @@ def _pieces(lengths: Array) -> Iterator[tuple[Array, Array]]:
 
 def _likeliest(best: Array) -> Array:
     """int64 [B] of the largest logits and their numbers [B, 2]. Raises Rejected where they are none."""
-    if not np.isfinite(best[:, 0]).all() or (best[:, 1] < 0).any():
+    if not np.isfinite(best).all() or best[:, 1].min() < 0:
         raise Rejected("generate", "the logits of the next token are not finite numbers")
     return best[:, 1].astype(np.int64)

@@ -65,6 +65,16 @@ class Pages:
         slots = tables[own, positions // BLOCK] * BLOCK + positions % BLOCK
         return Places(positions.astype(np.int32), slots.astype(np.int32), tables)
 
+    def take_one(self) -> Places:
+        """The next token of every sequence: what `take` gives for it, in fewer steps, since text is written so."""
+        before = self.lengths
+        blocks, within = np.divmod(before, BLOCK)
+        if not within.all():
+            self._reserve(np.arange(len(before)), blocks + (within > 0), blocks + 1)
+        slots = self._tables[np.arange(len(before)), blocks] * BLOCK + within
+        self.lengths = before + 1
+        return Places(before.astype(np.int32), slots.astype(np.int32), self._tables)
+
     def _reserve(self, rows: Array, have: Array, need: Array) -> None:
         if not (need > have).any():
             return

@@ -1,18 +1,20 @@
 // Numbers of any kind from memory: tables, caches, panels of weights.
 #pragma once
 
+static inline V short_numbers(Kind kind, const uint8_t* at) {
+    if (kind == Kind::bf16) return load_bf16(reinterpret_cast<const uint16_t*>(at));
+    return to_float(load_signed_bytes(at));
+}
+
 // 16 numbers from a place on as fp32, those of int8 as whole numbers; from `left` on they are 0.
 static inline V numbers_at(Kind kind, const uint8_t* data, int64_t place, int64_t left) {
     if (kind == Kind::floats) return load_n(reinterpret_cast<const float*>(data) + place, left);
     const int64_t size = kind == Kind::bf16 ? 2 : 1;
     const uint8_t* at = data + place * size;
+    if (left >= 16) return short_numbers(kind, at);
     alignas(64) uint8_t last[32] = {0};
-    if (left < 16) {
-        __builtin_memcpy(last, at, static_cast<size_t>(left * size));
-        at = last;
-    }
-    if (kind == Kind::bf16) return load_bf16(reinterpret_cast<const uint16_t*>(at));
-    return to_float(load_signed_bytes(at));
+    __builtin_memcpy(last, at, static_cast<size_t>(left * size));
+    return short_numbers(kind, last);
 }
 
 // A line of an output's panel.

@@ -7,7 +7,10 @@
 
 constexpr int64_t FEW_ROWS = 3;  // of a sequence that reads the cache as it lies
 constexpr int HEADS_AT_ONCE = ATTEND_ROWS >= 4 ? 4 : 2;
-constexpr int64_t TOKENS_AHEAD = 24, TOKENS_TOGETHER = 16;
+// Tokens, or panels of columns, whose sums for so many heads fit into registers.
+template <int HEADS>
+constexpr int AT_ONCE = HEADS_AT_ONCE < HEADS ? 2 : HEADS_AT_ONCE / HEADS * 2;
+constexpr int64_t TOKENS_TOGETHER = 16, BYTES_AHEAD = 12288;
 
 // Keys [low, high) of a block that begins at `from` and has `count`, for a row at a place.
 struct Sight {
@@ -55,9 +58,13 @@ struct Lying {
         return numbers_at(KIND, data, row * width + column, width - column);
     }
     float scale(int64_t row) const { return KIND == Kind::int8 ? scales[row] : 1.0f; }
-    void ask(int64_t token) const {
-        const uint8_t* at = data + row(token) * width * SIZE;
-        for (int64_t byte = 0; byte < width * SIZE; byte += 64) __builtin_prefetch(at + byte, 0, 3);
+    // How many tokens before it is read a row is asked for.
+    int64_t ahead() const { return BYTES_AHEAD / (width * SIZE) + 1; }
+    void ask(int64_t begin, int64_t end) const {
+        for (int64_t token = begin; token < end; token++) {
+            const uint8_t* at = data + row(token) * width * SIZE;
+            for (int64_t byte = 0; byte < width * SIZE; byte += LINE) __builtin_prefetch(at + byte, 0, 3);
+        }
     }
 };
 
@@ -85,11 +92,11 @@ static inline void score_tokens(const Scratch& s, const Lying<KIND>& keys, int64
 
 template <int HEADS, Kind KIND>
 static void score_few(const Scratch& s, const Lying<KIND>& keys, const Sight& sight) {
-    constexpr int TOKENS = HEADS_AT_ONCE / HEADS * 2;
+    constexpr int TOKENS = AT_ONCE<HEADS>;
+    const int64_t ahead = keys.ahead();
     int64_t j = sight.low;
     for (; j + TOKENS <= sight.high; j += TOKENS) {
-        for (int64_t ahead = j + TOKENS_AHEAD; ahead < j + TOKENS_AHEAD + TOKENS && ahead < sight.high; ahead++)
-            keys.ask(ahead);
+        keys.ask(j + ahead, least_of(j + ahead + TOKENS, sight.high));
         score_tokens<HEADS, TOKENS>(s, keys, j);
     }
     for (; j < sight.high; j++) score_tokens<HEADS, 1>(s, keys, j);
@@ -122,11 +129,11 @@ static inline void mix_tokens(const Scratch& s, const Lying<KIND>& values, int64
 
 template <int HEADS, Kind KIND>
 static void mix_few(const Scratch& s, const Lying<KIND>& values, const Sight& sight) {
-    constexpr int PANELS = HEADS_AT_ONCE / HEADS * 2;
+    constexpr int PANELS = AT_ONCE<HEADS>;
+    const int64_t ahead = values.ahead();
     for (int64_t low = sight.low; low < sight.high; low += TOKENS_TOGETHER) {
         const int64_t high = least_of(low + TOKENS_TOGETHER, sight.high);
-        for (int64_t ahead = low + TOKENS_AHEAD; ahead < high + TOKENS_AHEAD && ahead < sight.high; ahead++)
-            values.ask(ahead);
+        values.ask(low + ahead, least_of(high + ahead, sight.high));
         int64_t i = 0;
         for (; i + PANELS * PANEL <= s.wide; i += PANELS * PANEL) mix_tokens<HEADS, PANELS>(s, values, low, high, i);
         for (; i < s.wide; i += PANEL) mix_tokens<HEADS, 1>(s, values, low, high, i);
@@ -140,8 +147,9 @@ static void read_block(const AttentionTask& t, const Scratch& s, int64_t kv_head
     const Cache& c = *t.cache;
     const Lying<KIND> keys{c.keys, c.key_scales, s.slots, t.kv_heads, kv_head, t.head_dim};
     const Lying<KIND> values{c.values, c.value_scales, s.slots, t.kv_heads, kv_head, t.head_dim};
+    keys.ask(sight.low, least_of(sight.low + keys.ahead(), sight.high));
     score_few<HEADS>(s, keys, sight);
-    for (int64_t j = sight.low; j < sight.high && j < sight.low + TOKENS_AHEAD; j++) values.ask(j);
+    values.ask(sight.low, least_of(sight.low + values.ahead(), sight.high));
     for (int h = 0; h < HEADS; h++) {
         float* scores = s.scores + h * KEYS;
         if (t.cap > 0) cap_scores(scores, t.cap, sight.low, sight.high);
@@ -196,7 +204,8 @@ static void read_cache(const AttentionTask& t, const Scratch& s, int64_t sequenc
     while (begin < end) {
         const int64_t together = least_of(least_of(end - begin, HEADS_AT_ONCE), shared - begin % shared);
         if (together >= HEADS_AT_ONCE) read_heads<HEADS_AT_ONCE>(t, s, sequence, begin), begin += HEADS_AT_ONCE;
-        else if (together >= 2) read_heads<2>(t, s, sequence, begin), begin += 2;
+        else if (together == 3) read_heads<3>(t, s, sequence, begin), begin += 3;
+        else if (together == 2) read_heads<2>(t, s, sequence, begin), begin += 2;
         else read_heads<1>(t, s, sequence, begin), begin += 1;
     }
 }
