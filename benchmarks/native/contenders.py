@@ -27,7 +27,7 @@ from hasten.runtimes.torch import TorchConfig
 _MEMORY_SHARE = 0.7
 OURS: dict[str, Config] = {
     "native int8": NativeConfig(precision="int8-dynamic"),
-    "native int4": NativeConfig(precision="int4"),
+    "native int8, int5 head": NativeConfig(precision="int8-dynamic", head="int5"),
     "transformers bf16": TorchConfig(precision="bf16"),
 }
 Open = Callable[[Worker], OpenFacts]

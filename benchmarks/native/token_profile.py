@@ -39,10 +39,10 @@ from hasten.tasks.tokenize import Tokenizer
 VARIANTS = {
     "int8, head int8": NativeConfig(precision="int8-dynamic"),
     "int8, head int8, one thread": NativeConfig(precision="int8-dynamic", threads=1),
+    "int8, head int5": NativeConfig(precision="int8-dynamic", head="int5"),
     "int8, head int4": NativeConfig(precision="int8-dynamic", head="int4"),
-    "int4 in 32, head int8": NativeConfig(precision="int4"),
-    "int4 in 128, head int8": NativeConfig(precision="int4", group=128),
-    "int4 in 32, head int4": NativeConfig(precision="int4", head="int4"),
+    "int5 fitted, head int5": NativeConfig(precision="int5", fitted=True, head="int5"),
+    "int4 in 32 fitted, head int8": NativeConfig(precision="int4", fitted=True),
     "bf16, head bf16": NativeConfig(precision="bf16"),
 }
 WINDOW, _WARM = 512, 4

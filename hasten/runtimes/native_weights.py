@@ -34,6 +34,7 @@ Precision = Literal["fp32", "bf16", "int8-dynamic", "int5", "int4"]
 INTEGERS: tuple[Precision, ...] = ("int8-dynamic", "int5", "int4")
 _BITS: dict[Precision, Bits] = {"int4": 4, "int5": 5}
 _ZERO = 8  # the code of zero in 4 bits where there are no zero points
+_SAMPLE_ROWS = 16
 _WHOLE_ROW = 128  # a row that shares a step is so many groups of the same
 Array = np.ndarray[Any, Any]
 
@@ -71,15 +72,26 @@ def stored_table(weight: Matrix, *, int8: bool) -> Tensor:
 def on_grid(weight: Matrix) -> Int8 | Int5 | Int4 | None:
     """The integers and scales that all of ``weight`` consists of; ``None`` where no form holds them. Scales and offsets
     of groups are rounded to fp16 where they say more, which is far less than a step of 8 bits."""
-    parts = grid_store.pack(weight + 0.0)  # -0 becomes 0: files of few bits have both
-    if parts is None or "columns" in parts:
+    weight = weight + 0.0  # -0 becomes 0: files of few bits have both
+    if len(weight) > 2 * _SAMPLE_ROWS and not _is_held(grid_store.pack(weight[:: len(weight) // _SAMPLE_ROWS])):
+        return None
+    parts = grid_store.pack(weight)
+    if parts is None or not _is_held(parts):
         return None
     rows, columns, bits, size = parts["layout"].tolist()
     codes = unpack_bits(parts["codes"], bits=bits, count=rows * columns).numpy().reshape(rows, columns)
     if size == columns and "zeros" not in parts and "offsets" not in parts:
         numbers = codes.astype(np.int16) - 2 ** (bits - 1)
         return Int8(numbers.astype(np.int8), parts["scales"].float().numpy())
-    return _grid_in_groups(codes, parts, bits=bits, size=size) if bits <= 5 else None
+    return _grid_in_groups(codes, parts, bits=bits, size=size)
+
+
+def _is_held(parts: Mapping[str, Matrix] | None) -> bool:
+    """May one of the forms hold this grid, or one that a few rows of it show?"""
+    if parts is None or "columns" in parts:
+        return False
+    _, columns, bits, size = parts["layout"].tolist()
+    return bits <= 5 or (size == columns and "zeros" not in parts and "offsets" not in parts)
 
 
 def _grid_in_groups(codes: Array, parts: Mapping[str, Matrix], *, bits: int, size: int) -> Int5 | Int4 | None:

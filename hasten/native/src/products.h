@@ -5,6 +5,8 @@
 
 // Bytes between what is multiplied and what is asked for.
 constexpr int64_t AHEAD = 4096;
+// Up to so many rows no weight is read twice.
+constexpr int READ_ONCE = 4;
 
 static inline int32_t word_at(const uint8_t* p) {
     int32_t word;
@@ -15,11 +17,12 @@ static inline int32_t word_at(const uint8_t* p) {
 static inline const uint8_t* panel_at(const Matrix& w, int64_t panel) {
     return w.data + (panel / 2 * 2 * w.lines + panel % 2) * LINE;
 }
-// A line of each of some panels; those that come are asked for, the next panels' too: they lie behind these.
-template <int PANELS>
+// A line of each of some panels; those that come are asked for, the next panels' too: they lie behind these. What a few
+// rows multiply is read once: it must not drive keys, values and the code out of the caches.
+template <int ROWS, int PANELS>
 HASTEN_INLINE static inline void take_line(I (&weights)[PANELS], const uint8_t* lines) {
     each<PANELS>([&](auto p) HASTEN_INLINE {
-        __builtin_prefetch(lines + p.value * LINE + AHEAD, 0, 3);
+        __builtin_prefetch(lines + p.value * LINE + AHEAD, 0, ROWS <= READ_ONCE ? 0 : 3);
         weights[p.value] = load_i(lines + p.value * LINE);
     });
 }
@@ -47,7 +50,7 @@ struct Int8Product {
         });
         const auto step = [&](auto s, int64_t k) HASTEN_INLINE {
             I weights[PANELS];
-            take_line(weights, b + k * 2 * LINE);
+            take_line<ROWS>(weights, b + k * 2 * LINE);
             each<ROWS>([&](auto r) HASTEN_INLINE {
                 const I four = set1_i(word_at(a + r.value * stride + k * 4));
                 each<PANELS>([&](auto p) HASTEN_INLINE {
@@ -130,7 +133,7 @@ struct GroupProduct {
         for (int64_t unit = 0; unit < units; unit++, a += 8 * STEPS, b += LINES * 2 * LINE) {
             each<STEPS>([&](auto step) HASTEN_INLINE {
                 I codes[PANELS], low[PANELS], high[PANELS];
-                take_line(codes, b + (step.value + LINES - STEPS) * 2 * LINE);
+                take_line<ROWS>(codes, b + (step.value + LINES - STEPS) * 2 * LINE);
                 each<PANELS>([&](auto p) HASTEN_INLINE {
                     low[p.value] = low_nibbles(codes[p.value]), high[p.value] = high_nibbles(codes[p.value]);
                     if constexpr (BITS == 5) {
@@ -171,7 +174,7 @@ struct FloatTiles {
         for (int64_t line = 0; line < w.lines; line++) {
             const int64_t k = line * Step::INPUTS;
             I words[PANELS];
-            take_line(words, b + line * 2 * LINE);
+            take_line<ROWS>(words, b + line * 2 * LINE);
             typename Step::Weights weights[PANELS];
             each<PANELS>([&](auto p) HASTEN_INLINE { weights[p.value] = Step::weights(words[p.value]); });
             each<ROWS>([&](auto r) HASTEN_INLINE {
