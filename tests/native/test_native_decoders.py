@@ -268,3 +268,16 @@ def test_prompts_and_single_tokens_mixed_in_one_call(family: str) -> None:
                 text["attention_mask"] = np.ones_like(text["input_ids"])
                 close(got, uncached(wrapper, text, IDS[:1, :0])[0, -1], within=1e-4)
     assert at.tolist() == [30, 25, 30]
+
+
+def test_one_token_more_of_every_row_is_what_pages_give_for_it() -> None:
+    lengths = np.array([15, 1, 32])
+    one, other = (native_pages.Pages([(1, 4)], kind="fp32") for _ in range(2))
+    for pages in (one, other):
+        pages.begin(lengths)
+        pages.take(np.arange(3), lengths)
+    for _ in range(40):
+        told, wanted = one.take_one(), other.take(np.arange(3), np.ones(3, np.int64))
+        for name in ("positions", "slots", "tables"):
+            assert np.array_equal(getattr(told, name), getattr(wanted, name))
+    assert len({int(slot) for slot in told.slots}) == 3

@@ -20,6 +20,7 @@ from hasten.native.program import (
     Buffer,
     CachedAttention,
     Embed,
+    Features,
     HeadNorm,
     Linear,
     Norm,
@@ -138,7 +139,7 @@ def test_long_sequences_go_through_blocks_of_keys(isa: str, random: np.random.Ge
     np.testing.assert_allclose(got, want, atol=2e-5 * np.abs(want).max(), rtol=0)
 
 
-@pytest.mark.parametrize("kind", ["fp32", "bf16", "int8", "int4"])
+@pytest.mark.parametrize("kind", ["fp32", "bf16", "int8", "int5", "int4"])
 @pytest.mark.parametrize("isa", ISAS)
 def test_the_best_of_a_head_and_a_shared_table(isa: str, kind: str, random: np.random.Generator) -> None:
     """`Top` gives what a sort of all outputs gives, and the table of words is read from the head's panels."""
@@ -157,6 +158,24 @@ def test_the_best_of_a_head_and_a_shared_table(isa: str, kind: str, random: np.r
     want = expected(decoder(cached=False, kind=kind), tokens, lengths=[12])[0]
     tolerance = 2e-5 if kind == "fp32" else 0.15  # codes of inputs may fall to the other side
     np.testing.assert_allclose(everything, want, atol=tolerance * np.abs(want).max(), rtol=0)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 5])
+def test_of_equal_outputs_the_first_is_best_whoever_computed_it(threads: int) -> None:
+    """Every fifth of 2,000 outputs is the largest: threads take their pieces in any order."""
+    words = np.zeros((2000, 8), F)
+    words[3::5] = 1.0
+    program = Program(
+        (Buffer(8), Buffer(8, "sequence"), Buffer(12, "sequence")),
+        (Floats(words),),
+        (Features(0), Pool(0, 1, "last"), Top(1, 2, 0, count=6)),
+        2,
+    )
+    with Engine(program, threads=threads) as engine:
+        for _ in range(20):
+            best = engine.run(None, lengths=[1], features=np.ones((1, 8), F))[0]
+            np.testing.assert_array_equal(best[6:], 3 + 5 * np.arange(6))
+            np.testing.assert_array_equal(best[:6], 8.0)
 
 
 @pytest.mark.parametrize("isa", ISAS)
