@@ -9,6 +9,7 @@ metric, so 90.0 % -> 89.0 % is 1 point).
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import hashlib
 import json
 from collections.abc import Mapping
@@ -85,10 +86,13 @@ def config_from_dict(data: Mapping[str, Any], table: Mapping[str, type]) -> Conf
 
     kind = str(data.get("kind"))
     if kind not in table:
+        near = difflib.get_close_matches(kind, table, n=1)
         raise InputError(
             f"unknown recipe part {kind!r}",
             expected=f"one of {', '.join(sorted(table))}",
-            remedy="use the hasten version that wrote this recipe, or a newer one",
+            remedy=f"did you mean {near[0]}?"
+            if near
+            else "correct the recipe, or use the hasten version that wrote it, or a newer one",
         )
     known = [f.name for f in dataclasses.fields(table[kind])]
     settings = {k: v for k, v in data.items() if k != "kind"}

@@ -21,6 +21,14 @@ def trim_vocabulary(as_json: bool, checkpoint: str, **options: Any) -> None:
     """Write CHECKPOINT (a folder or hub id) with only the tokens that your texts need; any text can still be read."""
     from hasten.pipeline.trim import show
     from hasten.pipeline.trim import trim_vocabulary as trim
+    from hasten.records import InputError, Rejected
 
-    result = trim(checkpoint, **options)
+    try:
+        result = trim(checkpoint, **options)
+    except Rejected as error:
+        raise InputError(
+            f"{checkpoint}: {error.reason}",
+            expected="a tokenizer that spells words in pieces (BPE, WordPiece or Unigram), and one row a token",
+            remedy="give hasten optimize the checkpoint as it is",
+        ) from error
     emit(result.to_dict()) if as_json else show(result, console=stdout())

@@ -6,6 +6,7 @@ folder ``bundle`` holds only what passed the final test; a closest miss goes bes
 
 from __future__ import annotations
 
+import json
 import math
 import shutil
 from collections.abc import Callable, Sequence
@@ -71,6 +72,8 @@ class Ending:
         """What a reader should know before believing the verdict."""
         short = untried(trials) and not self.interrupted
         doubts = too_short(self.elapsed(), self.runner.request.time_s) if short else []
+        if self.runner.request.recipe is not None:
+            doubts += not_built(trials, read_recipe(json.loads(self.runner.request.recipe)).id)
         if not any(is_tuned_baseline(t) and t.stage != "preflight" and t.status == "ok" for t in self._rivals(trials)):
             doubts.append("no other set-up of the original was measured: it may not be at its best (give more --time)")
         finals = sum(t.stage == "final" and t.status == "ok" for t in trials)
@@ -179,6 +182,14 @@ def too_short(elapsed_s: float, limit_s: float) -> list[str]:
         f"loading and measuring the original took {elapsed_s:.0f} s of the {limit_s:.0f} s that were given: give about "
         f"--time {minutes}m, or fewer rows (--max-rows)"
     ]
+
+
+def not_built(trials: Sequence[Trial], recipe_id: str) -> list[str]:
+    """Why the recipe that was asked for is not what the verdict is about."""
+    last = next((t for t in reversed(trials) if t.recipe_id == recipe_id), None)
+    if last is None or last.status == "ok":
+        return []
+    return [f"the recipe that was asked for, {last.label}, fell at {last.rejected_at}: {last.reason}"]
 
 
 def _cut_short(finalist: Finalist | None) -> list[str]:

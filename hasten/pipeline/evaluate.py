@@ -27,6 +27,7 @@ from hasten.records import InputError, MissingDependency, ModelRef
 _LONGEST = 2048
 _READS = ("language-modeling", "multiple-choice")
 _WRITES = "text-generation"
+_COUNT = "sample_len"
 
 
 @dataclass(frozen=True, slots=True)
@@ -288,5 +289,5 @@ def _asked(
 
 
 def _figures(own: dict[str, Any]) -> dict[str, float]:
-    """Numbers alone: the harness writes 'N/A' for errors that it does not estimate."""
-    return {name: float(value) for name, value in own.items() if isinstance(value, int | float)}
+    """Numbers alone: the harness writes 'N/A' for what it does not estimate, and counts rows among the figures."""
+    return {name: float(value) for name, value in own.items() if isinstance(value, int | float) and name != _COUNT}

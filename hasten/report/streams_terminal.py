@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
 
 _COLUMNS = (
     "", "streams", "prefill tok/s", "decode tok/s", "first token", "per token", "GB/s", "of peak", "peak memory",
     "load",
 )  # fmt: skip
+_UNBOUNDED = 10_000
 Data = Mapping[str, Any]
 
 
@@ -30,9 +32,16 @@ def show_streams(result: Data, *, console: Console) -> None:
     for side in result["sides"]:
         for figures in side["streams"]:
             table.add_row(*_cells(side, figures))
+    if not console.is_terminal:  # a file or a pipe has no width: eighty columns would cut every figure into pieces
+        console.width = max(console.width, _wanted(table, console))
     console.print(table)
     for line in _lines(result):
         console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def _wanted(table: Table, console: Console) -> int:
+    """Columns that the table takes when nothing is folded."""
+    return int(console.measure(table, options=console.options.update(max_width=_UNBOUNDED)).maximum)
 
 
 def _cells(side: Data, figures: Data) -> Iterator[str]:

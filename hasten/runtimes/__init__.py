@@ -41,8 +41,10 @@ def configs() -> dict[str, type]:
 
 def read_recipe(data: Mapping[str, Any]) -> Recipe:
     """A recipe from its JSON form. Raises InputError for unknown parts or settings."""
+    from hasten.passes import PASSES
     from hasten.passes import configs as pass_configs
 
-    table = pass_configs([str(p.get("kind")) for p in data["passes"]])
+    kinds = [str(p.get("kind")) for p in data["passes"]]
+    table = pass_configs(kinds if PASSES.keys() >= set(kinds) else None)  # all of them, to say which there are
     passes = tuple(config_from_dict(p, table) for p in data["passes"])
     return Recipe(passes=passes, runtime=config_from_dict(data["runtime"], configs()))

@@ -324,7 +324,7 @@ def test_the_table_shows_refusals_and_what_is_not_known() -> None:
         },
         {"runtime": "native", "label": "", "streams": [], "refused": "native does not write text", "load_s": None},
     ]
-    console = Console(record=True, width=160, file=io.StringIO())
+    console = Console(record=True, width=80, file=io.StringIO())  # a pipe: no figure is cut
     show_streams(
         {"model": "m", "input_tokens": 5, "output_tokens": 4, "sides": sides, "peak_gb_s": None, "together": False,
          "prompts": "random", "host": {"cpu": "a CPU", "threads": 2}, "warnings": ["busy"]},

@@ -293,7 +293,7 @@ def miniature(*, model: Any, tasks: list[str], limit: int | None, **settings: An
     choices = [Asked("the cat", " the"), Asked("the cat", "b")]
     found = {
         "choices": {"alias": "choices", "acc,none": float(np.argmax([s for s, _ in model.loglikelihood(choices)])),
-                    "acc_stderr,none": "N/A"},
+                    "acc_stderr,none": "N/A", "sample_len": 2},
         "story": {"words,none": model.loglikelihood_rolling([Asked("the cat the dog")])[0],
                   "length,none": float(len(model.generate_until([WRITE])[0]))},
     }  # fmt: skip

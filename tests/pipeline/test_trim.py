@@ -253,6 +253,11 @@ def test_whole_words_are_refused_and_nothing_is_left(corpus: Path, tmp_path: Pat
     folder = save_classifier(tmp_path / "bert")
     with pytest.raises(Rejected, match="whole words"):
         trim_vocabulary(folder, corpus=corpus, out=tmp_path / "small")
+    arguments = ["trim-vocabulary", str(folder), "--corpus", str(corpus), "--out", str(tmp_path / "small")]
+    refused = CliRunner().invoke(cli, arguments).exception
+    assert isinstance(refused, InputError)
+    assert "whole words" in str(refused)
+    assert "to do: give hasten optimize the checkpoint as it is" in str(refused)
     assert [path.name for path in tmp_path.iterdir()] == ["bert"]
 
 

@@ -58,7 +58,7 @@ def write_compressed(model: Any, folder: Path, *, dtype: torch.dtype) -> tuple[s
         raise InputError(
             "no matrix of this model lies on a grid of at most 8 bits with zero points",
             expected="a model that the passes rtn, gptq or awq have rounded",
-            remedy="run hasten optimize with --techniques rtn (or gptq, awq), or export it --to hf",
+            remedy="round it with hasten optimize --recipe (rtn, gptq or awq, and runtime torch), or export it --to hf",
         )
     # transformers would write the config's own type, and a plain state dict has none
     config = {**model.config.to_diff_dict(), "architectures": [type(model).__name__], "dtype": str(dtype).split(".")[1]}
