@@ -56,8 +56,8 @@ class Int4:
     or None for 8 everywhere; offsets fp16 [N, G], or None; not both; G = ceil(K / group), group a multiple of 16
     (usually 32, 64, 128).
 
-    A product with it rounds its input to 8 bits with sign, one scale a row: ``scale = max |x| / 127, q = rint(x (127 /
-    max |x|))``; sums within a group are exact integers, groups are added in fp32 in their order.
+    A product with it rounds its input to 8 bits with sign, one scale a group of a row: ``scale = max |x| / 127, q =
+    rint(x (127 / max |x|))``; sums within a group are exact integers, groups are added in fp32 in their order.
     """
 
     code: ClassVar[int] = 4

@@ -60,7 +60,7 @@ def codes_u8(x: NDArray[np.float32]) -> tuple[NDArray[Any], NDArray[Any], NDArra
 
 
 def codes_s8(x: NDArray[np.float32]) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Codes [R, K] and scales [R], as `tensors.Int4` says."""
+    """Codes [R, K] and scales [R] of one group, as `tensors.Int4` says."""
     with np.errstate(all="ignore"):
         bad = ~np.isfinite(x).all(axis=1) | ~np.isfinite(x.max(axis=1, initial=0) - x.min(axis=1, initial=0))
         size = np.abs(np.where(bad[:, None], 0, x)).max(axis=1, initial=0).astype(F)
@@ -106,8 +106,12 @@ def product(x: NDArray[Any], tensor: Tensor) -> NDArray[Any]:
             sums = codes @ tensor.codes.astype(np.int64).T - zeros[:, None] * tensor.codes.astype(np.int64).sum(axis=1)
             return (sums.astype(F) * (scales[:, None] * tensor.scales)).astype(F)
         if isinstance(tensor, Int4 | Int5):
-            signed, steps = codes_s8(x.astype(F))
-            return (signed.astype(np.float64) @ plain(tensor).T) * steps[:, None]
+            starts = range(0, tensor.columns, tensor.group)
+            parts = [codes_s8(x[:, at : at + tensor.group].astype(F)) for at in starts]
+            if not parts:
+                return np.zeros((len(x), len(tensor.codes)))
+            rounded = np.concatenate([codes * steps[:, None].astype(np.float64) for codes, steps in parts], axis=1)
+            return np.asarray(rounded @ plain(tensor).T)
         return x.astype(np.float64) @ plain(tensor).astype(np.float64).T
 
 

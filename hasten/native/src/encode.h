@@ -45,23 +45,23 @@ static void encode_u8(const float* x, int64_t width, const Codes& to, int64_t ro
 }
 
 static void encode_s8(const float* x, int64_t width, const Codes& to, int64_t row) {
-    const Extent extent = extent_of(x, width);
-    const float size = -extent.low > extent.high ? -extent.low : extent.high;
-    const bool nothing = !extent.finite || size < SMALLEST_RANGE;
-    const V inverse = set1(nothing ? 0.0f : 127.0f / size);
     auto* codes = to.data + row * to.stride;
-    int64_t k = 0;
     for (int64_t g = 0; g < to.groups; g++) {
+        const int64_t first = g * to.group, left = width - first;
+        const Extent extent = extent_of(x + first, left < to.group ? left : to.group);
+        const float size = -extent.low > extent.high ? -extent.low : extent.high;
+        const bool nothing = !extent.finite || size < SMALLEST_RANGE;
+        const V inverse = set1(nothing ? 0.0f : 127.0f / size);
         I total = set1_i(0);
-        for (const int64_t end = k + to.group; k < end; k += 16) {
+        for (int64_t k = first; k < first + to.group; k += 16) {
             I q = set1_i(0);
             if (k < width && !nothing) q = to_int(vmin(vmax(nearest(load(x + k) * inverse), set1(-127)), set1(127)));
             total = total + q;
             store_bytes(codes + k, q);
         }
         to.sums[row * to.groups + g] = sum_i(total);
+        to.scales[row * to.groups + g] = extent.finite ? (nothing ? 0.0f : size / 127.0f) : not_a_number();
     }
-    to.scales[row] = extent.finite ? (nothing ? 0.0f : size / 127.0f) : not_a_number();
 }
 
 static void encode_rows(const Rows& from, const Codes& to, int64_t begin, int64_t end) {

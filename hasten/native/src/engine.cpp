@@ -64,7 +64,7 @@ void Engine::make_room(int64_t tokens, int64_t sequences) {
         codes.form = spec.form, codes.group = spec.group, codes.groups = spec.groups;
         codes.stride = stride_of(columns * (spec.form == Form::bf16 ? 2 : 1));
         codes.data = scratch.take_of<uint8_t>(codes.stride * count);
-        codes.scales = scratch.take_of<float>(count);
+        codes.scales = scratch.take_of<float>(count * (spec.groups ? spec.groups : 1));
         codes.zeros = scratch.take_of<int32_t>(count);
         codes.sums = scratch.take_of<int32_t>(count * spec.groups);
         arena.codes.push_back(codes);

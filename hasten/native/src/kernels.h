@@ -43,7 +43,7 @@ struct Rows {
 struct Codes {
     uint8_t* data = nullptr;      // u8, s8, or bf16 (two bytes each)
     int64_t stride = 0;           // bytes
-    float* scales = nullptr;      // [rows]
+    float* scales = nullptr;      // [rows]; s8: [rows, groups]
     int32_t* zeros = nullptr;     // [rows], u8
     int32_t* sums = nullptr;      // [rows, groups], s8
     int64_t group = 0, groups = 0;

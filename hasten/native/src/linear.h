@@ -35,33 +35,39 @@ static void finish(const LinearTask& task, const Tile& tile, int64_t row0, int64
 }
 
 template <class Product, int ROWS>
-static void fill(const LinearTask& task, int64_t row, int64_t panel, Tile& tile) {
+static void fill(const LinearTask& task, int64_t row, int64_t panel, const Ahead& ahead, Tile& tile) {
     if constexpr (ROWS <= Product::MOST_ROWS) {
         each<2 / MAX_PANELS>([&](auto p) HASTEN_INLINE {
             constexpr int64_t offset = decltype(p)::value * MAX_PANELS;
-            Product::template tile<ROWS, MAX_PANELS>(task, row, panel + offset, tile.values + offset * PANEL);
+            Product::template tile<ROWS, MAX_PANELS>(task, row, panel + offset, ahead, tile.values + offset * PANEL);
         });
     }
 }
 
 template <class Product>
 __attribute__((noinline)) static void fill_rows(const LinearTask& task, int64_t row, int64_t rows, int64_t panel,
-                                                Tile& tile) {
+                                                const Ahead& ahead, Tile& tile) {
     switch (rows) {
-        case 1: return fill<Product, 1>(task, row, panel, tile);
-        case 2: return fill<Product, 2>(task, row, panel, tile);
-        case 3: return fill<Product, 3>(task, row, panel, tile);
-        case 4: return fill<Product, 4>(task, row, panel, tile);
-        case 5: return fill<Product, 5>(task, row, panel, tile);
-        case 6: return fill<Product, 6>(task, row, panel, tile);
-        case 7: return fill<Product, 7>(task, row, panel, tile);
-        case 8: return fill<Product, 8>(task, row, panel, tile);
-        case 9: return fill<Product, 9>(task, row, panel, tile);
-        case 10: return fill<Product, 10>(task, row, panel, tile);
-        case 11: return fill<Product, 11>(task, row, panel, tile);
-        case 12: return fill<Product, 12>(task, row, panel, tile);
+        case 1: return fill<Product, 1>(task, row, panel, ahead, tile);
+        case 2: return fill<Product, 2>(task, row, panel, ahead, tile);
+        case 3: return fill<Product, 3>(task, row, panel, ahead, tile);
+        case 4: return fill<Product, 4>(task, row, panel, ahead, tile);
+        case 5: return fill<Product, 5>(task, row, panel, ahead, tile);
+        case 6: return fill<Product, 6>(task, row, panel, ahead, tile);
+        case 7: return fill<Product, 7>(task, row, panel, ahead, tile);
+        case 8: return fill<Product, 8>(task, row, panel, ahead, tile);
+        case 9: return fill<Product, 9>(task, row, panel, ahead, tile);
+        case 10: return fill<Product, 10>(task, row, panel, ahead, tile);
+        case 11: return fill<Product, 11>(task, row, panel, ahead, tile);
+        case 12: return fill<Product, 12>(task, row, panel, ahead, tile);
         default: return;
     }
+}
+
+static inline Ahead ahead_of(const Matrix& w, int64_t block, int64_t blocks) {
+    if (blocks == 1) return {SOON, SOON + LINE};
+    const int64_t next = block < 2 ? 2 * w.lines * LINE + block * LINE : 0;
+    return {next, next};
 }
 
 // Tiles are numbered block of rows by block of rows within a pair of panels, so that a share reads its weights once.
@@ -74,7 +80,7 @@ static void linear_with(const LinearTask& task, int64_t from, int64_t to, const 
         const int64_t panel = t / blocks * 2, block = t % blocks;
         const int64_t panels = task.weight->panels - panel < 2 ? 1 : 2;
         const int64_t begin = from + all * block / blocks, rows = from + all * (block + 1) / blocks - begin;
-        fill_rows<Product>(task, begin, rows, panel, tile);
+        fill_rows<Product>(task, begin, rows, panel, ahead_of(*task.weight, block, blocks), tile);
         finish(task, tile, begin, rows, panel, panels);
     }
 }
@@ -104,7 +110,7 @@ HASTEN_INLINE static inline void products_of(const LinearTask& task, const Share
     for (int64_t pair = pairs * share.from / share.of; pair < pairs * share.to / share.of; pair++) {
         for (int64_t block = 0; block < blocks; block++) {
             const int64_t begin = task.rows * block / blocks, rows = task.rows * (block + 1) / blocks - begin;
-            fill_rows<Product>(task, begin, rows, pair * 2, tile);
+            fill_rows<Product>(task, begin, rows, pair * 2, ahead_of(*task.weight, block, blocks), tile);
             for (int64_t r = 0; r < rows; r++) {
                 for (int64_t p = 0; p < 2; p++) {
                     const int64_t base = (pair * 2 + p) * PANEL, left = task.weight->n - base;

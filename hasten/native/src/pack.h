@@ -3,8 +3,8 @@
 // int8: [panel, ceil(k / 4), 16, 4]; int4: [panel, ceil(k / group) group / 8, 16, 4] bytes with inputs 0..3 of eight in
 // the lower halves and 4..7 in the upper; int5: of 32 inputs first the fifth bits, a word of 64 for each four, then the
 // other four bits as in int4; bf16: [panel, ceil(k / 2), 16, 2]; fp32: [panel, k, 16]. Each [16, ...] is a line of 64
-// bytes, and the lines of two panels alternate: a product reads both, and so one stretch of memory from its beginning to
-// its end. What fills up is 0, and so is a last panel that makes their number even.
+// bytes, and the lines of two panels alternate: a product reads both, and so one stretch of memory from its beginning
+// to its end. What fills up is 0, and so is a last panel that makes their number even.
 #pragma once
 
 #include "kernels.h"

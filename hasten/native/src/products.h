@@ -3,8 +3,12 @@
 // Integer sums are exact. A row's fp32 sums are added in the same order however many rows are computed beside it.
 #pragma once
 
-// Bytes between what is multiplied and what is asked for.
-constexpr int64_t AHEAD = 4096;
+// Bytes between the first of two lines that are multiplied, and what is asked for with either. One block of rows asks
+// for what comes soon; of several the first two ask for the next panels, a panel each: memory is busy all the time.
+struct Ahead {
+    int64_t one, other;
+};
+constexpr int64_t SOON = 4096;
 // Up to so many rows no weight is read twice.
 constexpr int READ_ONCE = 4;
 
@@ -17,12 +21,12 @@ static inline int32_t word_at(const uint8_t* p) {
 static inline const uint8_t* panel_at(const Matrix& w, int64_t panel) {
     return w.data + (panel / 2 * 2 * w.lines + panel % 2) * LINE;
 }
-// A line of each of some panels; those that come are asked for, the next panels' too: they lie behind these. What a few
-// rows multiply is read once: it must not drive keys, values and the code out of the caches.
+// A line of each of some panels. What a few rows multiply is read once: it must not drive keys, values and the code out
+// of the caches.
 template <int ROWS, int PANELS>
-HASTEN_INLINE static inline void take_line(I (&weights)[PANELS], const uint8_t* lines) {
+HASTEN_INLINE static inline void take_line(I (&weights)[PANELS], const uint8_t* lines, const Ahead& ahead) {
     each<PANELS>([&](auto p) HASTEN_INLINE {
-        __builtin_prefetch(lines + p.value * LINE + AHEAD, 0, ROWS <= READ_ONCE ? 0 : 3);
+        __builtin_prefetch(lines + (p.value == 0 ? ahead.one : ahead.other), 0, ROWS <= READ_ONCE ? 0 : 3);
         weights[p.value] = load_i(lines + p.value * LINE);
     });
 }
@@ -37,7 +41,7 @@ struct Int8Product {
 
     // With few rows, several sums at once: one would wait for itself.
     template <int ROWS, int PANELS>
-    HASTEN_INLINE static inline void tile(const LinearTask& task, int64_t row, int64_t panel,
+    HASTEN_INLINE static inline void tile(const LinearTask& task, int64_t row, int64_t panel, const Ahead& ahead,
                                           float* values) {
         constexpr int SUMS = ROWS * PANELS >= 8 ? 1 : ROWS * PANELS >= 4 ? 2 : MAX_ROWS >= 8 ? 4 : 2;
         const Matrix& w = *task.weight;
@@ -50,7 +54,7 @@ struct Int8Product {
         });
         const auto step = [&](auto s, int64_t k) HASTEN_INLINE {
             I weights[PANELS];
-            take_line<ROWS>(weights, b + k * 2 * LINE);
+            take_line<ROWS>(weights, b + k * 2 * LINE, ahead);
             each<ROWS>([&](auto r) HASTEN_INLINE {
                 const I four = set1_i(word_at(a + r.value * stride + k * 4));
                 each<PANELS>([&](auto p) HASTEN_INLINE {
@@ -83,31 +87,37 @@ struct GroupProduct {
     static constexpr int MIDDLE = 1 << (BITS - 1);
 
     template <int ROWS, int PANELS>
-    HASTEN_INLINE static inline void tile(const LinearTask& task, int64_t row, int64_t panel, float* values) {
+    HASTEN_INLINE static inline void tile(const LinearTask& task, int64_t row, int64_t panel, const Ahead& ahead,
+                                          float* values) {
         const Matrix& w = *task.weight;
         V total[ROWS][PANELS];
         each_of<ROWS, PANELS>([&](auto r, auto p) HASTEN_INLINE { total[r.value][p.value] = set1(0); });
         for (int64_t g = 0; g < w.groups; g++) {
             I acc[ROWS][PANELS];
-            add_group<ROWS, PANELS>(acc, task, row, panel, g);
+            add_group<ROWS, PANELS>(acc, task, row, panel, g, ahead);
             each<PANELS>([&](auto p) HASTEN_INLINE {
                 const int64_t at = ((panel + p.value) * w.groups + g) * PANEL;
                 const V scale = load_half(w.halves + at);
                 each<ROWS>([&](auto r) HASTEN_INLINE {
                     V& sum = total[r.value][p.value];
-                    sum = fma(to_float(acc[r.value][p.value]), scale, sum);
+                    sum = fma(to_float(acc[r.value][p.value]), scale * set1(scale_of(task, row + r.value, g)), sum);
                 });
                 if (!w.offsets) return;
                 const V offset = load_half(w.offsets + at);
                 each<ROWS>([&](auto r) HASTEN_INLINE {
+                    const float inputs = static_cast<float>(sum_of(task, row + r.value, g));
                     V& sum = total[r.value][p.value];
-                    sum = fma(set1(static_cast<float>(sum_of(task, row + r.value, g))), offset, sum);
+                    sum = fma(set1(inputs * scale_of(task, row + r.value, g)), offset, sum);
                 });
             });
         }
         each_of<ROWS, PANELS>([&](auto r, auto p) HASTEN_INLINE {
-            store(place_in(values, r, p), total[r.value][p.value] * set1(task.codes.scales[row + r.value]));
+            store(place_in(values, r, p), total[r.value][p.value]);
         });
+    }
+
+    static inline float scale_of(const LinearTask& task, int64_t row, int64_t g) {
+        return task.codes.scales[row * task.weight->groups + g];
     }
 
     static inline int32_t sum_of(const LinearTask& task, int64_t row, int64_t g) {
@@ -117,7 +127,7 @@ struct GroupProduct {
     // Sums begin at what the zero points take away.
     template <int ROWS, int PANELS>
     HASTEN_INLINE static inline void add_group(I (&acc)[ROWS][PANELS], const LinearTask& task, int64_t row,
-                                               int64_t panel, int64_t g) {
+                                               int64_t panel, int64_t g, const Ahead& ahead) {
         constexpr int64_t STEPS = BITS == 5 ? 4 : 1, LINES = BITS == 5 ? 5 : 1;  // of 8 inputs between fifth bits
         const Matrix& w = *task.weight;
         const int64_t stride = task.codes.stride, units = w.group / (8 * STEPS);
@@ -133,7 +143,7 @@ struct GroupProduct {
         for (int64_t unit = 0; unit < units; unit++, a += 8 * STEPS, b += LINES * 2 * LINE) {
             each<STEPS>([&](auto step) HASTEN_INLINE {
                 I codes[PANELS], low[PANELS], high[PANELS];
-                take_line<ROWS>(codes, b + (step.value + LINES - STEPS) * 2 * LINE);
+                take_line<ROWS>(codes, b + (step.value + LINES - STEPS) * 2 * LINE, ahead);
                 each<PANELS>([&](auto p) HASTEN_INLINE {
                     low[p.value] = low_nibbles(codes[p.value]), high[p.value] = high_nibbles(codes[p.value]);
                     if constexpr (BITS == 5) {
@@ -163,7 +173,7 @@ struct FloatTiles {
     static constexpr int64_t MOST_ROWS = MAX_ROWS;
 
     template <int ROWS, int PANELS>
-    HASTEN_INLINE static inline void tile(const LinearTask& task, int64_t row, int64_t panel,
+    HASTEN_INLINE static inline void tile(const LinearTask& task, int64_t row, int64_t panel, const Ahead& ahead,
                                           float* values) {
         const Matrix& w = *task.weight;
         V acc[ROWS][PANELS];
@@ -174,7 +184,7 @@ struct FloatTiles {
         for (int64_t line = 0; line < w.lines; line++) {
             const int64_t k = line * Step::INPUTS;
             I words[PANELS];
-            take_line<ROWS>(words, b + line * 2 * LINE);
+            take_line<ROWS>(words, b + line * 2 * LINE, ahead);
             typename Step::Weights weights[PANELS];
             each<PANELS>([&](auto p) HASTEN_INLINE { weights[p.value] = Step::weights(words[p.value]); });
             each<ROWS>([&](auto r) HASTEN_INLINE {
