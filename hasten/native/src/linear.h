@@ -64,10 +64,11 @@ __attribute__((noinline)) static void fill_rows(const LinearTask& task, int64_t 
     }
 }
 
-static inline Ahead ahead_of(const Matrix& w, int64_t block, int64_t blocks) {
-    if (blocks == 1) return {SOON, SOON + LINE};
-    const int64_t next = block < 2 ? 2 * w.lines * LINE + block * LINE : 0;
-    return {next, next};
+static inline Ahead ahead_of(const Matrix& w, int64_t panel, int64_t block, int64_t blocks) {
+    const uint8_t* here = panel_at(w, panel);
+    if (blocks == 1) return {here + SOON, 2 * LINE, LINE};
+    if (block > 1) return {here, 0, 0};
+    return {here + (2 + block) * w.lines * LINE, LINE, 0};
 }
 
 // Tiles are numbered block of rows by block of rows within a pair of panels, so that a share reads its weights once.
@@ -80,7 +81,7 @@ static void linear_with(const LinearTask& task, int64_t from, int64_t to, const 
         const int64_t panel = t / blocks * 2, block = t % blocks;
         const int64_t panels = task.weight->panels - panel < 2 ? 1 : 2;
         const int64_t begin = from + all * block / blocks, rows = from + all * (block + 1) / blocks - begin;
-        fill_rows<Product>(task, begin, rows, panel, ahead_of(*task.weight, block, blocks), tile);
+        fill_rows<Product>(task, begin, rows, panel, ahead_of(*task.weight, panel, block, blocks), tile);
         finish(task, tile, begin, rows, panel, panels);
     }
 }
@@ -110,7 +111,7 @@ HASTEN_INLINE static inline void products_of(const LinearTask& task, const Share
     for (int64_t pair = pairs * share.from / share.of; pair < pairs * share.to / share.of; pair++) {
         for (int64_t block = 0; block < blocks; block++) {
             const int64_t begin = task.rows * block / blocks, rows = task.rows * (block + 1) / blocks - begin;
-            fill_rows<Product>(task, begin, rows, pair * 2, ahead_of(*task.weight, block, blocks), tile);
+            fill_rows<Product>(task, begin, rows, pair * 2, ahead_of(*task.weight, pair * 2, block, blocks), tile);
             for (int64_t r = 0; r < rows; r++) {
                 for (int64_t p = 0; p < 2; p++) {
                     const int64_t base = (pair * 2 + p) * PANEL, left = task.weight->n - base;

@@ -72,7 +72,8 @@ public:
     // Steps that need `share` with few rows, and can do `rows` as well.
     virtual bool either_way() const { return by_rows(); }
     virtual void rows(const Kernels&, int64_t, int64_t) const {}
-    // Steps that are shared out by their outputs: threads take what is left as they get free.
+    // Steps that are shared out by their outputs: threads take what is left as they get free. Of steps whose results
+    // lie in places either all calls are, or none.
     virtual bool dealt() const { return false; }
     // `place`: of this share's own results, or of the scratch memory.
     virtual void share(const Kernels&, const Share&, size_t) const {}
@@ -80,6 +81,8 @@ public:
 
 // Of steps that are dealt each thread has so many pieces, the first ones its own. What is left over goes to whoever is
 // free: cores differ, and on most hosts somebody else runs on them too.
+// With more rows layers' products are not dealt: a piece more costs what it brings.
+constexpr int64_t DEALT_ROWS = 4;
 constexpr int64_t PIECES = 16, OWN_PIECES = 12, FREE_PIECES = PIECES - OWN_PIECES;
 // Results of such a step: one a thread, and one a piece that is free.
 constexpr int64_t places_of(int64_t threads) { return threads == 1 ? 1 : threads * (1 + FREE_PIECES); }

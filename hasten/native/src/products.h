@@ -3,10 +3,13 @@
 // Integer sums are exact. A row's fp32 sums are added in the same order however many rows are computed beside it.
 #pragma once
 
-// Bytes between the first of two lines that are multiplied, and what is asked for with either. One block of rows asks
-// for what comes soon; of several the first two ask for the next panels, a panel each: memory is busy all the time.
+// What is asked for while weights are multiplied. One block of rows asks for what comes SOON behind them, two lines at
+// a time; of several the first two ask for the next panels, half of them each, so that memory is busy all the time.
 struct Ahead {
-    int64_t one, other;
+    const uint8_t* at;
+    int64_t step, second;  // bytes from line to line, and between the two
+
+    const uint8_t* line(int64_t number) const { return at + number * step; }
 };
 constexpr int64_t SOON = 4096;
 // Up to so many rows no weight is read twice.
@@ -24,9 +27,10 @@ static inline const uint8_t* panel_at(const Matrix& w, int64_t panel) {
 // A line of each of some panels. What a few rows multiply is read once: it must not drive keys, values and the code out
 // of the caches.
 template <int ROWS, int PANELS>
-HASTEN_INLINE static inline void take_line(I (&weights)[PANELS], const uint8_t* lines, const Ahead& ahead) {
+HASTEN_INLINE static inline void take_line(I (&weights)[PANELS], const uint8_t* lines, const uint8_t* ahead,
+                                           int64_t second) {
     each<PANELS>([&](auto p) HASTEN_INLINE {
-        __builtin_prefetch(lines + (p.value == 0 ? ahead.one : ahead.other), 0, ROWS <= READ_ONCE ? 0 : 3);
+        __builtin_prefetch(ahead + p.value * second, 0, ROWS <= READ_ONCE ? 0 : 3);
         weights[p.value] = load_i(lines + p.value * LINE);
     });
 }
@@ -54,7 +58,7 @@ struct Int8Product {
         });
         const auto step = [&](auto s, int64_t k) HASTEN_INLINE {
             I weights[PANELS];
-            take_line<ROWS>(weights, b + k * 2 * LINE, ahead);
+            take_line<ROWS>(weights, b + k * 2 * LINE, ahead.line(k), ahead.second);
             each<ROWS>([&](auto r) HASTEN_INLINE {
                 const I four = set1_i(word_at(a + r.value * stride + k * 4));
                 each<PANELS>([&](auto p) HASTEN_INLINE {
@@ -143,7 +147,8 @@ struct GroupProduct {
         for (int64_t unit = 0; unit < units; unit++, a += 8 * STEPS, b += LINES * 2 * LINE) {
             each<STEPS>([&](auto step) HASTEN_INLINE {
                 I codes[PANELS], low[PANELS], high[PANELS];
-                take_line<ROWS>(codes, b + (step.value + LINES - STEPS) * 2 * LINE, ahead);
+                take_line<ROWS>(codes, b + (step.value + LINES - STEPS) * 2 * LINE,
+                                ahead.line((g * units + unit) * LINES + step.value), ahead.second);
                 each<PANELS>([&](auto p) HASTEN_INLINE {
                     low[p.value] = low_nibbles(codes[p.value]), high[p.value] = high_nibbles(codes[p.value]);
                     if constexpr (BITS == 5) {
@@ -184,7 +189,7 @@ struct FloatTiles {
         for (int64_t line = 0; line < w.lines; line++) {
             const int64_t k = line * Step::INPUTS;
             I words[PANELS];
-            take_line<ROWS>(words, b + line * 2 * LINE, ahead);
+            take_line<ROWS>(words, b + line * 2 * LINE, ahead.line(line), ahead.second);
             typename Step::Weights weights[PANELS];
             each<PANELS>([&](auto p) HASTEN_INLINE { weights[p.value] = Step::weights(words[p.value]); });
             each<ROWS>([&](auto r) HASTEN_INLINE {

@@ -1,5 +1,7 @@
 #include "program.h"
 
+#include "memory.h"
+
 namespace hasten {
 
 void refuse(const std::string& got, const std::string& expected, const std::string& remedy) {
@@ -74,6 +76,8 @@ TensorSpec read_tensor(Words& words, Arrays& arrays) {
     const int64_t unit = t.kind == Kind::int5 ? 32 : 16;
     if (in_groups(t.kind) && (t.group < unit || t.group % unit))
         refuse("groups of " + text(t.group), "a multiple of " + text(unit));
+    // What would only fill up one wide group is not packed.
+    if (in_groups(t.kind) && t.group > t.columns) t.group = up_to(t.columns < 1 ? 1 : t.columns, unit);
     if (t.kind == Kind::int5 && shift == ZEROS) refuse("zero points beside 5 bits", "offsets, or none");
     if (t.kind == Kind::floats) t.values = arrays.next(size * 4);
     if (t.kind == Kind::bf16) t.values = arrays.next(size * 2);

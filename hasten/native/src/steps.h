@@ -71,7 +71,7 @@ public:
     bool by_rows() const override { return false; }
     bool either_way() const override { return true; }
     void rows(const Kernels& k, int64_t begin, int64_t end) const override { k.linear(task_, begin, end, {0, 1, 1}); }
-    bool dealt() const override { return true; }
+    bool dealt() const override { return task_.rows <= DEALT_ROWS; }
     void share(const Kernels& k, const Share& share, size_t) const override { k.linear(task_, 0, task_.rows, share); }
 
 private:
