@@ -57,15 +57,13 @@ class NativeConfig:
     def grid(self) -> tuple[int, int | None] | None:
         """Bits and group (``None``: an output row) of the integers that weights are rounded to, where one trains for
         them."""
-        grids: dict[str, tuple[int, int | None]] = {
-            "int8-dynamic": (8, None), "int5": (5, self.group), "int4": (4, self.group),
-        }  # fmt: skip
+        grids: dict[str, tuple[int, int | None]] = {"int8-dynamic": (8, None), "int4": (4, self.group)}
         return None if self.fitted else grids.get(self.precision)
 
     @property
     def label(self) -> str:
         parts = [self.precision.replace("-", " ")]
-        parts += [f"groups of {self.group}"] if self.precision in _GROUPED else []
+        parts += [f"groups of {self.group}"] if {self.precision, self.head} & set(_GROUPED) else []
         parts += ["fitted"] if self.fitted else []
         parts += ["with embeddings"] if self.embeddings else []
         parts += [f"{self.head} head"] if self.head else []

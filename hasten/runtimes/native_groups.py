@@ -16,6 +16,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from torch import Tensor as Matrix
+from torch import nn
 
 from hasten.native.tensors import Int4, Int5
 from hasten.passes.grid import grouped
@@ -32,7 +33,9 @@ Array = np.ndarray[Any, Any]
 def searched(weight: Matrix, *, bits: Bits, group: int) -> Int4 | Int5:
     """``weight`` [N, K] in codes of so many bits, ``group`` inputs to a step and an offset."""
     rows = max(1, _TOGETHER // max(1, weight.shape[1]))
-    found = [_search(grouped(part, group), bits=bits) for part in weight.split(rows)]
+    # A short last group repeats its last weight: zeros would count as weights.
+    padded = nn.functional.pad(weight[None], (0, -weight.shape[1] % group), mode="replicate")[0]
+    found = [_search(grouped(part, group), bits=bits) for part in torch.split(padded, rows)]
     codes = torch.cat([one.codes.flatten(start_dim=1) for one in found])[:, : weight.shape[1]].to(torch.uint8).numpy()
     steps, offsets = torch.cat([one.steps for one in found]), torch.cat([one.offsets for one in found])
     return in_codes(codes, steps.half().numpy(), offsets=offsets.half().numpy(), bits=bits, group=group)

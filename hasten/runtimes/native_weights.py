@@ -28,7 +28,7 @@ from hasten.models import grid_store
 from hasten.models.bit_packing import unpack_bits
 from hasten.native.tensors import Bf16, Floats, Int4, Int5, Int8, Tensor
 from hasten.passes.grid import grouped
-from hasten.runtimes.native_groups import Bits, around_zero, codes_of, in_codes, searched
+from hasten.runtimes.native_groups import Bits, around_zero, codes_of, in_codes, pairs, searched
 
 Precision = Literal["fp32", "bf16", "int8-dynamic", "int5", "int4"]
 INTEGERS: tuple[Precision, ...] = ("int8-dynamic", "int5", "int4")
@@ -61,7 +61,7 @@ def stored_table(weight: Matrix, *, int8: bool) -> Tensor:
     """A table [rows, K] of which rows are read: exactly what it says in as little room as it takes, or in int8."""
     weight = plain(weight)
     found = on_grid(weight)
-    if found is not None:
+    if found is not None and (int8 or np.array_equal(values(found), weight.numpy())):
         return found
     if int8:
         return in_int8(weight)
@@ -72,10 +72,11 @@ def stored_table(weight: Matrix, *, int8: bool) -> Tensor:
 def on_grid(weight: Matrix) -> Int8 | Int5 | Int4 | None:
     """The integers and scales that all of ``weight`` consists of; ``None`` where no form holds them. Scales and offsets
     of groups are rounded to fp16 where they say more, which is far less than a step of 8 bits."""
-    weight = weight + 0.0  # -0 becomes 0: files of few bits have both
-    if len(weight) > 2 * _SAMPLE_ROWS and not _is_held(grid_store.pack(weight[:: len(weight) // _SAMPLE_ROWS])):
+    # -0 becomes 0: files of few bits have both.
+    few = weight[:: max(1, len(weight) // _SAMPLE_ROWS)]
+    if len(few) < len(weight) and not _is_held(grid_store.pack(few + 0.0), sample=True):
         return None
-    parts = grid_store.pack(weight)
+    parts = grid_store.pack(weight + 0.0)
     if parts is None or not _is_held(parts):
         return None
     rows, columns, bits, size = parts["layout"].tolist()
@@ -86,12 +87,13 @@ def on_grid(weight: Matrix) -> Int8 | Int5 | Int4 | None:
     return _grid_in_groups(codes, parts, bits=bits, size=size)
 
 
-def _is_held(parts: Mapping[str, Matrix] | None) -> bool:
-    """May one of the forms hold this grid, or one that a few rows of it show?"""
+def _is_held(parts: Mapping[str, Matrix] | None, *, sample: bool = False) -> bool:
+    """May one of the forms hold this grid, or the one of which this is a ``sample``? A few rows may not reach both ends
+    of a grid through zero, and then seem to have zero points."""
     if parts is None or "columns" in parts:
         return False
     _, columns, bits, size = parts["layout"].tolist()
-    return bits <= 5 or (size == columns and "zeros" not in parts and "offsets" not in parts)
+    return bits <= 5 or (size == columns and "offsets" not in parts and (sample or "zeros" not in parts))
 
 
 def _grid_in_groups(codes: Array, parts: Mapping[str, Matrix], *, bits: int, size: int) -> Int5 | Int4 | None:
@@ -99,26 +101,30 @@ def _grid_in_groups(codes: Array, parts: Mapping[str, Matrix], *, bits: int, siz
     shape = (rows, -(-columns // size))
     scales = _halves(parts["scales"], shape)
     offsets = _halves(parts["offsets"], shape) if "offsets" in parts else None
-    middle = 2 ** (bits - 1)
-    zeros = None if offsets is not None else np.full(shape, middle, np.uint8)
+    if scales is None or (offsets is None) != ("offsets" not in parts):
+        return None
+    zeros: Array = np.full(shape, 2 ** (bits - 1), np.uint8)
     if "zeros" in parts:
         zeros = unpack_bits(parts["zeros"], bits=bits, count=math.prod(shape)).numpy().reshape(shape)
     if size == columns:
         size, count = _WHOLE_ROW, -(-columns // _WHOLE_ROW)
-        scales, offsets, zeros = (None if n is None else n.repeat(count, axis=1) for n in (scales, offsets, zeros))
-    if not np.isfinite(scales).all() or (offsets is not None and not np.isfinite(offsets).all()):
-        return None
+        scales, zeros = scales.repeat(count, axis=1), zeros.repeat(count, axis=1)
+        offsets = None if offsets is None else offsets.repeat(count, axis=1)
     held: Bits = 5 if bits == 5 else 4
-    if zeros is None:
+    if offsets is not None:
         return in_codes(codes, scales, offsets=offsets, bits=held, group=size)
     around = around_zero(codes, scales, zeros, bits=held, group=size)
     if around is not None or held == 5:
         return around
-    return replace(in_codes(codes, scales, offsets=None, bits=4, group=size), zeros=zeros)
+    return Int4(pairs(codes), scales, zeros, columns, size)
 
 
-def _halves(numbers: Matrix, shape: tuple[int, int]) -> Array:
-    return np.asarray(numbers.half().numpy().reshape(shape))
+def _halves(numbers: Matrix, shape: tuple[int, int]) -> Array | None:
+    """In fp16; ``None`` where that says less than its eleven bits, of what is very large or very small."""
+    short = numbers.half()
+    if bool(((short.double() - numbers.double()).abs() > 2**-11 * numbers.double().abs()).any()):
+        return None
+    return np.asarray(short.numpy().reshape(shape))
 
 
 def in_int8(weight: Matrix) -> Int8:
@@ -172,7 +178,7 @@ def values(tensor: Tensor) -> Array:
     codes, scales = codes_of(tensor).astype(np.float32), spread(tensor.scales)
     if tensor.offsets is not None:
         return np.asarray(codes * scales + spread(tensor.offsets))
-    middle = _ZERO if isinstance(tensor, Int4) else 2 * _ZERO
+    middle = _ZERO if isinstance(tensor, Int4) else 2 ** (5 - 1)
     zeros = tensor.zeros if isinstance(tensor, Int4) else None
     return np.asarray((codes - (middle if zeros is None else spread(zeros))) * scales)
 

@@ -233,3 +233,33 @@ def test_a_grid_is_found_again_by_the_search(symmetric: bool) -> None:
         np.square(found - weight.numpy()).sum()
         < 0.01 * np.square(values(in_groups(weight, bits=4, group=32)) - weight.numpy()).sum() + 1e-6
     )
+
+
+def test_steps_that_fp16_says_too_coarsely_are_no_grid_here() -> None:
+    weight = on(GridSpec(4, 32), matrix()) * 2.0**-16
+    assert on_grid(weight) is None
+    table = stored_table(weight, int8=False)
+    assert np.array_equal(values(table), weight.numpy())
+
+
+@pytest.mark.parametrize("bits", [4, 5])
+def test_a_short_last_group_is_found_again(bits: Any) -> None:
+    draw = np.random.default_rng(5)
+    codes = draw.integers(0, 2**bits, (24, 44)).astype(np.float32)
+    codes[:, [0, 32]], codes[:, [1, 33]] = 0, 2**bits - 1
+    weight = torch.from_numpy(codes * np.float32(0.015625) + np.float32(0.5))
+    assert np.array_equal(values(searched(weight, bits=bits, group=32)), weight.numpy())
+
+
+def test_queries_on_a_grid_beside_values_on_none_are_rounded_together() -> None:
+    wrapper = quantize_rtn(wrapped("bert"), RtnConfig(bits=4, group=32, symmetric=False), Calibration(rows=()))
+    own = [one.linear for one in encoder_matrices(wrapper, what="a test")]
+    with torch.no_grad():
+        own[2].weight.copy_(matrix(*own[2].weight.shape))
+    first = next(
+        op for op in lowered(wrapper, precision="int8-dynamic", group=32, embeddings=False).program.ops
+        if isinstance(op, Product)
+    )  # fmt: skip
+    program = lowered(wrapper, precision="int8-dynamic", group=32, embeddings=False).program
+    together = torch.cat([one.weight for one in own[:3]])
+    assert np.array_equal(values(program.tensors[first.weight]), values(in_int8(together.detach())))
