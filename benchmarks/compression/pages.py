@@ -126,8 +126,8 @@ def _decoders(page: str, found: Row) -> str:
         f"Decoders on WikiText-2's test text ({plain[models[0], 'dequantized']['tokens']:,} tokens or so), windows of",
         f"{found['settings']['max_length']} tokens that overlap by half, perplexity of the dequantized weights of",
         f"{' and '.join(wholes)}; how far above, with a 95 % interval over",
-        "windows; seconds to quantize, Gemma's of one core beside other work, but for AWQ with zeros and AWQ and GPTQ in",
-        "groups of 128 (`benchmarks/families/decoders.py`).",
+        "windows; seconds to quantize, Gemma's of one core beside other work, but for AWQ with zeros and AWQ and GPTQ",
+        "in groups of 128 (`benchmarks/families/decoders.py`).",
     ]
     return _table(head, ("model", "pass", "perplexity", "above bf16, %", "MB", "seconds"), map(_decoder, rows))
 
