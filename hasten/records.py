@@ -90,9 +90,7 @@ def config_from_dict(data: Mapping[str, Any], table: Mapping[str, type]) -> Conf
         raise InputError(
             f"unknown recipe part {kind!r}",
             expected=f"one of {', '.join(sorted(table))}",
-            remedy=f"did you mean {near[0]}?"
-            if near
-            else "correct the recipe, or use the hasten version that wrote it, or a newer one",
+            remedy=f"did you mean {near[0]}?" if near else "correct it, or use the hasten version that wrote it",
         )
     known = [f.name for f in dataclasses.fields(table[kind])]
     settings = {k: v for k, v in data.items() if k != "kind"}

@@ -7,6 +7,7 @@ from made_trials import MadeOnnx, MadeOpenVino, MadeTorch
 
 from hasten.plan.space import TECHNIQUES, recipes
 from hasten.records import InputError
+from hasten.runtimes.native import NativeConfig
 
 OFFERED = (
     MadeTorch(),
@@ -20,6 +21,7 @@ OFFERED = (
     MadeOpenVino(precision="int8", smooth_quant_alpha=-1.0),
     MadeOnnx(precision="int4", fusion=False),
     MadeTorch(kv_cache="int8"),
+    NativeConfig(precision="int5", fitted=True),
 )
 
 
@@ -36,6 +38,7 @@ def test_without_names_every_config_is_a_recipe_in_its_order() -> None:
         ("int8-dynamic", {4}),
         ("int8-static", {5, 7, 8}),
         ("int4", {9}),
+        ("int5", {11}),
         ("int8-cache", {10}),
         ("smoothquant", {7}),
         ("compile", {1}),
@@ -50,7 +53,7 @@ def test_each_technique(technique: str, places: set[int]) -> None:
 
 def test_every_technique_is_tested() -> None:
     names = {"fp32", "bf16", "int8", "int8-dynamic", "int8-static", "smoothquant", "compile", "sdpa", "fusion", "int4"}
-    assert set(TECHNIQUES) == names | {"int8-cache"}
+    assert set(TECHNIQUES) == names | {"int8-cache", "int5"}
 
 
 def test_runtimes_and_techniques_narrow_together() -> None:
