@@ -6,6 +6,8 @@ whole. Everything else that is raised is a bug of ours.
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
 from typing import Any, ClassVar
 
 
@@ -63,3 +65,9 @@ def _input_error(kind: type[InputError], got: str, expected: str, remedy: str) -
 
 def _missing_dependency(library: str, extra: str) -> MissingDependency:
     return MissingDependency(library, extra=extra)
+
+
+def did_you_mean(given: str, known: Iterable[str], *, otherwise: str) -> str:
+    """A remedy for a name that is not known: the nearest one, where there is one."""
+    near = difflib.get_close_matches(given, list(known), n=1)
+    return f"did you mean {near[0]}?" if near else otherwise

@@ -9,7 +9,6 @@ metric, so 90.0 % -> 89.0 % is 1 point).
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import hashlib
 import json
 from collections.abc import Mapping
@@ -17,7 +16,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, ClassVar, Literal, Protocol, TypeVar, cast, runtime_checkable
 
-from hasten.errors import HastenError, InputError, MissingDependency, Rejected
+from hasten.errors import HastenError, InputError, MissingDependency, Rejected, did_you_mean
 
 __all__ = [
     "Budget", "Check", "Columns", "Config", "Constraint", "Energy", "Figures", "Flip", "HastenError", "Host",
@@ -86,11 +85,10 @@ def config_from_dict(data: Mapping[str, Any], table: Mapping[str, type]) -> Conf
 
     kind = str(data.get("kind"))
     if kind not in table:
-        near = difflib.get_close_matches(kind, table, n=1)
         raise InputError(
             f"unknown recipe part {kind!r}",
             expected=f"one of {', '.join(sorted(table))}",
-            remedy=f"did you mean {near[0]}?" if near else "correct it, or use the hasten version that wrote it",
+            remedy=did_you_mean(kind, table, otherwise="correct it, or use the hasten version that wrote it"),
         )
     known = [f.name for f in dataclasses.fields(table[kind])]
     settings = {k: v for k, v in data.items() if k != "kind"}

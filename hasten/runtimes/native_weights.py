@@ -2,10 +2,9 @@
 fp32.
 
 Takes torch matrices [N, K], gives tensors of the flat program. A matrix on an integer grid, where a pass or the file
-that it comes from has put it, keeps exactly its integers and scales where one of the forms can hold them: a grid of up
-to 8 bits with a step for every row through zero, or of up to 5 bits in groups with steps of fp16, with or without whole
-zero points (up to 4 bits) or offsets of fp16. Groups of 8 bits and columns beside a grid have no form here, and are
-rounded as any matrix.
+that it comes from has put it, keeps its integers and scales (as far as fp16 says them) where a form holds them: up to
+8 bits with a step for every row through zero, or up to 5 bits in groups, with or without whole zero points (up to 4
+bits) or offsets. Groups of 8 bits and columns beside a grid have no form here, and are rounded as any matrix.
 
 Rounding is that of training on the grid (:mod:`hasten.passes.fake_quant`): q = clip(round(w / s), -m, m) with
 s = max|w| / m, m = 127 for 8 bits, 15 for 5 and 7 for 4, where s of groups is rounded to fp16 first.

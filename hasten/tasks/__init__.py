@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from importlib import import_module
 from typing import TYPE_CHECKING, cast
 
-from hasten.records import InputError
+from hasten.errors import InputError, did_you_mean
 
 if TYPE_CHECKING:
     from hasten.tasks.task import Task
@@ -31,11 +30,10 @@ TASKS: Mapping[str, str] = {
 def get_task(name: str) -> Task:
     """The task. Raises InputError with the nearest names for an unknown one."""
     if name not in TASKS:
-        near = difflib.get_close_matches(name, TASKS, n=1)
         raise InputError(
             f"unknown task {name!r}",
             expected=f"one of {', '.join(TASKS)}",
-            remedy=f"did you mean {near[0]}?" if near else "choose the task that the checkpoint was trained for",
+            remedy=did_you_mean(name, TASKS, otherwise="choose the task that the checkpoint was trained for"),
         )
     module, attribute = TASKS[name].split(":")
     return cast("Task", getattr(import_module(module), attribute)())
