@@ -2,7 +2,7 @@
 // blocks of keys.
 //
 // One item of work is a few queries of one head; a share takes items that lie together, so that keys and values are
-// packed once a head. Sequences of a few rows over a cache read it as it lies (reading.h).
+// packed once a head. Sequences of a few rows over a cache read it as it lies (reading.h), some tokens an item.
 #pragma once
 
 struct Packed {
@@ -53,32 +53,68 @@ static void attend_item(const AttentionTask& t, const Scratch& s, int64_t sequen
         if constexpr (ATTEND_ROWS > 2) go(Number<2>{});
         go(Number<1>{});
     }
-    for (int64_t r = 0; r < rows; r++) give_output(t, s, start + first + r, head, r, total[r]);
+    for (int64_t r = 0; r < rows; r++)
+        give_output(t, start + first + r, head, total[r],
+                    [&](int64_t i) HASTEN_INLINE { return load(s.outputs + r * s.wide + i); });
+}
+
+// What `items` of a sequence cost, and which of them are [begin, end) of all work.
+struct Dealt {
+    double begin, end, before = 0;
+
+    bool next(int64_t cost) {
+        const bool mine = before >= begin && before < end;
+        before += static_cast<double>(cost);
+        return mine;
+    }
+};
+
+static int64_t cost_of(const AttentionTask& t, int64_t sequence) {
+    const int64_t start = t.starts[sequence], rows = rows_of(t, sequence);
+    if (!t.cache || t.few[start] < 0) return rows * keys_of(t, sequence) * t.heads;
+    int64_t seen = 0;
+    for (int64_t row = start; row < start + rows; row++) {
+        const Spans spans = spans_of(t, t.cache->places[row]);
+        seen += spans.high - spans.low;
+    }
+    return seen * t.heads;
+}
+
+// The spans of a sequence's rows that are ours.
+static void attend_few(const AttentionTask& t, const Scratch& s, int64_t sequence, Dealt& dealt) {
+    for (int64_t row = t.starts[sequence]; row < t.starts[sequence + 1]; row++) {
+        const Spans spans = spans_of(t, t.cache->places[row]);
+        int64_t first = spans.count, last = -1;
+        for (int64_t n = 0; n < spans.count; n++) {
+            const int64_t tokens = least_of(spans.length, spans.high - spans.low - n * spans.length);
+            if (dealt.next(tokens * t.heads)) first = least_of(first, n), last = n;
+        }
+        read_spans(t, s, sequence, row, spans, first, last + 1);
+    }
+}
+
+static void attend_many(const AttentionTask& t, const Scratch& s, int64_t sequence, Dealt& dealt, Packed& packed) {
+    const int64_t rows = rows_of(t, sequence), keys = keys_of(t, sequence);
+    const bool narrow = t.bf16 && keys >= MANY_KEYS;
+    for (int64_t head = 0; head < t.heads; head++)
+        for (int64_t first = 0; first < rows; first += QUERIES) {
+            if (!dealt.next(least_of(rows - first, QUERIES) * keys)) continue;
+            if (narrow) attend_item<Pairs>(t, s, sequence, head, first, packed);
+            else attend_item<Single>(t, s, sequence, head, first, packed);
+        }
 }
 
 // Items are dealt by what they cost: queries times keys.
 static void attention(const AttentionTask& t, float* memory, const Share& share) {
-    const Scratch s = scratch_at(memory, t.head_dim);
-    double all = 0, before = 0;
-    for (int64_t q = 0; q < t.sequences; q++)
-        all += static_cast<double>(rows_of(t, q)) * static_cast<double>(keys_of(t, q) * t.heads);
-    const double begin = all * static_cast<double>(share.from) / static_cast<double>(share.of);
-    const double last = all * static_cast<double>(share.to) / static_cast<double>(share.of);
-    const double end = share.to == share.of ? all * 2 + 1 : last;
+    const Scratch s = scratch_at(memory, t.heads, t.head_dim);
+    double all = 0;
+    for (int64_t q = 0; q < t.sequences; q++) all += static_cast<double>(cost_of(t, q));
+    const double end = all * static_cast<double>(share.to) / static_cast<double>(share.of);
+    Dealt dealt{all * static_cast<double>(share.from) / static_cast<double>(share.of),
+                share.to == share.of ? all * 2 + 1 : end};
     Packed packed;
     for (int64_t q = 0; q < t.sequences; q++) {
-        const int64_t length = rows_of(t, q), keys = keys_of(t, q);
-        const bool few = t.cache && length <= FEW_ROWS, narrow = t.bf16 && keys >= MANY_KEYS;
-        int64_t first_head = t.heads, last_head = -1;
-        for (int64_t head = 0; head < t.heads; head++) {
-            for (int64_t first = 0; first < length; first += QUERIES) {
-                const bool mine = before >= begin && before < end;
-                if (mine && !few && narrow) attend_item<Pairs>(t, s, q, head, first, packed);
-                if (mine && !few && !narrow) attend_item<Single>(t, s, q, head, first, packed);
-                if (mine && few) first_head = least_of(first_head, head), last_head = head;
-                before += static_cast<double>(least_of(length - first, QUERIES)) * static_cast<double>(keys);
-            }
-        }
-        if (few) read_cache(t, s, q, first_head, last_head + 1);
+        if (t.cache && t.few[t.starts[q]] >= 0) attend_few(t, s, q, dealt);
+        else attend_many(t, s, q, dealt, packed);
     }
 }

@@ -71,8 +71,12 @@ void Builder::add_cached_attention() {
     ensure_shape(output, task.heads * task.head_dim, RowKind::token);
     ensure(input != output, "its input as output", "two buffers");
     plan_->wants_caches = true;
+    plan_->found_floats = most_of(plan_->found_floats, found_floats(task.heads, up_to(task.head_dim, PANEL)));
     add(RowKind::token, std::make_unique<KeepStep>(input, layer, task));
-    add(RowKind::token, std::make_unique<AttentionStep>(input, output, layer, task));
+    auto attention = std::make_unique<AttentionStep>(input, output, layer, task);
+    auto gather = std::make_unique<GatherStep>(*attention);
+    add(RowKind::token, std::move(attention));
+    add(RowKind::token, std::move(gather));
     writes(output);
 }
 

@@ -1,8 +1,14 @@
 // Keys and values of earlier tokens: one row of one head in, or out.
 #pragma once
 
-static inline int64_t slot_of(const Cache& c, int64_t sequence, int64_t token) {
-    return c.tables[sequence * c.table_width + token / c.block_size] * c.block_size + token % c.block_size;
+// Where the tokens [from, to) of a sequence lie.
+static void find_slots(const Cache& c, int64_t sequence, int64_t from, int64_t to, int32_t* slots) {
+    const int32_t* table = c.tables + sequence * c.table_width;
+    int64_t block = from / c.block_size, within = from % c.block_size;
+    for (int64_t token = from; token < to; token++) {
+        slots[token - from] = static_cast<int32_t>(table[block] * c.block_size + within);
+        if (++within == c.block_size) within = 0, block++;
+    }
 }
 
 // `which`: keys or values; `row`: slot kv_heads + head.

@@ -36,15 +36,15 @@ Engine::Engine(const ProgramSpec& program, const Kernels& kernels, const PackedF
                std::vector<int> cores)
     : kernels_(kernels), plan_(make_plan(program, kernels, packed)),
       taken_(std::make_unique<Taken[]>(plan_->sections.size())), pool_(threads, std::move(cores)) {
-    make_room(128, 8);
+    make_room(128, 8, 0);
 }
 
-void Engine::make_room(int64_t tokens, int64_t sequences) {
-    if (tokens <= tokens_ && sequences <= sequences_) return;
-    tokens = up_to(tokens > tokens_ ? tokens : tokens_, 64);
-    sequences = up_to(sequences > sequences_ ? sequences : sequences_, 8);
+void Engine::make_room(int64_t tokens, int64_t sequences, int64_t few_rows) {
+    if (tokens <= tokens_ && sequences <= sequences_ && few_rows <= few_rows_) return;
+    tokens = up_to(most_of(tokens, tokens_), 64), sequences = up_to(most_of(sequences, sequences_), 8);
+    few_rows = most_of(few_rows, few_rows_);
     const int64_t most = most_memory();
-    double bytes = 0;
+    double bytes = static_cast<double>(plan_->found_floats * few_rows) * 4;
     for (const BufferSpec& b : plan_->buffers)
         bytes += static_cast<double>(stride_of(b.width * 4) * (b.rows == RowKind::token ? tokens : sequences));
     if (bytes * 1.5 > static_cast<double>(most))
@@ -86,9 +86,10 @@ void Engine::make_room(int64_t tokens, int64_t sequences) {
     }
     for (int64_t t = 0; t < pool_.threads(); t++)
         arena.attention.push_back(scratch.take_of<float>(plan_->attention_floats));
+    arena.found = scratch.take_of<float>(plan_->found_floats * few_rows);
     scratch_ = std::move(scratch);
     arena_ = std::move(arena);
-    tokens_ = tokens, sequences_ = sequences;
+    tokens_ = tokens, sequences_ = sequences, few_rows_ = few_rows;
     for (auto& step : plan_->steps) step->bind(arena_);
 }
 
@@ -158,7 +159,7 @@ void Engine::run(int64_t output, float* result, int64_t room) {
     if (plan_->wants_features && !batch.features) refuse("no features", "a row a token", "give fp32 rows");
     const int64_t rows = batch.rows(spec.rows);
     if (room < rows * spec.width) refuse("too little room", std::to_string(rows * spec.width) + " numbers");
-    make_room(batch.tokens, batch.sequences);
+    make_room(batch.tokens, batch.sequences, batch.caches ? batch.few_rows : 0);
     for (auto& step : plan_->steps) step->accept(batch);
     for (size_t i = 0; i < plan_->sections.size(); i++) taken_[i].pieces.store(0, std::memory_order_relaxed);
     pool_.run([](void* engine, int64_t thread) { static_cast<Engine*>(engine)->compute(thread); }, this);

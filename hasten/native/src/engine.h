@@ -32,7 +32,7 @@ public:
     Caches& caches() { return caches_; }
 
 private:
-    void make_room(int64_t tokens, int64_t sequences);
+    void make_room(int64_t tokens, int64_t sequences, int64_t few_rows);
     void compute(int64_t thread);
     void compute_rows(const Stage& stage, int64_t begin, int64_t end) const;
     void share_out(size_t section, int64_t thread);
@@ -49,7 +49,7 @@ private:
     Pool pool_;
     Store scratch_;
     Arena arena_;
-    int64_t tokens_ = 0, sequences_ = 0;  // there is room for
+    int64_t tokens_ = 0, sequences_ = 0, few_rows_ = 0;  // there is room for
     Batch batch_;
     Caches caches_;
     int64_t output_ = NOTHING;  // of this call

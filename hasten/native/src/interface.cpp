@@ -64,6 +64,7 @@ void count_places(Batch& batch) {
 // Places that the caller gives, rising within a sequence, and the blocks where its keys lie.
 void take_places(Batch& batch, const int32_t* places, const Caches& caches) {
     batch.places.assign(places, places + batch.tokens);
+    batch.few.assign(size_t(batch.tokens), -1), batch.few_rows = 0;
     const int64_t blocks = caches.slots / caches.block_size;
     for (int64_t s = 0; s < batch.sequences; s++) {
         const int64_t first = batch.starts[size_t(s)], end = batch.starts[size_t(s) + 1];
@@ -84,6 +85,8 @@ void take_places(Batch& batch, const int32_t* places, const Caches& caches) {
                 refuse("block " + std::to_string(block), "0 to " + std::to_string(blocks - 1), "give real blocks");
         }
         batch.last_place = std::max(batch.last_place, last);
+        for (int64_t t = first; t < end && end - first <= FEW_ROWS; t++)
+            batch.few[size_t(t)] = static_cast<int32_t>(batch.few_rows++);
     }
 }
 

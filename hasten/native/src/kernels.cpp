@@ -55,8 +55,8 @@ constexpr bool WANTS_BF16 = false;
 
 extern const Kernels HASTEN_TABLE(HASTEN_ISA);
 const Kernels HASTEN_TABLE(HASTEN_ISA) = {
-    HASTEN_TEXT(HASTEN_ISA), WANTS_BF16, linear, norm, encode_rows, embed, attention, activate, add, normalize, rotary,
-    head_norm, keep, top, foretell,
+    HASTEN_TEXT(HASTEN_ISA), WANTS_BF16, linear, norm, encode_rows, embed, attention, gather, activate, add, normalize,
+    rotary, head_norm, keep, top, foretell,
 };
 
 }  // namespace hasten

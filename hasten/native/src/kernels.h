@@ -117,6 +117,8 @@ struct AttentionTask {
     const int32_t* starts = nullptr;  // [sequences + 1]
     int64_t sequences = 0;
     const Cache* cache = nullptr;     // null: keys and values are the input's own
+    const int32_t* few = nullptr;     // with a cache [tokens]: the number of a row that reads it as it lies, or -1
+    float* found = nullptr;           // of each of those `found_floats`
 };
 
 // Norms of single heads, in place.
@@ -156,9 +158,15 @@ constexpr int64_t KEYS = 512, MOST_QUERIES = 6;
 constexpr int64_t QUERIES = 48;
 // From so many keys on it takes time to attend to them, and bf16 is multiplied where a task allows it.
 constexpr int64_t MANY_KEYS = 64;
+// Rows of a sequence that read a cache as it lies, at most; tokens that such a row scores before their softmax; and the
+// pieces of what it sees, which several threads may read, at most.
+constexpr int64_t FEW_ROWS = 3, TILE = 64, SPANS = 16;
+constexpr int64_t found_floats(int64_t heads, int64_t wide) { return SPANS * heads * (wide + 2); }
 // `scratch` of attention, in floats, for one thread; `wide` is head_dim rounded up to 16.
-constexpr int64_t attention_scratch(int64_t wide) {
-    return 2 * wide * KEYS + MOST_QUERIES * KEYS + 2 * QUERIES * wide + KEYS + wide;
+constexpr int64_t most_of(int64_t a, int64_t b) { return a < b ? b : a; }
+constexpr int64_t most_queries(int64_t heads) { return most_of(heads, QUERIES); }
+constexpr int64_t attention_scratch(int64_t heads, int64_t wide) {
+    return 2 * wide * KEYS + MOST_QUERIES * KEYS + (most_queries(heads) + QUERIES) * wide + KEYS;
 }
 
 // What lies between two of `of` equal pieces of some work.
@@ -175,6 +183,7 @@ struct Kernels {
     void (*encode)(const Rows&, const Codes&, int64_t begin, int64_t end);
     void (*embed)(const EmbedTask&, int64_t begin, int64_t end);
     void (*attention)(const AttentionTask&, float* scratch, const Share&);
+    void (*gather)(const AttentionTask&, int64_t begin, int64_t end);  // what several shares found of a row
     void (*activate)(const Rows& input, const Rows& output, Act act, int64_t begin, int64_t end);
     void (*add)(const Rows& input, const Rows& other, const Rows& output, int64_t begin, int64_t end);
     void (*normalize)(const Rows& input, const Rows& output, float eps, int64_t begin, int64_t end);

@@ -103,8 +103,8 @@ AttentionTask Builder::attention_heads() {
     task.head_dim = whole("head's width", 1, MOST_HEAD_DIM);
     task.scale = real("scale");
     ensure(task.heads % task.kv_heads == 0, text(task.heads) + " heads on " + text(task.kv_heads), "a multiple");
-    const int64_t floats = attention_scratch(up_to(task.head_dim, PANEL));
-    if (floats > plan_->attention_floats) plan_->attention_floats = floats;
+    const int64_t floats = attention_scratch(task.heads, up_to(task.head_dim, PANEL));
+    plan_->attention_floats = most_of(plan_->attention_floats, floats);
     return task;
 }
 

@@ -33,7 +33,8 @@ struct Batch {
     const float* features = nullptr;
     int64_t feature_width = 0;
     std::vector<int32_t> starts, places;  // [sequences + 1], [tokens]
-    int64_t tokens = 0, sequences = 0, last_place = 0;
+    std::vector<int32_t> few;             // [tokens] with caches: the number of a row that reads one as it lies, or -1
+    int64_t tokens = 0, sequences = 0, last_place = 0, few_rows = 0;
     const Caches* caches = nullptr;
 
     int64_t rows(RowKind kind) const { return kind == RowKind::token ? tokens : sequences; }
@@ -44,6 +45,7 @@ struct Arena {
     std::vector<Rows> buffers;
     std::vector<Codes> codes;
     std::vector<float*> attention;  // one a thread
+    float* found = nullptr;         // of single rows' attention, one layer after the other
     std::vector<std::vector<Best>> best;  // for each search one a place
     std::vector<std::vector<Said>> said;  // for each softmax one a place
 };
@@ -123,7 +125,7 @@ struct Plan {
     std::vector<Stage> stages;
     int64_t widest = 0;  // of all buffers
     Store weights;
-    int64_t output = 0, attention_floats = 0;
+    int64_t output = 0, attention_floats = 0, found_floats = 0;
     bool wants_ids = false, wants_features = false, wants_caches = false;
 };
 

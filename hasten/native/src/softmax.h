@@ -4,7 +4,7 @@
 
 
 struct Scratch {
-    float *keys, *values, *scores, *queries, *outputs, *row;
+    float *keys, *values, *scores, *queries, *outputs;
     int32_t* slots;
     int64_t wide;  // head_dim rounded up
 };
@@ -32,16 +32,16 @@ struct Pairs {
 using Pairs = Single;
 #endif
 
-static Scratch scratch_at(float* p, int64_t head_dim) {
+// The places of `attention_scratch`.
+static Scratch scratch_at(float* p, int64_t heads, int64_t head_dim) {
     Scratch s{};
     s.wide = round_up(head_dim, PANEL);
     s.keys = p;
     s.values = s.keys + s.wide * KEYS;
     s.scores = s.values + s.wide * KEYS;
     s.queries = s.scores + MOST_QUERIES * KEYS;
-    s.outputs = s.queries + QUERIES * s.wide;
-    s.row = s.outputs + QUERIES * s.wide;
-    s.slots = reinterpret_cast<int32_t*>(s.row + s.wide);
+    s.outputs = s.queries + most_queries(heads) * s.wide;
+    s.slots = reinterpret_cast<int32_t*>(s.outputs + QUERIES * s.wide);
     return s;
 }
 
@@ -110,8 +110,7 @@ static void pack_keys(const AttentionTask& t, const Scratch& s, int64_t sequence
         return;
     }
     const Cache& c = *t.cache;
-    for (int64_t j = 0; j < count; j++)
-        s.slots[j] = static_cast<int32_t>(slot_of(c, sequence, from + j));
+    find_slots(c, sequence, from, from + count, s.slots);
     const auto read = [&](const uint8_t* data, const float* scales, int64_t j, int64_t i) HASTEN_INLINE {
         const int64_t row = s.slots[j] * t.kv_heads + kv_head;
         return numbers_at(c.kind, data, row * d + i, d - i) * set1(scale_of(c, scales, row));

@@ -72,6 +72,7 @@ void LinearStep::bind(const Arena& arena) {
 void AttentionStep::bind(const Arena& arena) {
     task_.input = arena.buffers[size_t(input_)];
     task_.output = arena.buffers[size_t(output_)];
+    task_.found = arena.found;
     scratch_ = arena.attention;
 }
 
@@ -79,7 +80,7 @@ void AttentionStep::accept(const Batch& batch) {
     task_.starts = batch.starts.data(), task_.sequences = batch.sequences;
     if (layer_ == NONE) return;
     cache_ = cache_of(batch, layer_, task_.kv_heads, task_.head_dim);
-    task_.cache = &cache_;
+    task_.cache = &cache_, task_.few = batch.few.data();
 }
 
 Cache cache_of(const Batch& batch, int64_t layer, int64_t kv_heads, int64_t head_dim) {

@@ -157,12 +157,24 @@ public:
     void share(const Kernels& k, const Share& share, size_t place) const override {
         k.attention(task_, scratch_[place], share);
     }
+    const AttentionTask& task() const { return task_; }
 
 private:
     int64_t input_, output_, layer_;
     AttentionTask task_;
     Cache cache_;
     std::vector<float*> scratch_;
+};
+
+// What the shares of an attention over a cache found of the same row.
+class GatherStep : public Step {
+public:
+    explicit GatherStep(const AttentionStep& attention) : task_(attention.task()) {}
+    void bind(const Arena&) override {}
+    void rows(const Kernels& k, int64_t begin, int64_t end) const override { k.gather(task_, begin, end); }
+
+private:
+    const AttentionTask& task_;
 };
 
 class PoolStep : public Step {
