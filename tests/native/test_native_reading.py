@@ -126,4 +126,6 @@ def test_a_row_that_is_no_number_stays_alone() -> None:
     cache.keys[0][tables[0][10] * 16 + 3, 1] = np.nan
     with Engine(program, threads=3) as engine:
         first, second = step(engine, cache, texts, tables, begin=[299, 299])
-    assert np.isfinite(first[:32]).all() and np.isnan(first[32:]).all() and np.isfinite(second).all()
+    assert np.isfinite(first[:32]).all()
+    assert np.isnan(first[32:]).all()
+    assert np.isfinite(second).all()
