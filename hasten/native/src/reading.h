@@ -11,6 +11,7 @@ constexpr int HEADS_AT_ONCE = ATTEND_ROWS >= 4 ? 4 : 2;
 // Tokens, or panels of columns, whose sums for so many heads fit into registers.
 template <int HEADS>
 constexpr int AT_ONCE = HEADS_AT_ONCE < HEADS ? 2 : HEADS_AT_ONCE / HEADS * 2;
+constexpr int64_t LEAST_SPAN = 32;             // tokens
 constexpr int64_t FETCHED_BYTES = 256 << 10;  // of keys and values, before they are read
 
 // Keys [low, high) of a block that begins at `from` and has `count`, for a row at a place.
@@ -52,7 +53,7 @@ struct Spans {
 
 static inline Spans spans_of(const AttentionTask& t, int64_t place) {
     const int64_t low = sight_of(t, place, 0, place + 1).low, seen = place + 1 - low;
-    const int64_t even = round_up((seen + SPANS - 1) / SPANS, PANEL), length = even < TILE ? TILE : even;
+    const int64_t length = most_of((seen + SPANS - 1) / SPANS, LEAST_SPAN);
     return {low, place + 1, length, (seen + length - 1) / length};
 }
 
