@@ -6,6 +6,8 @@ sequence lies in slot ``table[j // block_size] * block_size + j % block_size``.
 
 from __future__ import annotations
 
+import math
+import mmap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -56,7 +58,7 @@ class Cache:
         """A cache of so many blocks, at least as many as there are; what was kept lies in the first ones."""
 
         def longer(parts: tuple[NDArray[Any], ...], slots: int) -> tuple[NDArray[Any], ...]:
-            made = tuple(np.zeros((slots, *part.shape[1:]), part.dtype) for part in parts)
+            made = tuple(_zeros((slots, *part.shape[1:]), part.dtype) for part in parts)
             for new, old in zip(made, parts, strict=True):
                 new[: len(old)] = old
             return made
@@ -77,9 +79,18 @@ class Cache:
         scaled = slots if kind == "int8" else 0
 
         def numbers() -> tuple[NDArray[Any], ...]:
-            return tuple(np.zeros((slots, heads, width), _TYPES[kind]) for heads, width in layers)
+            return tuple(_zeros((slots, heads, width), _TYPES[kind]) for heads, width in layers)
 
         def scales() -> tuple[NDArray[np.float32], ...]:
-            return tuple(np.zeros((scaled, heads), np.float32) for heads, _ in layers)
+            return tuple(_zeros((scaled, heads), np.float32) for heads, _ in layers)
 
         return Cache(kind, block_size, numbers(), numbers(), scales(), scales())
+
+
+def _zeros(shape: tuple[int, ...], kind: Any) -> NDArray[Any]:
+    """Pages of their own, which take no memory before they are written to: numpy's zeros come from malloc, which
+    after a while takes arrays of this size out of what was freed and clears them."""
+    count = math.prod(shape)
+    if count == 0:
+        return np.zeros(shape, kind)
+    return np.frombuffer(mmap.mmap(-1, count * np.dtype(kind).itemsize), kind).reshape(shape)

@@ -1,4 +1,4 @@
-// Memory that kernels read: aligned, zeroed, in large pages where the system has them.
+// Memory that kernels read: aligned, zeroed, in large pages where the system has them and they will be filled.
 #pragma once
 
 #include <cstddef>
@@ -45,7 +45,8 @@ private:
         void operator()(uint8_t* p) const;
     };
     using Chunk = std::unique_ptr<uint8_t, Free>;
-    static Chunk chunk_of(int64_t bytes);
+    // `filled`: all of it will be.
+    static Chunk chunk_of(int64_t bytes, bool filled);
     void fill(const Piece& piece);
 
     std::vector<Chunk> chunks_;
