@@ -28,6 +28,7 @@ _MEMORY_SHARE = 0.7
 OURS: dict[str, Config] = {
     "native int8": NativeConfig(precision="int8-dynamic"),
     "native int8, int5 head": NativeConfig(precision="int8-dynamic", head="int5"),
+    "native int8, int4 head": NativeConfig(precision="int8-dynamic", head="int4"),
     "transformers bf16": TorchConfig(precision="bf16"),
 }
 Open = Callable[[Worker], OpenFacts]

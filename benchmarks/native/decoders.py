@@ -46,7 +46,7 @@ from hasten.records import Rejected
 from hasten.runtimes.generation import Generation
 
 QUESTION = "small decoders on the native runtime beside llama.cpp, OpenVINO GenAI and transformers"
-NATIVE = ("native int8", "native int8, int5 head")
+NATIVE = ("native int8", "native int8, int5 head", "native int8, int4 head")
 WINDOW, SAID = 512, 256
 
 

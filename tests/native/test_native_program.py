@@ -44,6 +44,10 @@ BAD = {
 }
 
 
+# Words of the tensor of a `linear` program, behind six words of its own and two of each of three buffers.
+_GROUP, _SHIFT = 15, 16
+
+
 @pytest.mark.parametrize("name", BAD)
 def test_bad_programs(name: str) -> None:
     with pytest.raises(InputError, match="expected"):
@@ -75,10 +79,13 @@ def test_words_that_end_or_go_on() -> None:
         Engine(Serialized.of({}))
 
 
-def test_any_word_may_be_wrong() -> None:
+@pytest.mark.parametrize("kind", ["int8", "int4", "int5"])
+def test_any_word_may_be_wrong(kind: str) -> None:
     """Either it is refused, or it is another program that runs."""
     random = np.random.default_rng(1)
-    program = linear(weights(random, "int8", 10, 12), random.standard_normal(10), activation="relu")
+    program = linear(
+        weights(random, kind, 10, 12, offsets=kind == "int5"), random.standard_normal(10), activation="relu"
+    )
     stored, x = serialize(program), random.standard_normal((3, 12)).astype(F)
     for place in range(len(stored.words)):
         for value in (-(2**63), -1, 0, 1, 2, 3, 5, 11, 2**20, 2**31, 2**62, 2**63 - 1):
@@ -87,6 +94,20 @@ def test_any_word_may_be_wrong() -> None:
                     engine.run(None, lengths=[3], features=x)
             except InputError:
                 continue
+
+
+@pytest.mark.parametrize("kind", ["fp32", "bf16", "int8"])
+@pytest.mark.parametrize("word", [_GROUP, _SHIFT])
+def test_groups_of_weights_that_have_none(kind: str, word: int) -> None:
+    stored = serialize(linear(weights(np.random.default_rng(0), kind, 10, 32)))
+    with pytest.raises(InputError, match="groups of weights that have none"):
+        Engine(with_words(stored, {word: 1}))
+
+
+def test_zero_points_beside_five_bits() -> None:
+    stored = serialize(linear(weights(np.random.default_rng(0), "int5", 10, 32)))
+    with pytest.raises(InputError, match="zero points beside 5 bits"):
+        Engine(with_words(stored, {_SHIFT: 1}))
 
 
 def test_batches_that_do_not_fit() -> None:
@@ -112,8 +133,9 @@ def test_features_that_do_not_fit() -> None:
             engine.run(None, lengths=[3])
 
 
-def test_a_program_comes_back_from_named_arrays() -> None:
-    program = linear(weights(np.random.default_rng(2), "int4", 6, 40, zeros=True))
+@pytest.mark.parametrize(("kind", "shift"), [("int4", "zeros"), ("int4", "offsets"), ("int5", "offsets")])
+def test_a_program_comes_back_from_named_arrays(kind: str, shift: str) -> None:
+    program = linear(weights(np.random.default_rng(2), kind, 6, 40, **{shift: True}))
     stored = serialize(program)
     again = Serialized.of(stored.named())
     x = np.random.default_rng(3).standard_normal((2, 40)).astype(F)

@@ -13,7 +13,8 @@ constexpr int64_t PANEL = 16, LINE = 64;
 constexpr int64_t MAX_THREADS = 256;
 
 enum class Kind : int64_t { floats = 1, bf16 = 2, int8 = 3, int4 = 4, int5 = 5 };
-constexpr bool in_groups(Kind kind) { return kind == Kind::int4 || kind == Kind::int5; }
+// Functions that kernels share with the rest are static: of inline ones the linker keeps one for all instruction sets.
+static constexpr bool in_groups(Kind kind) { return kind == Kind::int4 || kind == Kind::int5; }
 enum class Act : int64_t { none, gelu_erf, gelu_tanh, relu, silu, tanh, count };
 enum class NormKind : int64_t { layer, rms, rms_plus_one, count };
 enum class PoolKind : int64_t { first, mean, last, max, count };
@@ -33,6 +34,16 @@ struct Matrix {
     const uint8_t* zeros = nullptr;     // int4: [panels, groups, 16] or null
     const uint16_t* offsets = nullptr;  // of groups: fp16 [panels, groups, 16] or null; no zero points then
 };
+
+// Where a line of a panel lies: how many lines behind the first of all.
+static constexpr int64_t line_place(const Matrix& m, int64_t panel, int64_t line) {
+    return (panel / 2 * m.lines + line) * 2 + panel % 2;
+}
+// Of weights in groups, the line of the inputs k to k + 7. Of 32 inputs of int5 a line of fifth bits comes first.
+static constexpr int64_t line_of_fifths(int64_t k) { return k / 32 * 5; }
+static constexpr int64_t line_of_codes(Kind kind, int64_t k) {
+    return kind == Kind::int5 ? line_of_fifths(k) + 1 + k % 32 / 8 : k / 8;
+}
 
 struct Rows {
     float* data = nullptr;
@@ -161,11 +172,11 @@ constexpr int64_t MANY_KEYS = 64;
 // Rows of a sequence that read a cache as it lies, at most; tokens that such a row scores before their softmax; and the
 // pieces of what it sees, which several threads may read, at most.
 constexpr int64_t FEW_ROWS = 3, TILE = 64, SPANS = 16;
-constexpr int64_t found_floats(int64_t heads, int64_t wide) { return SPANS * heads * (wide + 2); }
+static constexpr int64_t found_floats(int64_t heads, int64_t wide) { return SPANS * heads * (wide + 2); }
 // `scratch` of attention, in floats, for one thread; `wide` is head_dim rounded up to 16.
-constexpr int64_t most_of(int64_t a, int64_t b) { return a < b ? b : a; }
-constexpr int64_t most_queries(int64_t heads) { return most_of(heads, QUERIES); }
-constexpr int64_t attention_scratch(int64_t heads, int64_t wide) {
+static constexpr int64_t most_of(int64_t a, int64_t b) { return a < b ? b : a; }
+static constexpr int64_t most_queries(int64_t heads) { return most_of(heads, QUERIES); }
+static constexpr int64_t attention_scratch(int64_t heads, int64_t wide) {
     return 2 * wide * KEYS + MOST_QUERIES * KEYS + (most_queries(heads) + QUERIES) * wide + KEYS;
 }
 

@@ -19,8 +19,7 @@ static inline V numbers_at(Kind kind, const uint8_t* data, int64_t place, int64_
 
 // A line of an output's panel.
 static inline const uint8_t* line_at(const Matrix& m, int64_t row, int64_t line) {
-    const int64_t panel = row / PANEL;
-    return m.data + ((panel / 2 * m.lines + line) * 2 + panel % 2) * LINE;
+    return m.data + line_place(m, row / PANEL, line) * LINE;
 }
 // The bytes of an output in the line of its input k, of which a line has `together`.
 static inline const uint8_t* bytes_of(const Matrix& m, int64_t row, int64_t k, int64_t together, int64_t size) {
@@ -38,9 +37,8 @@ static inline float half_number(uint16_t bits) {
 static float group_number(const Matrix& m, int64_t row, int64_t k) {
     const int64_t at = (row / PANEL * m.groups + k / m.group) * PANEL + row % PANEL, byte = row % PANEL * 4 + k % 4;
     const bool five = m.kind == Kind::int5;
-    const int64_t line = five ? k / 32 * 5 + 1 + k % 32 / 8 : k / 8;
-    int code = (line_at(m, row, line)[byte] >> (k % 8 / 4 * 4)) & 15;
-    if (five) code |= (line_at(m, row, k / 32 * 5)[k % 32 / 4 * 8 + byte / 8] >> byte % 8 & 1) << 4;
+    int code = (line_at(m, row, line_of_codes(m.kind, k))[byte] >> (k % 8 / 4 * 4)) & 15;
+    if (five) code |= (line_at(m, row, line_of_fifths(k))[k % 32 / 4 * 8 + byte / 8] >> byte % 8 & 1) << 4;
     const float scale = half_number(m.halves[at]);
     if (m.offsets) return static_cast<float>(code) * scale + half_number(m.offsets[at]);
     return static_cast<float>(code - (m.zeros ? m.zeros[at] : five ? 16 : 8)) * scale;

@@ -30,9 +30,6 @@ void each_row(const Order& order, const Store& store, Write write) {
             if (const int64_t row = order.row(panel, column); row >= 0) write(panel, column, row);
 }
 
-// Where a panel begins; its next line lies two lines on.
-int64_t first_line(const Matrix& m, int64_t panel) { return panel / 2 * 2 * m.lines + panel % 2; }
-
 // fp32, bf16 and int8 lie alike: of each output four bytes (1, 2 or 4 inputs), then those of the next.
 uint8_t* pack_bytes(const TensorSpec& t, const Order& order, int64_t size, Matrix& m, Store& store) {
     const int64_t bytes = m.k * size, words = bytes / 4, left = bytes % 4;
@@ -40,7 +37,7 @@ uint8_t* pack_bytes(const TensorSpec& t, const Order& order, int64_t size, Matri
     auto* data = store.take_of<uint8_t>(order.filled() * m.lines * LINE);
     each_row(order, store, [&](int64_t panel, int64_t column, int64_t row) {
         const uint8_t* from = t.values + row * bytes;
-        uint8_t* to = data + first_line(m, panel) * LINE + column * 4;
+        uint8_t* to = data + line_place(m, panel, 0) * LINE + column * 4;
         for (int64_t w = 0; w < words; w++) std::memcpy(to + w * 2 * LINE, from + w * 4, 4);
         if (left) std::memcpy(to + words * 2 * LINE, from + words * 4, static_cast<size_t>(left));
     });
@@ -67,9 +64,6 @@ uint32_t spread(uint32_t nibbles) {
     return (nibbles | nibbles << 4) & 0x0f0f0f0fu;
 }
 
-// Which line has so many eights of inputs of int5: behind the fifth bits of their 32.
-int64_t line_of(Kind kind, int64_t eight) { return kind == Kind::int4 ? eight : eight / 4 * 5 + 1 + eight % 4; }
-
 void pack_codes(const uint8_t* from, int64_t bytes, int64_t columns, Kind kind, uint8_t* to) {
     for (int64_t eight = 0; eight * 4 < bytes; eight++) {
         uint8_t four[4] = {0};
@@ -79,7 +73,7 @@ void pack_codes(const uint8_t* from, int64_t bytes, int64_t columns, Kind kind, 
         if (left <= 4 && columns % 2) four[left - 1] &= 15;
         const uint32_t first = four[0] | uint32_t{four[1]} << 8, last = four[2] | uint32_t{four[3]} << 8;
         const uint32_t both = spread(first) | spread(last) << 4;
-        uint8_t* line = to + line_of(kind, eight) * 2 * LINE;
+        uint8_t* line = to + line_of_codes(kind, eight * 8) * 2 * LINE;
         for (int byte = 0; byte < 4; byte++) line[byte] = static_cast<uint8_t>(both >> (8 * byte));
     }
 }
@@ -88,14 +82,15 @@ void pack_codes(const uint8_t* from, int64_t bytes, int64_t columns, Kind kind, 
 void pack_fifths(const uint8_t* from, int64_t columns, int64_t column, uint8_t* to) {
     for (int64_t k = 0; k < columns; k++) {
         const int64_t bit = column * 4 + k % 4;
-        uint8_t* word = to + k / 32 * 5 * 2 * LINE + k % 32 / 4 * 8;
+        uint8_t* word = to + line_of_fifths(k) * 2 * LINE + k % 32 / 4 * 8;
         if (from[k / 8] >> (k % 8) & 1) word[bit / 8] = static_cast<uint8_t>(word[bit / 8] | 1 << bit % 8);
     }
 }
 
 void pack_groups(const TensorSpec& t, const Order& order, Matrix& m, Store& store) {
     m.group = t.group, m.groups = t.groups();
-    m.lines = line_of(t.kind, m.groups * m.group / 8) - (t.kind == Kind::int5);
+    const int64_t inputs = m.groups * m.group;
+    m.lines = t.kind == Kind::int5 ? line_of_fifths(inputs) : line_of_codes(t.kind, inputs);
     const int64_t numbers = order.filled() * m.groups * PANEL;
     auto* data = store.take_of<uint8_t>(order.filled() * m.lines * LINE);
     auto* halves = store.take_of<uint16_t>(numbers);
@@ -103,7 +98,7 @@ void pack_groups(const TensorSpec& t, const Order& order, Matrix& m, Store& stor
     auto* offsets = t.offsets ? store.take_of<uint16_t>(numbers) : nullptr;
     const int64_t bytes = (m.k + 1) / 2;
     each_row(order, store, [&](int64_t panel, int64_t column, int64_t row) {
-        uint8_t* lines = data + first_line(m, panel) * LINE;
+        uint8_t* lines = data + line_place(m, panel, 0) * LINE;
         pack_codes(t.values + row * bytes, bytes, m.k, t.kind, lines + column * 4);
         if (t.fifths) pack_fifths(t.fifths + row * ((m.k + 7) / 8), m.k, column, lines);
         for (int64_t g = 0; g < m.groups; g++) {

@@ -85,7 +85,7 @@ public:
 // free: cores differ, and on most hosts somebody else runs on them too.
 // With more rows layers' products are not dealt: a piece more costs what it brings.
 constexpr int64_t DEALT_ROWS = 4;
-constexpr int64_t PIECES = 16, OWN_PIECES = 12, FREE_PIECES = PIECES - OWN_PIECES;
+constexpr int64_t PIECES = 16, OWN_PIECES = 15, FREE_PIECES = PIECES - OWN_PIECES;
 // Results of such a step: one a thread, and one a piece that is free.
 constexpr int64_t places_of(int64_t threads) { return threads == 1 ? 1 : threads * (1 + FREE_PIECES); }
 

@@ -11,9 +11,9 @@ struct Ahead {
 
     const uint8_t* line(int64_t number) const { return at + number * step; }
 };
-constexpr int64_t SOON = 4096;
-// Up to so many rows no weight is read twice.
-constexpr int READ_ONCE = 4;
+constexpr int64_t SOON = 5120;
+// Up to so many rows no weight is read twice: of more rows there are blocks that follow each other, and larger ones.
+constexpr int READ_ONCE = MAX_ROWS / 3;
 
 static inline int32_t word_at(const uint8_t* p) {
     int32_t word;
@@ -22,7 +22,7 @@ static inline int32_t word_at(const uint8_t* p) {
 }
 // The first line of a panel; its next one lies two lines on, those of its neighbour between.
 static inline const uint8_t* panel_at(const Matrix& w, int64_t panel) {
-    return w.data + (panel / 2 * 2 * w.lines + panel % 2) * LINE;
+    return w.data + line_place(w, panel, 0) * LINE;
 }
 // A line of each of some panels. What a few rows multiply is read once: it must not drive keys, values and the code out
 // of the caches.

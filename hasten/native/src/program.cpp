@@ -74,6 +74,7 @@ TensorSpec read_tensor(Words& words, Arrays& arrays) {
     t.group = words.next("group", 0, MOST_INTEGER_COLUMNS);
     const int64_t shift = words.next("mark of zero points", 0, 2), size = t.rows * t.columns;
     const int64_t unit = t.kind == Kind::int5 ? 32 : 16;
+    if (!in_groups(t.kind) && (t.group || shift)) refuse("groups of weights that have none", "0, and no zero points");
     if (in_groups(t.kind) && (t.group < unit || t.group % unit))
         refuse("groups of " + text(t.group), "a multiple of " + text(unit));
     // What would only fill up one wide group is not packed.
@@ -82,10 +83,7 @@ TensorSpec read_tensor(Words& words, Arrays& arrays) {
     if (t.kind == Kind::floats) t.values = arrays.next(size * 4);
     if (t.kind == Kind::bf16) t.values = arrays.next(size * 2);
     if (t.kind == Kind::int8) t.values = arrays.next(size), t.scales = arrays.next(t.rows * 4);
-    if (!in_groups(t.kind)) {
-        t.group = 0;
-        return t;
-    }
+    if (!in_groups(t.kind)) return t;
     t.values = arrays.next(t.rows * ((t.columns + 1) / 2));
     if (t.kind == Kind::int5) t.fifths = arrays.next(t.rows * ((t.columns + 7) / 8));
     t.scales = arrays.next(t.rows * t.groups() * 2);
