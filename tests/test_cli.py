@@ -13,7 +13,7 @@ import pytest
 
 from hasten.cli import main
 
-PROGRAM = [sys.executable, "-c", "from hasten.cli import main; main()"]
+PROGRAM = [sys.executable, "-m", "hasten"]
 Done = subprocess.CompletedProcess[str]
 
 

@@ -5,10 +5,11 @@
 One stream behind a context, in this process, variants in turns: milliseconds of the layers alone, of the search for
 the likeliest token behind them, the bytes that each reads and the share of the host's bandwidth that this makes, for
 several precisions of layers and head, and one and two threads. ``attention_us``: what a layer takes longer behind the
-context than behind 16 tokens, which is reading it. Then perplexity on WikiText-2's test text in windows of 512 tokens,
-and for which share of them the likeliest token is the right one (``right``). ``screened`` counts for how many tokens an
-exact search for the likeliest one would have to look at all eight bits of the head, if it read the upper four of each
-weight first: those whose logit may still be the largest by Cauchy and Schwarz.
+context than behind 16 tokens (both grow while they are timed): reading the tokens between. Then perplexity on
+WikiText-2's test text in windows of 512 tokens, and for which share of them the likeliest token is the right one
+(``right``). ``screened`` counts for how many tokens an exact search for the likeliest one would have to look at all
+eight bits of the head, if it read the upper four of each weight first: those whose logit may still be the largest by
+Cauchy and Schwarz.
 """
 
 from __future__ import annotations

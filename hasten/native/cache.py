@@ -19,6 +19,8 @@ from numpy.typing import NDArray
 from hasten.errors import InputError
 
 CacheKind = Literal["fp32", "bf16", "int8"]
+# Where processes fork, each goes on with pages of its own.
+_OWN = getattr(mmap, "MAP_PRIVATE", 0) | getattr(mmap, "MAP_ANONYMOUS", 0)
 _TYPES: dict[CacheKind, Any] = {"fp32": np.float32, "bf16": np.uint16, "int8": np.int8}
 
 
@@ -88,9 +90,13 @@ class Cache:
 
 
 def _zeros(shape: tuple[int, ...], kind: Any) -> NDArray[Any]:
-    """Pages of their own, which take no memory before they are written to: numpy's zeros come from malloc, which
-    after a while takes arrays of this size out of what was freed and clears them."""
-    count = math.prod(shape)
-    if count == 0:
+    """Pages of their own, which take no memory before they are touched: numpy's zeros come from malloc, which after a
+    while takes arrays of this size out of what was freed and clears them. Raises MemoryError."""
+    size = math.prod(shape) * np.dtype(kind).itemsize
+    if size == 0:
         return np.zeros(shape, kind)
-    return np.frombuffer(mmap.mmap(-1, count * np.dtype(kind).itemsize), kind).reshape(shape)
+    try:
+        pages = mmap.mmap(-1, size, flags=_OWN) if _OWN else mmap.mmap(-1, size)
+    except OSError as error:
+        raise MemoryError(f"no room for a cache of {size} bytes") from error
+    return np.frombuffer(pages, kind).reshape(shape)

@@ -57,7 +57,8 @@ class Int4:
     (usually 32, 64, 128).
 
     A product with it rounds its input to 8 bits with sign, one scale a group of a row: ``scale = max |x| / 127, q =
-    rint(x (127 / max |x|))``; sums within a group are exact integers, groups are added in fp32 in their order.
+    rint(x (127 / max |x|))``; sums within a group are exact integers, groups are added in fp32 in their order. A group
+    whose largest number is below 1e-30 is all zeros; one with NaN or infinity makes the row's outputs NaN.
     """
 
     code: ClassVar[int] = 4

@@ -55,7 +55,8 @@ def read_utf8(path: Path) -> str:
     """The text of a file. Raises InputError for an empty or binary one, and where it is not UTF-8, with the line."""
     content = path.read_bytes()
     if not content.removeprefix(codecs.BOM_UTF8).strip():
-        raise InputError(f"{path} is empty", expected="a header line and rows", remedy="give another file")
+        wanted = "text" if path.suffix.lower() == ".txt" else "a header line and rows"
+        raise InputError(f"{path} is empty", expected=wanted, remedy="give another file")
     if b"\0" in content:
         raise InputError(
             f"{path} has a zero byte at position {content.index(0)}: it is binary, or UTF-16",
@@ -101,8 +102,11 @@ def _parsed(text: str, path: Path, *, line: int) -> Any:
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
+        whole = path.suffix.lower() == ".json"
         raise InputError(
-            f"{path} line {line}: {error}", expected="one JSON object per line", remedy="correct the line"
+            f"{path} line {line}: {error}",
+            expected="one JSON object per line" + (", or one whole JSON value" if whole else ""),
+            remedy="correct the line" + ("; a file that was cut short ends in the middle of one" if whole else ""),
         ) from error
 
 

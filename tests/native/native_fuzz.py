@@ -44,13 +44,14 @@ ODD = [np.nan, np.inf, -np.inf, 0.0, -0.0, 1e-40, -1e-42, 3e38, -3e38, 1e-30, 1.
 KINDS = ["fp32", "bf16", "int8", "int5", "int4"]
 ACTS = ["none", "gelu_erf", "gelu_tanh", "relu", "silu", "tanh"]
 WORDS, PLACES = 37, 400
+_BLOCKS = 45  # of eight tokens a sequence
 
 
 def random_program(random: np.random.Generator, *, cached: bool) -> Program:
     """One or two layers of any shape."""
     d, kv = int(random.integers(1, 20)) * 2, int(random.integers(1, 4))
-    heads, width, inner = kv * int(random.integers(1, 4)), int(random.integers(1, 90)), int(random.integers(0, 130))
-    qkv, window = (heads + 2 * kv) * d, int(random.integers(0, 12))
+    heads, width, inner = kv * int(random.choice([1, 2, 3, 20])), int(random.integers(1, 90)), int(random.integers(130))
+    qkv, window = (heads + 2 * kv) * d, int(random.choice([0, 0, 1, 11, 200]))
     cap = float(random.choice([0.0, 0.0, 3.0]))
     tensors: list[Tensor] = [
         weights(random, str(random.choice(KINDS)), WORDS, width), weights(random, "fp32", PLACES, width),
@@ -61,9 +62,10 @@ def random_program(random: np.random.Generator, *, cached: bool) -> Program:
     for layer in range(int(random.integers(1, 3))):
         first, gated, act = len(tensors), bool(random.integers(0, 2)), str(random.choice(ACTS))
         shapes = ((qkv, width), (width, heads * d), (inner * (1 + gated), width), (width, inner))
-        group, shift = int(random.choice([32, 64])), str(random.choice(["zeros", "offsets", "none"]))
+        group, shift = int(random.choice([16, 32, 64])), str(random.choice(["zeros", "offsets", "none"]))
         shifted = {"zeros": shift == "zeros", "offsets": shift == "offsets"}
-        tensors += [weights(random, str(random.choice(KINDS)), *shape, group=group, **shifted) for shape in shapes]
+        own = KINDS if group > 16 else [kind for kind in KINDS if kind != "int5"]
+        tensors += [weights(random, str(random.choice(own)), *shape, group=group, **shifted) for shape in shapes]
         kind = str(random.choice(["layer", "rms", "rms_plus_one"]))
         attention = (
             CachedAttention(2, 3, layer, heads, kv, d, 0.2, window, cap)
@@ -126,18 +128,19 @@ def encoder_once(random: np.random.Generator) -> None:
 def decoder_once(random: np.random.Generator) -> None:
     program = random_program(random, cached=True)
     own = [(op.kv_heads, op.head_dim) for op in program.ops if isinstance(op, CachedAttention)]
-    cache = Cache.empty(own, blocks=12, block_size=8, kind=random.choice(["fp32", "bf16", "int8"]))
-    table = random.permutation(12).astype(np.int32)[None]
+    cache = Cache.empty(own, blocks=2 * _BLOCKS, block_size=8, kind=random.choice(["fp32", "bf16", "int8"]))
+    tables = random.permutation(2 * _BLOCKS).astype(np.int32).reshape(2, _BLOCKS)
     with Engine(program, threads=int(random.integers(1, 4)), isa=str(random.choice(library().isas))) as engine:
-        place = 0
-        while place < 80:
-            rows = min(int(random.choice([1, 1, 2, 3, 7, 40])), 96 - place)
-            at = np.arange(place, place + rows)
+        places, room = np.zeros(2, int), 8 * _BLOCKS
+        while (places < room).all():
+            rows = np.minimum(random.choice([1, 1, 2, 3, 7, 40, 150], 2), room - places)
+            at = [np.arange(place, place + count) for place, count in zip(places, rows, strict=True)]
+            slots = [table[own // 8] * 8 + own % 8 for table, own in zip(tables, at, strict=True)]
             engine.forward(
-                random.integers(0, WORDS, rows), positions=at, slots=table[0][at // 8] * 8 + at % 8, tables=table,
-                lengths=[rows], cache=cache,
+                random.integers(0, WORDS, rows.sum()), positions=np.concatenate(at), slots=np.concatenate(slots),
+                tables=tables, lengths=rows, cache=cache,
             )  # fmt: skip
-            place += rows
+            places += rows
 
 
 def broken_once(random: np.random.Generator) -> None:

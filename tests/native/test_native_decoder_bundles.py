@@ -19,7 +19,7 @@ from safetensors.numpy import load_file, save_file
 from hasten.models.precision import keep_fp32
 from hasten.models.prefix import attach_prefixes
 from hasten.native.program import Embed, Linear, Top
-from hasten.native.tensors import Bf16, Floats, Int4, Int8
+from hasten.native.tensors import Bf16, Floats, Int4, Int5, Int8
 from hasten.passes.grid import GridSpec, fitted
 from hasten.records import HastenError, Rejected
 from hasten.runtimes import get_runtime
@@ -66,7 +66,9 @@ def test_a_tied_head_is_the_table() -> None:
     assert embed.words != top.weight
 
 
-@pytest.mark.parametrize(("head", "form"), [("fp32", Floats), ("bf16", Bf16), ("int8", Int8), ("int4", Int4)])
+@pytest.mark.parametrize(
+    ("head", "form"), [("fp32", Floats), ("bf16", Bf16), ("int8", Int8), ("int5", Int5), ("int4", Int4)]
+)
 def test_the_head_has_a_precision_of_its_own(head: Any, form: type, tmp_path: Path) -> None:
     config = NativeConfig(precision="int4", head=head)
     found = exported(writer("qwen2", tie_word_embeddings=True), tmp_path, config)

@@ -84,7 +84,7 @@ def test_bf16_is_near_eager(tmp_path: Path) -> None:
     assert 0 < np.abs(found - eager(wrapper, batch)).max() < 0.05
 
 
-@pytest.mark.parametrize("precision", ["fp32", "int8-dynamic", "int4"])
+@pytest.mark.parametrize("precision", ["fp32", "int8-dynamic", "int5", "int4"])
 @pytest.mark.parametrize("family", ["bert", "distilbert"])
 def test_cut_layers(family: str, precision: Any, tmp_path: Path) -> None:
     """3, 1 and no heads; 24, 64 and no neurons."""
@@ -102,7 +102,7 @@ def test_cut_layers(family: str, precision: Any, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3])
-@pytest.mark.parametrize("precision", ["fp32", "bf16", "int8-dynamic", "int4"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "int8-dynamic", "int5", "int4"])
 @pytest.mark.parametrize("head", ["classes", "span"])
 def test_a_row_among_others_gives_what_it_gives_alone(head: str, precision: Any, threads: int, tmp_path: Path) -> None:
     """To the last bit: a row's products, norms and sums know nothing of other rows."""

@@ -12,7 +12,7 @@ from native_programs import linear, one_op, weights, with_words
 from hasten.errors import InputError
 from hasten.native.engine import Engine
 from hasten.native.program import Attention, Buffer, Embed, Features, Linear, Norm, Pool, Program, Rotary
-from hasten.native.serialized import Serialized, serialize
+from hasten.native.serialized import Serialized, read_in_whole, serialize
 from hasten.native.tensors import Floats, Int8
 
 pytestmark = native_only
@@ -143,6 +143,16 @@ def test_a_program_comes_back_from_named_arrays(kind: str, shift: str) -> None:
         np.testing.assert_array_equal(
             one.run(None, lengths=[2], features=x), other.run(None, lengths=[1, 1], features=x)
         )
+
+
+@pytest.mark.parametrize("kind", ["fp32", "bf16", "int8", "int5", "int4"])
+@pytest.mark.parametrize("shift", ["", "zeros", "offsets"])
+def test_weights_that_are_read_in_whole(kind: str, shift: str) -> None:
+    """All arrays of a product's weights, and none of a table."""
+    given = {shift: True} if shift else {}
+    tensors = (Floats(np.zeros((5, 64), F)), weights(np.random.default_rng(0), kind, 10, 64, **given))
+    stored = serialize(Program((Buffer(64), Buffer(10)), tensors, (Embed(0, 0), Linear(0, 1, 1)), 1))
+    assert read_in_whole(stored) == sum(array.nbytes for array in stored.arrays[1:])
 
 
 def test_settings_that_do_not_exist() -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
+import os
 from typing import Any
 
 import numpy as np
@@ -21,7 +23,8 @@ F = np.float32
 ISAS = ["portable"] if missing() else list(library().isas)
 WORDS, SCALE, CAP = 50, 0.2, 8.0
 # (heads, heads of keys, their width): heads that share a key in ones to sixes, widths that fill no register.
-SHAPES = [(1, 1, 16), (4, 2, 20), (9, 3, 64), (4, 1, 48), (10, 2, 7), (6, 1, 130)]
+# More heads than items of many rows have queries (56), and tokens of which a tile is more than is fetched at once.
+SHAPES = [(1, 1, 16), (4, 2, 20), (9, 3, 64), (4, 1, 48), (10, 2, 7), (6, 1, 130), (56, 8, 16), (12, 12, 64)]
 # Tokens a row sees: less than a tile of 64, one, spans of one tile, of more, and of more than are fetched at once.
 LENGTHS = [1, 63, 64, 65, 300, 1100, 1700]
 
@@ -129,3 +132,22 @@ def test_a_row_that_is_no_number_stays_alone() -> None:
     assert np.isfinite(first[:32]).all()
     assert np.isnan(first[32:]).all()
     assert np.isfinite(second).all()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no processes that share memory")
+def test_a_cache_is_its_process_own() -> None:
+    cache = Cache.empty([(1, 8)], blocks=4, kind="fp32")
+    if (child := os.fork()) == 0:
+        cache.keys[0][:] = 1
+        os._exit(0)
+    os.waitpid(child, 0)
+    assert not cache.keys[0].any()
+
+
+def test_a_cache_that_does_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any, **__: Any) -> Any:
+        raise OSError(errno.ENOMEM, "Cannot allocate memory")
+
+    monkeypatch.setattr("hasten.native.cache.mmap.mmap", full)
+    with pytest.raises(MemoryError, match="cache of 2048 bytes"):
+        Cache.empty([(1, 8)], blocks=4, kind="fp32")

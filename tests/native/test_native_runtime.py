@@ -66,14 +66,16 @@ def test_the_same_model_gives_the_same_bytes(bundle: Path, tmp_path: Path) -> No
 
 def test_precisions_take_the_room_that_they_should(tmp_path: Path) -> None:
     sizes = {}
-    for config in (NativeConfig(precision=p) for p in ("fp32", "bf16", "int8-dynamic", "int4")):  # type: ignore[arg-type]
+    for config in (NativeConfig(precision=p) for p in ("fp32", "bf16", "int8-dynamic", "int5", "int4")):  # type: ignore[arg-type]
         exported(wrapped("bert", "mean"), tmp_path / config.precision, config, batch_of("bert"))
         sizes[config.precision] = sum(a.nbytes for a in load_file(tmp_path / config.precision / MODEL).values())
     weights = 4 * (4 * 32 * 32 + 2 * 32 * 64)
     assert sizes["fp32"] - sizes["bf16"] == 2 * weights
     rows = 4 * (5 * 32 + 64)
     assert sizes["fp32"] - sizes["int8-dynamic"] == 3 * weights - 4 * rows
-    assert sizes["int8-dynamic"] > sizes["int4"]
+    steps = 2 * weights // 32
+    assert sizes["int5"] - sizes["int4"] == weights // 8
+    assert sizes["fp32"] - sizes["int4"] == 4 * weights - weights // 2 - steps
 
 
 def test_inputs_that_it_does_not_know_are_refused(tmp_path: Path) -> None:

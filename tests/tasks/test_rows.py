@@ -75,6 +75,8 @@ def test_pairs(tmp_path: Path) -> None:
     [
         ("a.csv", b"", "is empty"),
         ("a.csv", b"\xef\xbb\xbf", "is empty"),
+        ("a.json", b'{"data": [{"title": "a"', "cut short"),
+        ("a.jsonl", b'{"text": "a"', "expected: one JSON object per line\n"),
         ("a.csv", b"text,label\n", "holds no rows"),
         ("a.csv", b"text,label\na\n", "line 2: 1 fields, the header has 2"),
         ("a.csv", b'text,label\n"a,1\n', "line 2"),

@@ -58,7 +58,7 @@ static void attend_item(const AttentionTask& t, const Scratch& s, int64_t sequen
                     [&](int64_t i) HASTEN_INLINE { return load(s.outputs + r * s.wide + i); });
 }
 
-// What `items` of a sequence cost, and which of them are [begin, end) of all work.
+// Work counted item by item, what it costs; ours are the items that begin in [begin, end).
 struct Dealt {
     double begin, end, before = 0;
 
@@ -69,15 +69,16 @@ struct Dealt {
     }
 };
 
-static int64_t cost_of(const AttentionTask& t, int64_t sequence) {
+static double cost_of(const AttentionTask& t, int64_t sequence) {
     const int64_t start = t.starts[sequence], rows = rows_of(t, sequence);
-    if (!t.cache || t.few[start] < 0) return rows * keys_of(t, sequence) * t.heads;
+    const auto heads = static_cast<double>(t.heads), keys = static_cast<double>(keys_of(t, sequence));
+    if (!t.cache || t.few[start] < 0) return heads * static_cast<double>(rows) * keys;
     int64_t seen = 0;
     for (int64_t row = start; row < start + rows; row++) {
         const Spans spans = spans_of(t, t.cache->places[row]);
         seen += spans.high - spans.low;
     }
-    return seen * t.heads;
+    return heads * static_cast<double>(seen);
 }
 
 // The spans of a sequence's rows that are ours.
@@ -108,7 +109,7 @@ static void attend_many(const AttentionTask& t, const Scratch& s, int64_t sequen
 static void attention(const AttentionTask& t, float* memory, const Share& share) {
     const Scratch s = scratch_at(memory, t.heads, t.head_dim);
     double all = 0;
-    for (int64_t q = 0; q < t.sequences; q++) all += static_cast<double>(cost_of(t, q));
+    for (int64_t q = 0; q < t.sequences; q++) all += cost_of(t, q);
     const double end = all * static_cast<double>(share.to) / static_cast<double>(share.of);
     Dealt dealt{all * static_cast<double>(share.from) / static_cast<double>(share.of),
                 share.to == share.of ? all * 2 + 1 : end};

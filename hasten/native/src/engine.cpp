@@ -42,7 +42,7 @@ Engine::Engine(const ProgramSpec& program, const Kernels& kernels, const PackedF
 void Engine::make_room(int64_t tokens, int64_t sequences, int64_t few_rows) {
     if (tokens <= tokens_ && sequences <= sequences_ && few_rows <= few_rows_) return;
     tokens = up_to(most_of(tokens, tokens_), 64), sequences = up_to(most_of(sequences, sequences_), 8);
-    few_rows = most_of(few_rows, few_rows_);
+    few_rows = up_to(most_of(few_rows, few_rows_), 8);
     const int64_t most = most_memory();
     double bytes = static_cast<double>(plan_->found_floats * few_rows) * 4;
     for (const BufferSpec& b : plan_->buffers)

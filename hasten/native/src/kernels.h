@@ -173,9 +173,9 @@ constexpr int64_t MANY_KEYS = 64;
 // pieces of what it sees, which several threads may read, at most.
 constexpr int64_t FEW_ROWS = 3, TILE = 64, SPANS = 16;
 static constexpr int64_t found_floats(int64_t heads, int64_t wide) { return SPANS * heads * (wide + 2); }
-// `scratch` of attention, in floats, for one thread; `wide` is head_dim rounded up to 16.
 static constexpr int64_t most_of(int64_t a, int64_t b) { return a < b ? b : a; }
 static constexpr int64_t most_queries(int64_t heads) { return most_of(heads, QUERIES); }
+// `scratch` of attention, in floats, for one thread; `wide` is head_dim rounded up to 16.
 static constexpr int64_t attention_scratch(int64_t heads, int64_t wide) {
     return 2 * wide * KEYS + MOST_QUERIES * KEYS + (most_queries(heads) + QUERIES) * wide + KEYS;
 }

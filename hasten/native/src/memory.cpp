@@ -16,8 +16,8 @@ namespace {
 
 constexpr const char* REBUILD = "pack them again";
 constexpr int64_t LARGE_PAGE = int64_t{2} << 20, CHUNK = int64_t{8} << 20;
-// Less than this is rarely filled, and of a large page that is touched all of it is taken.
-constexpr int64_t FILLED = int64_t{32} << 20;
+// Of a large page that is touched all is taken, and scratch memory of less than this is mostly touched in part.
+constexpr int64_t LARGE_SCRATCH = int64_t{32} << 20;
 
 // A finder of faults sees what lies behind a piece only where nothing of ours does.
 #ifdef __SANITIZE_ADDRESS__
@@ -38,14 +38,14 @@ void Store::Free::operator()(uint8_t* p) const {
     std::free(p);
 }
 
-Store::Chunk Store::chunk_of(int64_t bytes, bool filled) {
+Store::Chunk Store::chunk_of(int64_t bytes, bool large_pages) {
 #ifdef __linux__
     // Fresh pages are zero: nobody need write to them twice.
     if (bytes >= LARGE_PAGE && !APART) {
         const auto size = static_cast<size_t>(bytes);
         void* p = mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
         if (p == MAP_FAILED) throw std::bad_alloc();
-        if (filled) madvise(p, size, MADV_HUGEPAGE);
+        if (large_pages) madvise(p, size, MADV_HUGEPAGE);
         return Chunk(static_cast<uint8_t*>(p), Free{size});
     }
 #endif
@@ -61,7 +61,7 @@ void* Store::take(int64_t bytes) {
         // A small store stays small: its first chunk is what was asked for.
         const int64_t least = APART || chunks_.empty() || bytes > CHUNK ? bytes : CHUNK;
         const int64_t size = least >= LARGE_PAGE ? up_to(least, LARGE_PAGE) : least;
-        chunks_.push_back(chunk_of(size, size >= FILLED));
+        chunks_.push_back(chunk_of(size, size >= LARGE_SCRATCH));
         next_ = chunks_.back().get(), left_ = size;
     }
     uint8_t* piece = next_;

@@ -45,8 +45,7 @@ private:
         void operator()(uint8_t* p) const;
     };
     using Chunk = std::unique_ptr<uint8_t, Free>;
-    // `filled`: all of it will be.
-    static Chunk chunk_of(int64_t bytes, bool filled);
+    static Chunk chunk_of(int64_t bytes, bool large_pages);
     void fill(const Piece& piece);
 
     std::vector<Chunk> chunks_;

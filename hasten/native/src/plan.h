@@ -45,7 +45,7 @@ struct Arena {
     std::vector<Rows> buffers;
     std::vector<Codes> codes;
     std::vector<float*> attention;  // one a thread
-    float* found = nullptr;         // of single rows' attention, one layer after the other
+    float* found = nullptr;         // of single rows' attention; the layers use it in turn
     std::vector<std::vector<Best>> best;  // for each search one a place
     std::vector<std::vector<Said>> said;  // for each softmax one a place
 };

@@ -12,7 +12,8 @@ struct Ahead {
     const uint8_t* line(int64_t number) const { return at + number * step; }
 };
 constexpr int64_t SOON = 5120;
-// Up to so many rows no weight is read twice: of more rows there are blocks that follow each other, and larger ones.
+// Up to so many rows are mostly all rows there are, and no weight is read twice; blocks that follow each other are
+// mostly larger.
 constexpr int READ_ONCE = MAX_ROWS / 3;
 
 static inline int32_t word_at(const uint8_t* p) {

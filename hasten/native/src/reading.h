@@ -4,15 +4,17 @@
 // `gather` makes one: they depend on the row's place alone, so results do not depend on who computed which. Keys and
 // values are first touched in the order in which they lie, in nothing but loads, since that is what processors fetch
 // ahead best (measured: asking for them between the sums, by prefetches or loads, takes twice as long), and then read
-// from the second cache, head by head.
+// from the second cache, head by head (docs/decisions/0012).
 #pragma once
 
 constexpr int HEADS_AT_ONCE = ATTEND_ROWS >= 4 ? 4 : 2;
 // Tokens, or panels of columns, whose sums for so many heads fit into registers.
 template <int HEADS>
 constexpr int AT_ONCE = HEADS_AT_ONCE < HEADS ? 2 : HEADS_AT_ONCE / HEADS * 2;
-constexpr int64_t LEAST_SPAN = 32;             // tokens
+constexpr int64_t LEAST_SPAN = 32;             // tokens: with fewer, sums that are kept cost more than balance gains
 constexpr int64_t FETCHED_BYTES = 256 << 10;  // of keys and values, before they are read
+static_assert(HEADS_AT_ONCE * TILE <= MOST_QUERIES * KEYS && TILE <= KEYS, "there is room for a tile's scores");
+static_assert(SPANS == PANEL, "the spans of a row are put together in one register");
 
 // Keys [low, high) of a block that begins at `from` and has `count`, for a row at a place.
 struct Sight {
@@ -71,7 +73,6 @@ static inline Found found_at(const AttentionTask& t, int64_t wide, int64_t row, 
 // Keys or values of one head.
 template <Kind KIND>
 struct Lying {
-    static constexpr int64_t SIZE = KIND == Kind::floats ? 4 : KIND == Kind::bf16 ? 2 : 1;
     const uint8_t* data;
     const float* scales;
     const int32_t* slots;  // of a tile's tokens
