@@ -127,8 +127,16 @@ class Engine:
         with self._lock:
             made = self._program_output if output is None else output
             result = np.empty(self._shape(made, rows, sizes.size), np.float32)
-            self._library.forward(self._opened(), tokens, step, cache, output=made, result=result)
+            self._library.forward(self._opened(), tokens, step, cache, output=made, result=result)()
         return result
+
+    def writing(self, tables: NDArray[np.int32], *, cache: Cache, output: int) -> Writing:
+        """:meth:`forward` for one token of each sequence of ``tables`` [S, blocks], which may go on changing."""
+        ones = np.ones(len(tables), np.int32)
+        step = Step(ones, np.zeros_like(ones), np.zeros_like(ones), tables)
+        with self._lock:
+            result = np.empty(self._shape(output, len(tables), len(tables)), np.float32)
+            return Writing(self, step, cache, output, result)
 
     def _shape(self, output: int, rows: int, sequences: int) -> tuple[int, int]:
         """Of the answer in a buffer."""
@@ -162,6 +170,32 @@ class Engine:
                 "a native engine that was closed", expected="an open engine", remedy="open another one for the program"
             )
         return self._handle
+
+
+class Writing:
+    """One token more of each sequence, call after call. Arrays stay where they are: between two tokens weights drive
+    Python out of the caches, and whatever a call need not make anew is time.
+
+    ``ids``, ``positions``, ``slots`` int32 [S]: to be filled before each :meth:`step`, as for `Engine.forward`.
+    """
+
+    def __init__(self, engine: Engine, step: Step, cache: Cache, output: int, result: NDArray[np.float32]) -> None:
+        self.ids, self.positions, self.slots = np.zeros_like(step.lengths), step.positions, step.slots
+        self._engine, self._given, self._result = engine, (step.tables, cache, output), result
+        handle = engine._opened()
+        self._call = engine._library.forward(handle, self.ids, step, cache, output=output, result=result)
+
+    def goes_on(self, tables: NDArray[np.int32], cache: Cache, output: int) -> bool:
+        """Is it for these?"""
+        own_tables, own_cache, own_output = self._given
+        return tables is own_tables and cache is own_cache and output == own_output
+
+    def step(self) -> NDArray[np.float32]:
+        """The output's rows, until the next call. Raises InputError."""
+        with self._engine._lock:
+            self._engine._opened()
+            self._call()
+        return self._result
 
 
 def _integers(values: Any, *, name: str) -> NDArray[np.int32]:

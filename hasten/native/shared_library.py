@@ -9,7 +9,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -187,19 +187,25 @@ class Library:
 
     def forward(
         self, handle: int, ids: NDArray[np.int32], step: Step, cache: Cache, *, output: int, result: Numbers
-    ) -> None:
-        """Fills ``result`` from the buffer ``output``. Raises InputError for what does not fit program or cache."""
+    ) -> Callable[[], None]:
+        """What fills ``result`` from the buffer ``output``, as often as it is called and with what the arrays then
+        hold. It raises InputError for what does not fit program or cache."""
         places, sizes = cache.places
         kind = {"fp32": 1, "bf16": 2, "int8": 3}[cache.kind]
         shape = np.array([kind, cache.slots, cache.block_size, step.tables.shape[1], len(cache.keys)], np.int64)
         message = ctypes.create_string_buffer(_MESSAGE_BYTES)
-        failed = self._c.hasten_forward(
+        run, given = self._c.hasten_forward, (
             handle, ids.ctypes.data, step.positions.ctypes.data, step.slots.ctypes.data, step.lengths.ctypes.data,
             len(step.lengths), step.tables.ctypes.data, shape.ctypes.data, places.ctypes.data, sizes.ctypes.data,
             output, result.ctypes.data, result.size, message, _MESSAGE_BYTES,
         )  # fmt: skip
-        if failed:
-            raise _refused(message.value)
+        kept = (ids, step, cache, shape, places, sizes, result)  # whose addresses were taken
+
+        def call(_kept: object = kept) -> None:
+            if run(*given):
+                raise _refused(message.value)
+
+        return call
 
     def close(self, handle: int) -> None:
         self._c.hasten_close(handle)

@@ -25,7 +25,7 @@ from hasten.runtimes.native_sessions import FORMAT, PRECISIONS, flat
 from hasten.runtimes.runtime import Array, Arrays
 
 if TYPE_CHECKING:
-    from hasten.native.engine import Engine
+    from hasten.native.engine import Engine, Writing
 
 # Tokens of prompts that are read in one call: weights are read once for them, and the scratch memory stays small.
 _TOGETHER = 256
@@ -73,6 +73,7 @@ class NativeDecoder:
 
     def __init__(self, engine: Engine, facts: WriterFacts, *, kind: CacheKind) -> None:
         self._engine, self._best = engine, facts.best
+        self._writing: Writing | None = None
         self._pages = Pages(facts.layers, kind=kind)
 
     def prefill(self, arrays: Arrays, start: tuple[int, ...]) -> Array:
@@ -80,17 +81,18 @@ class NativeDecoder:
         return self._read(arrays, output=None)
 
     def step(self, ids: Array) -> Array:
-        return self._write(ids, output=None)
+        return self._say(flat(ids, None), self._pages.take_one(), np.ones(len(ids), np.int32), output=None)
 
     def first(self, arrays: Arrays, start: tuple[int, ...]) -> Array:
         del start
         return _likeliest(self._read(arrays, output=self._best))
 
     def next(self, ids: Array) -> Array:
-        return _likeliest(self._write(ids, output=self._best))
+        return _likeliest(self._write(ids))
 
     def reset(self) -> None:
         self._pages.clear()
+        self._writing = None  # it holds the old cache
 
     def _read(self, arrays: Arrays, *, output: int | None) -> Array:
         """What the engine says behind each prompt [B, ...]."""
@@ -112,9 +114,15 @@ class NativeDecoder:
     def _forward(self, rows: Array, counts: Array, ids: Array, *, output: int | None) -> Array:
         return self._say(ids, self._pages.take(rows, counts), counts.astype(np.int32), output=output)
 
-    def _write(self, ids: Array, *, output: int | None) -> Array:
-        """One token more of every row."""
-        return self._say(flat(ids, None), self._pages.take_one(), np.ones(len(ids), np.int32), output=output)
+    def _write(self, ids: Array) -> Array:
+        """What the search says behind one token more of every row, until the next one."""
+        places, writing = self._pages.take_one(), self._writing
+        cache = self._pages.cache
+        if writing is None or not writing.goes_on(places.tables, cache, self._best):
+            writing = self._writing = self._engine.writing(places.tables, cache=cache, output=self._best)
+        writing.ids[:] = flat(ids, None)
+        writing.positions[:], writing.slots[:] = places.positions, places.slots
+        return writing.step()
 
     def _say(self, ids: Array, places: Places, lengths: Array, *, output: int | None) -> Array:
         return self._engine.forward(

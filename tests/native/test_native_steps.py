@@ -210,6 +210,28 @@ def test_a_program_may_end_in_logits_and_in_the_best_of_them(random: np.random.G
                 engine.forward(tokens, **good, output=wrong)
 
 
+def test_text_that_goes_on_is_what_single_steps_give(random: np.random.Generator) -> None:
+    """The same arrays again and again, tables that change on the way, and an engine that is closed."""
+    program = decoder(cached=True, top=1)
+    text = [int(t) for t in random.integers(0, WORDS, 20)]
+    one, other = (Pages(Cache.empty([(KV_HEADS, DIM)] * 2, blocks=9, block_size=4, kind="fp32")) for _ in range(2))
+    with Engine(program, threads=2) as engine:
+        wanted = [one.step(engine, {0: [token]}) for token in text]
+        tables = np.full((1, 5), -1, np.int32)
+        writing = engine.writing(tables, cache=other.cache, output=program.output)
+        for place, token in enumerate(text):
+            tables[0, place // 4] = 3 + place // 4
+            writing.ids[:], writing.positions[:], writing.slots[:] = token, place, 12 + place
+            np.testing.assert_array_equal(writing.step(), wanted[place])
+        assert writing.goes_on(tables, other.cache, program.output)
+        assert not writing.goes_on(tables.copy(), other.cache, program.output)
+        writing.ids[:] = WORDS
+        with pytest.raises(InputError, match="token id"):
+            writing.step()
+    with pytest.raises(InputError, match="closed"):
+        writing.step()
+
+
 def test_steps_that_do_not_fit() -> None:
     cache = Cache.empty([(KV_HEADS, DIM)] * 2, blocks=4, block_size=4)
     good: dict[str, Any] = {
