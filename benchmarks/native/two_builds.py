@@ -6,7 +6,7 @@
 A host that others use drifts by a third within minutes; turns of a few tokens see the same host, so a change of one or
 two percent shows. Each side is a process of its own that imports its own tree, in which ``python -m hasten.native``
 has been run; the first one exports the model, both open the same files. Two checkouts of the same commit say how wide
-the doubt is. Prints the median of both and the ratio with its interval (bootstrap over turns); keeps nothing.
+the doubt is. Prints the median of both and the ratio with its interval; keeps nothing.
 """
 
 from __future__ import annotations
@@ -16,11 +16,15 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 import numpy as np
 
+from hasten.measure.duel import Round, speedup
+
 _AGAIN = 150  # tokens behind the prompt, then it is read again: contexts stay comparable
+_UNTIMED = 3  # at the beginning of each turn
 
 
 def main() -> None:
@@ -39,12 +43,10 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory() as scratch:
         times = turns([started(tree.resolve(), Path(scratch)) for tree in asked.trees], asked.turns)
-    ratio = np.log(times[0] / times[1])
-    random = np.random.default_rng(0)
-    spread = [np.median(random.choice(ratio, len(ratio))) for _ in range(2000)]
-    low, high = np.exp(np.percentile(spread, [2.5, 97.5]))
-    print(f"{np.median(times[0]):.0f} and {np.median(times[1]):.0f} microseconds a step", end="; ")
-    print(f"the second is {np.exp(np.median(ratio)):.3f} times as fast ({low:.3f}-{high:.3f})")
+    # A turn of both is a round of its own: what the host did meanwhile is in neither's favour.
+    faster = speedup([Round(((first,),), ((second,),)) for first, second in zip(*times, strict=True)])
+    print(f"{np.median(times[0]):.3f} and {np.median(times[1]):.3f} ms a step", end="; ")
+    print(f"the second is {faster.estimate:.3f} times as fast ({faster.low:.3f}-{faster.high:.3f})")
 
 
 def started(tree: Path, folder: Path) -> subprocess.Popen[str]:
@@ -64,8 +66,8 @@ def started(tree: Path, folder: Path) -> subprocess.Popen[str]:
     return side
 
 
-def turns(sides: list[subprocess.Popen[str]], count: int) -> list[np.ndarray[tuple[int], np.dtype[np.float64]]]:
-    """Microseconds a step of each side, a number a turn; who begins changes."""
+def turns(sides: list[subprocess.Popen[str]], count: int) -> list[list[float]]:
+    """Milliseconds a step of each side, a number a turn; who begins changes."""
     times: list[list[float]] = [[] for _ in sides]
     for turn in range(count):
         for number in (0, 1) if turn % 2 else (1, 0):
@@ -77,13 +79,11 @@ def turns(sides: list[subprocess.Popen[str]], count: int) -> list[np.ndarray[tup
             times[number].append(float(side.stdout.readline()))
     for side in sides:
         side.kill()
-    return [np.array(own) for own in times]
+    return times
 
 
 def write(folder: Path, asked: argparse.Namespace) -> None:
     """One side: a turn for each line that comes in."""
-    import time
-
     import hasten
     from hasten.measure.host import usable_cores
     from hasten.runtimes import get_runtime
@@ -100,15 +100,18 @@ def write(folder: Path, asked: argparse.Namespace) -> None:
     for _ in sys.stdin:
         if said >= _AGAIN:
             given = {"input_ids": prompt, "attention_mask": np.ones_like(prompt)}
-            text, said = session.generate(given, Generation(4 * _AGAIN, ignore_ends=True)), 0
+            text, said = (
+                session.generate(given, Generation(_AGAIN + 2 * (asked.tokens + _UNTIMED), ignore_ends=True)),
+                0,
+            )
             next(text)
-        for _ in range(3):
+        for _ in range(_UNTIMED):
             next(text)
         begun = time.perf_counter()
         for _ in range(asked.tokens):
             next(text)
-        print((time.perf_counter() - begun) / asked.tokens * 1e6, flush=True)
-        said += asked.tokens + 3
+        print((time.perf_counter() - begun) / asked.tokens * 1e3, flush=True)
+        said += asked.tokens + _UNTIMED
 
 
 def exported(folder: Path, config: object, model: str) -> None:
